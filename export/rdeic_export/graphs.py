@@ -1,0 +1,98 @@
+"""The graphs of one model after folding: modules and specs side by side, and the step tables that feed them."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from .fold import steps, text
+from .fold.pixels import AnalysisFromPixels, PixelsFromVae
+from .fold.update import UnetStep
+from .modules import spec
+from .modules.control import ControlNet
+from .modules.model import RdeicModel
+from .modules.spec import GraphSpec
+from .modules.unet import UNetEncoder
+from .schedule import StepTable
+
+
+@dataclass(frozen=True)
+class FoldedGraph:
+    """One graph to export."""
+
+    module: nn.Module
+    spec: GraphSpec
+
+
+class Synthesis(nn.Module):
+    """g_s and the output convolution: y_hat -> (z_c, hint)."""
+
+    def __init__(self, model: RdeicModel) -> None:
+        super().__init__()
+        self.codec = model.codec
+
+    def forward(self, y_hat: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (z_c, hint), float [B, C, h, w] and [B, M, h, w], of y_hat, float [B, M, h/2, w/2]."""
+        return self.codec.synthesise(y_hat)
+
+
+class FoldedControl(nn.Module):
+    """The control net with its text context and time embedding folded."""
+
+    def __init__(self, control: ControlNet) -> None:
+        super().__init__()
+        self.control = control
+
+    def forward(self, z_n: Tensor, hint: Tensor, step: Tensor) -> list[Tensor]:
+        """Return the residuals; ``step`` is a row of the step table, float [1, D]."""
+        return self.control(z_n, hint, step, None)
+
+
+def rate_graphs(model: RdeicModel) -> dict[str, FoldedGraph]:
+    """Return the graphs that differ from rate to rate: analysis, synthesis, control."""
+    control = copy.deepcopy(model.control)
+    width = _fold(control, model.context)
+    config = model.config
+    return {
+        "analysis": FoldedGraph(AnalysisFromPixels(model), spec.analysis(config)),
+        "synthesis": FoldedGraph(Synthesis(model), spec.synthesis(config)),
+        "control": FoldedGraph(FoldedControl(control), spec.control(config, model.unet, width)),
+    }
+
+
+def shared_graphs(model: RdeicModel) -> dict[str, FoldedGraph]:
+    """Return the graphs that all rates use: unet_step, vae_decoder."""
+    unet = copy.deepcopy(model.unet)
+    width = _fold(unet, model.context)
+    return {
+        "unet_step": FoldedGraph(UnetStep(unet), spec.unet_step(model.config, unet, width)),
+        "vae_decoder": FoldedGraph(PixelsFromVae(model.vae), spec.vae_decoder(model.config)),
+    }
+
+
+def step_tables(model: RdeicModel, table: StepTable) -> dict[str, NDArray[np.float32]]:
+    """Return the rows of ``control`` and ``unet_step``, float32 [L, D] each, for a schedule's timesteps."""
+    return {
+        "control": steps.table(model.control, table.timesteps).numpy(),
+        "unet_step": steps.table(model.unet, table.timesteps).numpy(),
+    }
+
+
+def _fold(network: UNetEncoder, context: Tensor) -> int:
+    """Fold text and steps into the network, in place; return the width of its step table."""
+    width = steps.table(network, [0]).shape[1]
+    text.fold(network, context)
+    steps.fold(network)
+    return int(width)
+
+
+def latents_of(model: RdeicModel, image: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
+    """Return (y, vq_indices) of a padded uint8 image [H, W, 3], as the analysis graph computes them."""
+    with torch.no_grad():
+        y, indices = AnalysisFromPixels(model)(torch.from_numpy(image)[None])
+    return y, indices

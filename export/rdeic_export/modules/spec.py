@@ -1,0 +1,137 @@
+"""GraphSpec: what one exported graph takes and returns, in names, dtypes and symbolic shapes.
+
+Every size is a multiple of ``hz`` and ``wz``, the padded image's sides in units of 64 px, so that all graphs share the
+same three free dimensions: ``batch``, ``hz`` and ``wz``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .config import ModelConfig
+from .unet import UNet
+
+Dim = int | str  # 8, "batch", "hz" or "8*hz"
+
+SAMPLE_SIZES = {"batch": 2, "hz": 2, "wz": 3}  # no ones: the exporter would take them for constants
+DTYPES = {"uint8": torch.uint8, "float32": torch.float32, "int64": torch.int64}
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output."""
+
+    name: str
+    dtype: str
+    shape: tuple[Dim, ...]
+
+    def sample(self, generator: torch.Generator, sizes: dict[str, int] | None = None) -> Tensor:
+        """Return random values of this dtype at the given free dimensions."""
+        shape = [resolve(dim, sizes or SAMPLE_SIZES) for dim in self.shape]
+        if self.dtype == "float32":
+            return torch.randn(shape, generator=generator)
+        return torch.randint(256, shape, dtype=DTYPES[self.dtype], generator=generator)
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """Inputs and outputs of one graph, in order."""
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+def resolve(dim: Dim, sizes: dict[str, int]) -> int:
+    """Return the value of a dimension such as 8, ``"batch"`` or ``"8*hz"``."""
+    if isinstance(dim, int):
+        return dim
+    factor, _, name = dim.rpartition("*")
+    return int(factor or 1) * sizes[name]
+
+
+def grid(*leading: Dim, per_64_px: int) -> tuple[Dim, ...]:
+    """Return a shape that ends in (rows, columns) of a grid with so many positions per 64 px."""
+    scale = f"{per_64_px}*" if per_64_px > 1 else ""
+    return (*leading, f"{scale}hz", f"{scale}wz")
+
+
+def analysis(config: ModelConfig) -> GraphSpec:
+    """Image -> y and VQ indices."""
+    m = config.compression.latent_channels
+    return GraphSpec(
+        "analysis",
+        (TensorSpec("image", "uint8", ("batch", "64*hz", "64*wz", 3)),),
+        (
+            TensorSpec("y", "float32", grid("batch", m, per_64_px=4)),
+            TensorSpec("vq_indices", "int64", grid("batch", per_64_px=1)),
+        ),
+    )
+
+
+def synthesis(config: ModelConfig) -> GraphSpec:
+    """y_hat -> z_c and hint."""
+    m, c = config.compression.latent_channels, config.vae.latent_channels
+    return GraphSpec(
+        "synthesis",
+        (TensorSpec("y_hat", "float32", grid("batch", m, per_64_px=4)),),
+        (_latent("z_c", c), _latent("hint", m)),
+    )
+
+
+def control(config: ModelConfig, unet: UNet, step_width: int) -> GraphSpec:
+    """z_n, hint and a row of the step table -> residuals."""
+    m, c = config.compression.latent_channels, config.vae.latent_channels
+    inputs = (_latent("z_n", c), _latent("hint", m), TensorSpec("step", "float32", (1, step_width)))
+    return GraphSpec("control", inputs, residuals(unet))
+
+
+def unet_step(config: ModelConfig, unet: UNet, step_width: int) -> GraphSpec:
+    """z_n, a row of the step table, (a, b, c), noise and residuals -> z_prev."""
+    c = config.vae.latent_channels
+    inputs = (
+        _latent("z_n", c),
+        TensorSpec("step", "float32", (1, step_width)),
+        TensorSpec("coefficients", "float32", (3,)),
+        _latent("noise", c),
+        *residuals(unet),
+    )
+    return GraphSpec("unet_step", inputs, (_latent("z_prev", c),))
+
+
+def vae_decoder(config: ModelConfig) -> GraphSpec:
+    """z_0 -> image."""
+    return GraphSpec(
+        "vae_decoder",
+        (_latent("z_0", config.vae.latent_channels),),
+        (TensorSpec("image", "uint8", ("batch", "64*hz", "64*wz", 3)),),
+    )
+
+
+def residuals(unet: UNet) -> tuple[TensorSpec, ...]:
+    """Return the control net's outputs: one tensor per UNet stage, at the resolution the stage has there."""
+    levels = _stage_levels(unet)
+    channels = unet.residual_channels
+    return tuple(
+        TensorSpec(f"residual_{i}", "float32", grid("batch", c, per_64_px=8 >> level))
+        for i, (c, level) in enumerate(zip(channels, levels, strict=True))
+    )
+
+
+def _latent(name: str, channels: int) -> TensorSpec:
+    return TensorSpec(name, "float32", grid("batch", channels, per_64_px=8))
+
+
+def _stage_levels(unet: UNet) -> list[int]:
+    """Level (0 is the finest) of the tensor each residual is added to: after input stages, middle, before output stages."""
+    blocks, last = unet.config.layers_per_block, len(unet.config.channels) - 1
+    down = [0]
+    for level in range(last + 1):
+        down += [level] * blocks
+        if level < last:
+            down.append(level + 1)
+    up = [last - i // (blocks + 1) for i in range(len(unet.output_blocks))]
+    return [*down, last, *up]

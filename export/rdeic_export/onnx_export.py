@@ -1,0 +1,138 @@
+"""Module + spec -> checked ONNX with dynamic batch and size, the same bytes for the same inputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from rdeic_rt.errors import ExportError
+from torch import Tensor, nn
+
+from .modules.spec import Dim, GraphSpec, TensorSpec
+
+# 20 is the newest opset in which TensorRT for RTX builds the VAE with dynamic sizes and still fuses its attention.
+OPSET = 20
+# Smaller initialisers are biases, norms and constants, where half precision saves nothing worth having.
+HALF_FROM_ELEMENTS = 1024
+
+
+def run(module: nn.Module, spec: GraphSpec, path: Path, *, half_weights: bool) -> None:
+    """Export the module to ``path``; inputs, outputs and free dimensions are named as in the spec.
+
+    Args:
+        module: in evaluation mode; called with the spec's inputs in order, residuals as one list.
+        spec: names, dtypes and symbolic shapes.
+        path: the file to write.
+        half_weights: store large weights as float16 behind a Cast; the arithmetic stays float32.
+
+    Raises:
+        ExportError: the exporter or the ONNX checker rejects the graph.
+    """
+    arguments, dynamic = _arguments(spec)
+    try:
+        program = torch.onnx.export(
+            module.eval(),
+            arguments,
+            input_names=[tensor.name for tensor in spec.inputs],
+            output_names=[tensor.name for tensor in spec.outputs],
+            dynamic_shapes=dynamic,
+            opset_version=OPSET,
+            dynamo=True,
+            optimize=True,
+            verbose=False,
+        )
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise ExportError(f"graph {spec.name}: torch.onnx.export failed: {error}") from error
+    assert program is not None  # dynamo=True always returns a program
+    model = program.model_proto
+    _strip(model)
+    _name_shapes(model, spec)
+    if half_weights:
+        _halve_weights(model)
+    onnx.checker.check_model(model, full_check=True)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _arguments(spec: GraphSpec) -> tuple[tuple[object, ...], tuple[object, ...]]:
+    """Return sample arguments and their dynamic shapes; trailing ``residual_*`` inputs become one list."""
+    dims = {
+        "batch": torch.export.Dim("batch", min=1, max=64),
+        "hz": torch.export.Dim("hz", min=1, max=1024),
+        "wz": torch.export.Dim("wz", min=1, max=1024),
+    }
+    generator = torch.Generator().manual_seed(0)
+
+    def dynamic(tensor: TensorSpec) -> dict[int, object]:
+        return {axis: _dim(dim, dims) for axis, dim in enumerate(tensor.shape) if isinstance(dim, str)}
+
+    plain = [t for t in spec.inputs if not t.name.startswith("residual_")]
+    grouped = [t for t in spec.inputs if t.name.startswith("residual_")]
+    arguments: list[object] = [t.sample(generator) for t in plain]
+    shapes: list[object] = [dynamic(t) for t in plain]
+    if grouped:
+        arguments.append([t.sample(generator) for t in grouped])
+        shapes.append([dynamic(t) for t in grouped])
+    return tuple(arguments), tuple(shapes)
+
+
+def _dim(dim: str, dims: dict[str, object]) -> object:
+    factor, _, name = dim.rpartition("*")
+    return int(factor) * dims[name] if factor else dims[name]  # type: ignore[operator]
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Remove what depends on where and how the graph was made: stack traces, node origins, documentation."""
+    model.ClearField("metadata_props")
+    model.doc_string = ""
+    model.graph.doc_string = ""
+    for container in (model.graph.node, model.graph.value_info, model.graph.input, model.graph.output):
+        for item in container:
+            item.ClearField("metadata_props")
+            item.doc_string = ""
+    for initialiser in model.graph.initializer:
+        initialiser.ClearField("metadata_props")
+        initialiser.doc_string = ""
+    model.graph.ClearField("metadata_props")
+    model.graph.ClearField("value_info")
+    for function in model.functions:
+        function.ClearField("metadata_props")
+
+
+def _name_shapes(model: onnx.ModelProto, spec: GraphSpec) -> None:
+    for values, tensors in ((model.graph.input, spec.inputs), (model.graph.output, spec.outputs)):
+        for value, tensor in zip(values, tensors, strict=True):
+            if value.name != tensor.name:
+                raise ExportError(f"graph {spec.name}: exported {value.name} where {tensor.name} was expected")
+            dims = value.type.tensor_type.shape.dim
+            for dim, size in zip(dims, tensor.shape, strict=True):
+                _set_dim(dim, size)
+
+
+def _set_dim(dim: onnx.TensorShapeProto.Dimension, size: Dim) -> None:
+    if isinstance(size, int):
+        dim.dim_value = size
+    else:
+        dim.dim_param = size
+
+
+def _halve_weights(model: onnx.ModelProto) -> None:
+    graph = model.graph
+    casts = []
+    for initialiser in graph.initializer:
+        values = numpy_helper.to_array(initialiser)
+        if values.dtype != np.float32 or values.size < HALF_FROM_ELEMENTS:
+            continue
+        name = initialiser.name
+        initialiser.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}.half"))
+        casts.append(helper.make_node("Cast", [f"{name}.half"], [name], name=f"{name}.cast", to=TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def tensors_of(outputs: Tensor | list[Tensor] | tuple[Tensor, ...]) -> list[Tensor]:
+    """Return a module's outputs as a list, whatever it returns."""
+    return [outputs] if isinstance(outputs, Tensor) else list(outputs)

@@ -1,0 +1,113 @@
+"""A recipe names the weights that make a bundle: shared ones, one file per rate, and what to say about them.
+
+It is a TOML file beside its weights::
+
+    name = "tiny"
+    model = "tiny"                      # configuration of the networks
+    licence = "Apache-2.0"
+    default_rate = 0
+    base = ["base.safetensors"]         # autoencoder, denoiser, text context
+    half_weights = true                 # store float16, compute float32
+
+    [[rates]]
+    label = "high"
+    lambda_r = 1.0
+    n_steps = 2
+    weights = "rate_0.safetensors"      # compression module and control net
+
+    [provenance]                        # free-form, copied into the bundle
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rdeic_rt.errors import ExportError
+
+from . import checkpoint
+from .modules.config import SD21, TINY, ModelConfig
+from .modules.model import RdeicModel
+
+MODELS = {config.name: config for config in (SD21, TINY)}
+
+
+@dataclass(frozen=True)
+class RateRecipe:
+    """One rate: its trade-off, its fixed number of steps and the file with its weights."""
+
+    label: str
+    lambda_r: float
+    n_steps: int
+    weights: Path
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a bundle is made from; paths are absolute."""
+
+    name: str
+    config: ModelConfig
+    licence: str
+    default_rate: int
+    base: tuple[Path, ...]
+    half_weights: bool
+    rates: tuple[RateRecipe, ...]
+    provenance: dict[str, Any]
+
+
+def load(path: Path) -> Recipe:
+    """Return the recipe in a TOML file.
+
+    Raises:
+        ExportError: it cannot be read, lacks a field, or names an unknown model or file; all gaps are listed.
+    """
+    try:
+        raw = tomllib.loads(path.read_text())
+        recipe = Recipe(
+            name=raw["name"],
+            config=MODELS[raw["model"]],
+            licence=raw["licence"],
+            default_rate=raw["default_rate"],
+            base=tuple(path.parent / name for name in raw["base"]),
+            half_weights=raw["half_weights"],
+            rates=tuple(
+                RateRecipe(r["label"], float(r["lambda_r"]), int(r["n_steps"]), path.parent / r["weights"])
+                for r in raw["rates"]
+            ),
+            provenance=raw.get("provenance", {}),
+        )
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ExportError(f"{path}: not a readable recipe: {error}") from error
+    except KeyError as error:
+        raise ExportError(f"{path}: missing or unknown value for {error}; models are {', '.join(MODELS)}") from error
+    missing = [str(p) for p in (*recipe.base, *(r.weights for r in recipe.rates)) if not p.is_file()]
+    if missing:
+        raise ExportError(f"{path}: no such weights: {', '.join(missing)}")
+    return recipe
+
+
+def build_model(recipe: Recipe, rate: RateRecipe) -> RdeicModel:
+    """Return the networks of one rate with all their weights, fp32, in evaluation mode.
+
+    Raises:
+        ExportError: keys are missing, unexpected or misshapen; all are listed.
+    """
+    model = RdeicModel(recipe.config)
+    state = {}
+    for path in (*recipe.base, rate.weights):
+        state.update(checkpoint.read_state(path))
+    wanted = model.state_dict()
+    problems = [f"missing {k}" for k in sorted(wanted.keys() - state.keys())]
+    problems += [f"unexpected {k}" for k in sorted(state.keys() - wanted.keys())]
+    problems += [
+        f"{k} has shape {list(state[k].shape)}, expected {list(wanted[k].shape)}"
+        for k in sorted(wanted.keys() & state.keys())
+        if state[k].shape != wanted[k].shape
+    ]
+    if problems:
+        raise ExportError(f"{rate.weights}: {len(problems)} problems:\n  " + "\n  ".join(problems))
+    model.load_state_dict(state)
+    return model.float().eval().requires_grad_(False)

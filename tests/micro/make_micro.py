@@ -1,0 +1,74 @@
+"""A random-weight model of about a megabyte with every kind of layer, so that export tests need no download.
+
+    python -m tests.micro.make_micro FOLDER        # weights and a bundle, for trying things by hand
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from rdeic_export.modules.config import CompressionConfig, ControlConfig, ModelConfig, UNetConfig, VaeConfig
+from rdeic_export.modules.model import RdeicModel
+from rdeic_export.recipe import RateRecipe, Recipe
+from safetensors.torch import save_file
+
+PHOTOS = Path(__file__).parents[1] / "data" / "photos"
+
+MICRO = ModelConfig(
+    name="micro",
+    vae=VaeConfig(channels=(16, 16), layers_per_block=1, pixel_unshuffle=4, norm_groups=4),
+    compression=CompressionConfig(
+        hyper_channels=8, latent_channels=16, slices=(4, 4, 8), codebook_size=32, context_widths=(12, 8)
+    ),
+    unet=UNetConfig(
+        channels=(16, 32),
+        layers_per_block=1,
+        attention_levels=(True, False),
+        head_dim=8,
+        context_dim=12,
+        context_tokens=5,
+        norm_groups=8,
+    ),
+    control=ControlConfig(width_ratio=0.5, head_dim=4),
+)
+
+
+def model(seed: int = 0) -> RdeicModel:
+    """Return the micro model with seeded random weights, in evaluation mode."""
+    torch.manual_seed(seed)
+    network = RdeicModel(MICRO)
+    network.context.normal_()
+    for parameter in network.codec.quantize.parameters():
+        torch.nn.init.normal_(parameter)
+    return network.eval().requires_grad_(False)
+
+
+def recipe(folder: Path) -> Recipe:
+    """Write the weights of two rates into ``folder`` and return the recipe that names them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    base, rates = folder / "base.safetensors", []
+    for index, n_steps in enumerate((2, 5)):
+        state = {k: v.half() for k, v in model(seed=index).state_dict().items()}
+        own = {k: v.contiguous() for k, v in state.items() if k.startswith(("codec.", "control."))}
+        save_file(own, folder / f"rate_{index}.safetensors")
+        rates.append(RateRecipe(f"{n_steps} steps", 1.0 / n_steps, n_steps, folder / f"rate_{index}.safetensors"))
+        if index == 0:
+            save_file({k: v.contiguous() for k, v in state.items() if k not in own}, base)
+    return Recipe(
+        name="micro",
+        config=MICRO,
+        licence="Apache-2.0",
+        default_rate=0,
+        base=(base,),
+        half_weights=True,
+        rates=tuple(rates),
+        provenance={"weights": "random"},
+    )
+
+
+if __name__ == "__main__":
+    import build_engines
+
+    build_engines.build(recipe(Path(sys.argv[1]) / "weights"), [PHOTOS], [], Path(sys.argv[1]) / "bundle")
