@@ -1,0 +1,1 @@
+"""Training of the embedded model: autoencoder, base denoiser, independent training, fixed-step fine-tuning."""

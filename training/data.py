@@ -1,0 +1,80 @@
+"""Photos from folders and tar archives, and the random crops that training sees.
+
+Crop number ``i`` of step ``s`` depends on (seed, s, i) only, so a resumed run sees exactly what an unbroken one would.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
+MIN_SCALE = 0.6  # smallest random rescaling of a photo before cropping
+
+
+def load_photos(sources: Sequence[Path], min_side_px: int) -> list[NDArray[np.uint8]]:
+    """Return every photo of the given files, folders and tar archives as uint8 [H, W, 3], in name order.
+
+    Photos with a side under ``min_side_px`` are left out. Raises ValueError when nothing is left.
+    """
+    photos = []
+    for source in sources:
+        for data in _encoded(source):
+            image = Image.open(io.BytesIO(data)).convert("RGB")
+            if min(image.size) >= min_side_px:
+                photos.append(np.asarray(image))
+    if not photos:
+        raise ValueError(f"no photo of at least {min_side_px} px a side in {', '.join(map(str, sources))}")
+    return photos
+
+
+def _encoded(source: Path) -> Iterator[bytes]:
+    if source.is_dir():
+        for path in sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES):
+            yield path.read_bytes()
+    elif tarfile.is_tarfile(source):
+        with tarfile.open(source) as archive:
+            members = [m for m in archive.getmembers() if m.isfile() and Path(m.name).suffix.lower() in SUFFIXES]
+            for member in sorted(members, key=lambda m: m.name):
+                file = archive.extractfile(member)
+                assert file is not None  # a regular file, by the filter above
+                yield file.read()
+    else:
+        yield source.read_bytes()
+
+
+def batch(photos: Sequence[NDArray[np.uint8]], size: int, crop_px: int, seed: int, step: int) -> Tensor:
+    """Return float [size, 3, crop_px, crop_px] in [-1, 1]: random photos, rescaled, cropped and mirrored."""
+    crops = np.stack([_crop(photos, crop_px, np.random.default_rng([seed, step % 2**32, i])) for i in range(size)])
+    return to_tensor(crops)
+
+
+def to_tensor(images: NDArray[np.uint8]) -> Tensor:
+    """Return float [B, 3, H, W] in [-1, 1] of uint8 [B, H, W, 3]."""
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+
+
+def to_images(tensor: Tensor) -> NDArray[np.uint8]:
+    """Return uint8 [B, H, W, 3] of float [B, 3, H, W] in [-1, 1], clamped and rounded."""
+    scaled = ((tensor.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round()
+    return scaled.permute(0, 2, 3, 1).to(torch.uint8).numpy()
+
+
+def _crop(photos: Sequence[NDArray[np.uint8]], crop_px: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    photo = photos[int(rng.integers(len(photos)))]
+    height, width = photo.shape[:2]
+    smallest = max(MIN_SCALE, crop_px / min(height, width))
+    side = round(crop_px / float(rng.uniform(smallest, 1.0))) if smallest < 1.0 else crop_px
+    top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
+    window = photo[top : top + side, left : left + side]
+    if side != crop_px:
+        window = np.asarray(Image.fromarray(window).resize((crop_px, crop_px), Image.Resampling.LANCZOS))
+    return window[:, ::-1] if rng.random() < 0.5 else window

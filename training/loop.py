@@ -1,0 +1,193 @@
+"""The training loop all stages share: resumable, seeded, averaged weights, metrics and sample pictures as it goes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+logger = logging.getLogger("training")
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How one stage is trained.
+
+    Attributes:
+        steps: optimiser steps in all.
+        batch: crops a step.
+        crop_px: side of a crop.
+        lr: peak learning rate; linear warm-up, then a cosine down to 1 % of it.
+        warmup: steps of warm-up.
+        ema: decay of the averaged weights that are saved.
+        clip: largest gradient norm.
+        checkpoint_minutes: time between checkpoints.
+        log_every: steps between two lines of metrics.
+        sample_every: steps between two sample pictures.
+    """
+
+    steps: int
+    batch: int
+    lr: float
+    crop_px: int = 128
+    warmup: int = 200
+    ema: float = 0.999
+    clip: float = 1.0
+    checkpoint_minutes: float = 3.0
+    log_every: int = 50
+    sample_every: int = 1000
+
+
+def run(
+    trained: nn.ModuleDict,
+    step_loss: Callable[[int], tuple[Tensor, Metrics]],
+    samples: Callable[[], NDArray[np.uint8]],
+    schedule: Schedule,
+    out: Path,
+    *,
+    seed: int,
+    device: str,
+) -> None:
+    """Train the modules and leave ``weights.safetensors`` (averaged weights, fp32) in ``out``.
+
+    ``out`` also gets ``metrics.jsonl``, ``samples/*.png`` and ``checkpoint.pt``, from which an interrupted run goes on.
+
+    Args:
+        trained: the modules whose parameters are optimised, by the prefix of their keys.
+        step_loss: step -> (scalar loss, metrics to log).
+        samples: a picture sheet, uint8 [H, W, 3], made with the averaged weights.
+        schedule: steps, rates and intervals.
+        out: folder of this run.
+        seed: seeds torch; the data loader has its own.
+        device: ``cpu`` or ``cuda``; autocasts to bfloat16 on both.
+    """
+    (out / "samples").mkdir(parents=True, exist_ok=True)
+    parameters = [p for p in trained.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(parameters, lr=schedule.lr, betas=(0.9, 0.99), weight_decay=1e-4)
+    average = {k: v.detach().clone() for k, v in trained.state_dict().items()}
+    checkpoint = out / "checkpoint.pt"
+    start = 0
+    torch.manual_seed(seed)
+    if checkpoint.exists():
+        state: dict[str, Any] = torch.load(checkpoint, map_location=device, weights_only=True)
+        trained.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        average, start = state["average"], state["step"]
+        torch.set_rng_state(state["rng"].cpu())
+        logger.info("resuming %s at step %d", out, start)
+
+    def save(step: int) -> None:
+        _save_checkpoint(checkpoint, trained, optimiser, average, step)
+
+    saved_at = time.monotonic()
+    trained.train()
+    for step in range(start, schedule.steps):
+        for group in optimiser.param_groups:
+            group["lr"] = schedule.lr * _lr_factor(step, schedule)
+        with torch.autocast(device, dtype=torch.bfloat16):
+            loss, metrics = step_loss(step)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, schedule.clip))
+        if math.isfinite(norm):
+            optimiser.step()
+        else:
+            logger.warning("step %d skipped: gradient norm %s", step, norm)
+        _average(average, trained, min(schedule.ema, (1 + step) / (10 + step)))
+
+        if step % schedule.log_every == 0 or step + 1 == schedule.steps:
+            _log(out, step, {"loss": float(loss.detach()), "norm": norm, **metrics})
+        if step + 1 == schedule.steps or (step + 1) % schedule.sample_every == 0:
+            _write_samples(out, step + 1, trained, average, samples)
+        if time.monotonic() - saved_at > 60 * schedule.checkpoint_minutes:
+            save(step + 1)
+            saved_at = time.monotonic()
+    save(schedule.steps)
+    trained.load_state_dict(average)
+    save_weights(out / "weights.safetensors", average)
+
+
+def save_weights(path: Path, state: dict[str, Tensor]) -> None:
+    """Write a state dict as safetensors, atomically."""
+    temporary = path.with_suffix(".tmp")
+    save_file({k: v.contiguous().cpu() for k, v in state.items()}, temporary)
+    os.replace(temporary, path)
+
+
+def load_weights(module: nn.Module, *paths: Path) -> None:
+    """Load weights written by :func:`run` into the parts of ``module`` they name; other parts keep theirs."""
+    for path in paths:
+        state = load_file(path)
+        unknown = set(state) - set(module.state_dict())
+        if unknown:
+            raise KeyError(f"{path}: {sorted(unknown)[:5]} are not part of {type(module).__name__}")
+        module.load_state_dict(state, strict=False)
+
+
+def sheet(*columns: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return one picture, uint8 [H, W, 3], of batches [B, h, w, 3] side by side, one photo a row."""
+    rows = [np.concatenate(row, axis=1) for row in zip(*columns, strict=True)]
+    return np.concatenate(rows, axis=0)
+
+
+def _lr_factor(step: int, schedule: Schedule) -> float:
+    warm = min(1.0, (step + 1) / schedule.warmup)
+    return warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / schedule.steps)))
+
+
+@torch.no_grad()
+def _average(average: dict[str, Tensor], module: nn.Module, decay: float) -> None:
+    for key, value in module.state_dict().items():
+        if value.is_floating_point():
+            average[key].lerp_(value, 1 - decay)
+        else:
+            average[key].copy_(value)
+
+
+def _log(out: Path, step: int, metrics: Metrics) -> None:
+    line = {"step": step, "time": round(time.time(), 1), **{k: round(v, 5) for k, v in metrics.items()}}
+    with (out / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    logger.info("%s", line)
+
+
+def _write_samples(
+    out: Path, step: int, trained: nn.ModuleDict, average: dict[str, Tensor], samples: Callable[[], NDArray[np.uint8]]
+) -> None:
+    current = {k: v.clone() for k, v in trained.state_dict().items()}
+    trained.load_state_dict(average)
+    trained.eval()
+    with torch.no_grad():
+        Image.fromarray(samples()).save(out / "samples" / f"{step:06d}.png")
+    trained.load_state_dict(current)
+    trained.train()
+
+
+def _save_checkpoint(
+    path: Path, trained: nn.ModuleDict, optimiser: torch.optim.Optimizer, average: dict[str, Tensor], step: int
+) -> None:
+    temporary = path.with_suffix(".tmp")
+    state = {
+        "model": trained.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "average": average,
+        "step": step,
+        "rng": torch.get_rng_state(),
+    }
+    torch.save(state, temporary)
+    os.replace(temporary, path)
