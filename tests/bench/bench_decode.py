@@ -1,0 +1,134 @@
+"""Decode time of the runtime against the same weights in PyTorch eager, stage by stage, in one run.
+
+    python tests/bench/bench_decode.py [--recipe R] [--size 768x512] [--runs 7] [--threads 2]
+
+Also prints entropy decoding on its own (ms and symbols/s), the whole process from start to written picture, and its peak
+memory. The photo is a test photo resized to the asked size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import rdeic_rt
+import torch
+from PIL import Image
+from rdeic_export import recipe as recipes
+from rdeic_export import schedule
+from rdeic_rt import container
+from rdeic_rt.codec import Codec
+
+ROOT = Path(__file__).parents[2]
+
+
+def main() -> None:
+    """Print the table."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument(
+        "--recipe", type=Path, default=ROOT / "training/weights/tiny/recipe.toml", help="the bundle's weights"
+    )
+    p.add_argument("--size", default="768x512", help="width x height of the photo")
+    p.add_argument("--runs", type=int, default=7, help="counted runs of each side, after one warm-up")
+    p.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of both sides")
+    args = p.parse_args()
+    width, height = map(int, args.size.split("x"))
+    photo = np.asarray(Image.open(ROOT / "tests/data/photos/coffee.jpg").convert("RGB").resize((width, height)))
+    torch.set_num_threads(args.threads)
+    codec = rdeic_rt.load(threads=args.threads)
+    names = ("rdeic-rt", "onnxruntime", "torch", "numpy", "constriction")
+    print(", ".join(f"{name} {version(name)}" for name in names))
+    print(f"{platform.machine()}, {args.threads} threads, {args.size}, median of {args.runs} (min-max)\n")
+    chosen = recipes.load(args.recipe)
+    for index, rate in enumerate(chosen.rates):
+        data = codec.encode(photo, rate=index)
+        print(f"rate {index} ({rate.label}), L = {rate.n_steps}, {len(data)} bytes")
+        runtime, eager = alternate(lambda: codec.decode(data), eager_decode(chosen, rate, codec, data), args.runs)
+        report("rdeic-rt decode, warm", runtime)
+        report("PyTorch eager decode", eager)
+        print(f"  ratio eager / rdeic-rt      {statistics.median(eager) / statistics.median(runtime):.2f}")
+        report_entropy(codec, data, args.runs)
+        report_process(data, args.runs)
+
+
+def eager_decode(
+    chosen: recipes.Recipe, rate: recipes.RateRecipe, codec: Codec, data: bytes
+) -> Callable[[], np.ndarray]:
+    """Return the whole decode with the same weights in PyTorch; entropy decoding is the runtime's on both sides."""
+    model = recipes.build_model(chosen, rate)
+    table = schedule.ddpm(chosen.config.diffusion, rate.n_steps)
+    file = container.parse(data)
+    height, width = file.header.size.height, file.header.size.width
+
+    @torch.inference_mode()
+    def decode() -> np.ndarray:
+        y_hat = torch.from_numpy(codec.read_latents(data).y_hat)
+        z_c, hint = model.codec.synthesise(y_hat)
+        z_n = table.abar_start**0.5 * z_c + (1 - table.abar_start) ** 0.5 * torch.randn_like(z_c)
+        image = model.vae.decode(model.denoise(z_n, hint, table))
+        pixels = ((image + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
+        return pixels[0].permute(1, 2, 0)[:height, :width].contiguous().numpy()
+
+    return decode
+
+
+def report_entropy(codec: Codec, data: bytes, runs: int) -> None:
+    """Print entropy decoding alone, in ms and in symbols of y per second."""
+    y_hat = codec.read_latents(data).y_hat
+    seconds = [timed(lambda: codec.read_latents(data)) for _ in range(runs)]
+    report("entropy decode", seconds)
+    print(f"  symbols                     {y_hat.size} ({y_hat.size / statistics.median(seconds) / 1e6:.2f} M/s)")
+
+
+def report_process(data: bytes, runs: int) -> None:
+    """Print wall time and peak memory of ``rdeic-rt decode`` as a whole process."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "photo.rdc"
+        source.write_bytes(data)
+        command = [sys.executable, "-m", "rdeic_rt", "decode", "-q", str(source), "-o", str(Path(folder) / "photo.png")]
+        subprocess.run(command, check=True)
+        seconds, peaks = [], []
+        for _ in range(runs):
+            start = time.perf_counter()
+            process = subprocess.Popen(command)
+            _, status, usage = os.wait4(process.pid, 0)
+            seconds.append(time.perf_counter() - start)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            assert process.returncode == 0
+            peaks.append(usage.ru_maxrss / 1024)
+    report("whole process", seconds)
+    print(f"  peak memory                 {statistics.median(peaks):.0f} MB")
+
+
+def alternate(first: Callable[[], object], second: Callable[[], object], runs: int) -> tuple[list[float], list[float]]:
+    """Time the two in turn, so that a drift of the machine's speed meets both."""
+    first(), second()
+    pairs = [(timed(first), timed(second)) for _ in range(runs)]
+    return [a for a, _ in pairs], [b for _, b in pairs]
+
+
+def timed(function: Callable[[], object]) -> float:
+    """Return the seconds one call takes."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def report(what: str, seconds: list[float]) -> None:
+    """Print one line of the table, in ms."""
+    ms = [1000 * s for s in seconds]
+    print(f"  {what:27s} {statistics.median(ms):7.1f} ms ({min(ms):.1f}-{max(ms):.1f})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Every stage of the micro model against recorded values: what ``test_golden.py`` checks, without data from outside.
+
+The values were recorded from an implementation that passes ``test_golden.py``. Weights come from a stable generator, by
+key, so they are the same everywhere. To record them again, after ``test_golden.py`` has passed::
+
+    python -m tests.export.test_regression
+"""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rdeic_export import schedule
+from rdeic_export.modules.model import RdeicModel
+
+from tests.export.reference import relative_error
+from tests.micro.make_micro import MICRO
+
+RECORDED = Path(__file__).parents[1] / "data" / "released" / "micro_stages.npz"
+LIMIT = 1e-3
+SAMPLES = 64  # values kept of each tensor
+
+
+def seeded(shape: tuple[int, ...], key: str) -> torch.Tensor:
+    generator = np.random.Generator(np.random.Philox(key=zlib.crc32(key.encode())))
+    return torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
+
+
+def model() -> RdeicModel:
+    network = RdeicModel(MICRO)
+    for key, value in network.state_dict().items():
+        fan_in = max(1, value[0].numel()) if value.dim() > 1 else 16
+        is_norm = "norm" in key and key.endswith("weight")
+        value.copy_(1 + 0.1 * seeded(tuple(value.shape), key) if is_norm else seeded(tuple(value.shape), key) / fan_in**0.5)
+    return network.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def stages() -> dict[str, torch.Tensor]:
+    network = model()
+    image = torch.tanh(seeded((1, 3, 128, 192), "image"))
+    out = {"features": network.vae.features(image)}
+    out["y"], indices = network.analyse(image)
+    hyper = network.codec.hyper_dec(network.codec.quantize.lookup(indices))
+    out["hyper"] = hyper
+    predictions = list(network.codec.predict(out["y"], hyper))
+    out["scales"] = torch.cat([p.scales for p in predictions], dim=1)
+    out["means"] = torch.cat([p.means for p in predictions], dim=1)
+    out["y_hat"] = torch.cat([p.y_hat for p in predictions], dim=1)
+    out["z_c"], out["hint"] = network.codec.synthesise(out["y_hat"])
+    out["eps"] = network.eps(out["z_c"], out["hint"], 299)
+    out["eps_plain"] = network.eps(out["z_c"], None, 299)
+    for n_steps in (2, 5):
+        table = schedule.ddpm(MICRO.diffusion, n_steps)
+        noises = [seeded(tuple(out["z_c"].shape), f"noise{k}") for k in range(n_steps)]
+        out[f"z_0_L{n_steps}"] = network.denoise(out["z_c"], out["hint"], table, noises, sharpness=1.5)
+    out["image"] = network.vae.decode(out["z_0_L2"])
+    return out
+
+
+def kept(tensor: torch.Tensor) -> np.ndarray:
+    """First and last values of the flat tensor, and evenly spaced ones between."""
+    flat = tensor.flatten()
+    return flat[torch.linspace(0, len(flat) - 1, SAMPLES).long()].numpy()
+
+
+@pytest.fixture(scope="module")
+def computed() -> dict[str, torch.Tensor]:
+    return stages()
+
+
+@pytest.mark.parametrize("stage", list(np.load(RECORDED)) if RECORDED.exists() else ["not recorded"])
+def test_stage_matches_the_recorded_values(computed: dict[str, torch.Tensor], stage: str) -> None:
+    error = relative_error(torch.from_numpy(kept(computed[stage])), np.load(RECORDED)[stage])
+    assert error <= LIMIT, f"{stage}: relative error {error:.1e}; if test_golden.py passes: see the module docstring"
+
+
+def test_every_stage_is_recorded(computed: dict[str, torch.Tensor]) -> None:
+    assert set(np.load(RECORDED)) == set(computed)
+
+
+if __name__ == "__main__":
+    np.savez(RECORDED, **{name: kept(tensor) for name, tensor in stages().items()})

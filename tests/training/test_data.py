@@ -1,0 +1,44 @@
+"""Photos and crops: the same crop for the same step, from folders and archives alike."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from training import data
+
+PHOTOS = Path(__file__).parents[1] / "data" / "photos"
+
+
+def test_load_photos_folder_and_archive_agree(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "photos.tar", "w") as archive:
+        for path in sorted(PHOTOS.glob("*.jpg"), reverse=True):
+            archive.add(path, path.name)
+    from_folder = data.load_photos([PHOTOS], 64)
+    from_archive = data.load_photos([tmp_path / "photos.tar"], 64)
+    assert len(from_folder) >= 3
+    for a, b in zip(from_folder, from_archive, strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_load_photos_all_too_small_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no photo of at least 5000 px"):
+        data.load_photos([PHOTOS], 5000)
+
+
+def test_batch_same_step_gives_same_crops_and_another_step_others() -> None:
+    photos = data.load_photos([PHOTOS], 64)
+    first = data.batch(photos, 3, 64, seed=1, step=10)
+    assert first.shape == (3, 3, 64, 64)
+    assert first.abs().max() <= 1
+    assert torch.equal(first, data.batch(photos, 3, 64, seed=1, step=10))
+    assert not torch.equal(first, data.batch(photos, 3, 64, seed=1, step=11))
+    assert not torch.equal(first, data.batch(photos, 3, 64, seed=2, step=10))
+
+
+def test_to_images_inverts_to_tensor() -> None:
+    images = np.arange(2 * 8 * 8 * 3, dtype=np.uint8).reshape(2, 8, 8, 3)
+    assert np.array_equal(data.to_images(data.to_tensor(images)), images)

@@ -1,0 +1,59 @@
+"""The shared loop: an interrupted run continues exactly, and its outputs are whole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from training import loop
+
+
+class Interrupted(Exception):
+    pass
+
+
+def train(out: Path, steps: int = 6, stop_at: int | None = None) -> None:
+    torch.manual_seed(7)
+    layer = nn.Linear(8, 8)
+
+    def step_loss(step: int) -> tuple[Tensor, loop.Metrics]:
+        if step == stop_at:
+            raise Interrupted
+        x = torch.randn(16, 8) * (step + 1)
+        return (layer(x) - x).square().mean(), {"value": float(step)}
+
+    schedule = loop.Schedule(steps=steps, batch=1, lr=1e-2, warmup=2, checkpoint_minutes=0, log_every=1, sample_every=3)
+    picture = np.zeros((4, 4, 3), np.uint8)
+    loop.run(nn.ModuleDict({"m": layer}), step_loss, lambda: picture, schedule, out, seed=3, device="cpu")
+
+
+def test_run_interrupted_and_resumed_equals_unbroken(tmp_path: Path) -> None:
+    train(tmp_path / "unbroken")
+    with pytest.raises(Interrupted):
+        train(tmp_path / "broken", stop_at=4)
+    assert not (tmp_path / "broken" / "weights.safetensors").exists()
+    train(tmp_path / "broken")
+    expected = load_file(tmp_path / "unbroken" / "weights.safetensors")
+    actual = load_file(tmp_path / "broken" / "weights.safetensors")
+    assert expected.keys() == actual.keys() == {"m.weight", "m.bias"}
+    for key in expected:
+        assert torch.equal(expected[key], actual[key]), key
+
+
+def test_run_writes_metrics_and_samples(tmp_path: Path) -> None:
+    train(tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(6))
+    assert {"loss", "norm", "value"} <= lines[0].keys()
+    assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == ["000003.png", "000006.png"]
+
+
+def test_load_weights_unknown_key_is_refused(tmp_path: Path) -> None:
+    loop.save_weights(tmp_path / "w.safetensors", {"other": torch.zeros(2)})
+    with pytest.raises(KeyError, match="other"):
+        loop.load_weights(nn.Linear(2, 2), tmp_path / "w.safetensors")

@@ -1,0 +1,73 @@
+"""All four stages run end to end on real photos and hand their weights to the next; the losses are what they claim."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from rdeic_export.modules.compression import SlicePrediction
+from rdeic_export.modules.config import TINY
+from rdeic_export.modules.model import RdeicModel
+from safetensors.torch import load_file
+from training import finetune_steps, losses, train_codec, train_denoiser, train_vae
+
+PHOTOS = Path(__file__).parents[1] / "data" / "photos"
+
+
+def run(main: object, monkeypatch: pytest.MonkeyPatch, *options: object) -> None:
+    common = ["--photos", PHOTOS, "--steps", 2, "--batch", 2, "--samples", 1, "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", ["train", *map(str, [*common, *options])])
+    main()  # type: ignore[operator]
+
+
+def test_stages_chain_produces_every_weight_of_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vae, denoiser, codec, final = (tmp_path / name for name in ("vae", "denoiser", "codec", "final"))
+    run(train_vae.main, monkeypatch, "--out", vae)
+    run(train_denoiser.main, monkeypatch, "--out", denoiser, "--vae", vae / "weights.safetensors")
+    base = ["--base", vae / "weights.safetensors", denoiser / "weights.safetensors"]
+    run(train_codec.main, monkeypatch, "--out", codec, *base, "--lambda-r", 0.5)
+    options = ["--init", codec / "weights.safetensors", "--lambda-r", 0.5, "--n-steps", 2]
+    run(finetune_steps.main, monkeypatch, "--out", final, *base, *options)
+    keys = set()
+    for folder in (vae, denoiser, final):
+        keys |= load_file(folder / "weights.safetensors").keys()
+    assert keys | {"context"} == set(RdeicModel(TINY).state_dict())
+    before, after = (load_file(folder / "weights.safetensors") for folder in (codec, final))
+    assert any(not torch.equal(before[k], after[k]) for k in after)
+
+
+def test_standardise_keeps_the_decoded_image() -> None:
+    torch.manual_seed(0)
+    vae = RdeicModel(TINY).vae.eval()
+    image = torch.rand(1, 3, 64, 64) * 2 - 1
+    with torch.no_grad():
+        before, _ = vae.moments(vae.features(image))
+        expected = vae.decode(before)
+        mean, std = before.mean((0, 2, 3)), before.std((0, 2, 3))
+        train_vae.standardise(vae, mean, std)
+        after, _ = vae.moments(vae.features(image))
+        torch.testing.assert_close(vae.decode(after), expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(after.mean((0, 2, 3)), torch.zeros(8), rtol=0, atol=1e-3)
+    torch.testing.assert_close(after.std((0, 2, 3)), torch.ones(8), rtol=1e-3, atol=0)
+
+
+def test_gaussian_bits_matches_the_entropy_of_a_wide_gaussian() -> None:
+    torch.manual_seed(0)
+    scale = torch.full((1, 1, 256, 256), 8.0)
+    y = torch.randn_like(scale) * scale
+    zeros = torch.zeros_like(scale)
+    prediction = SlicePrediction(scale, zeros, scale, zeros, scale, zeros, y, None, zeros)
+    bits = losses.gaussian_bits(y, [prediction]) / y.numel()
+    expected = 0.5 * torch.log2(2 * torch.pi * torch.e * torch.tensor(64.0))
+    assert float(bits) == pytest.approx(float(expected), rel=0.01)
+
+
+def test_perceptual_distance_grows_with_blur() -> None:
+    distance = losses.PerceptualDistance()
+    image = train_vae.data.batch(train_vae.data.load_photos([PHOTOS], 128), 2, 128, 0, 0)
+    blurs = [torch.nn.functional.avg_pool2d(image, k, 1, k // 2) for k in (1, 3, 7)]
+    values = [float(distance(blur, image)) for blur in blurs]
+    assert values[0] == pytest.approx(0, abs=1e-6)
+    assert values[0] < values[1] < values[2]
