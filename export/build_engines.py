@@ -3,8 +3,8 @@
     python export/build_engines.py                          # rebuild the embedded bundle
     python export/build_engines.py --recipe my/recipe.toml --photos photos/ --output engines/my
 
-The recipe (``rdeic_export/recipe.py``) names the weights. Photos calibrate the integer entropy networks; the same recipe
-and photos give the same bundle, byte for byte.
+The recipe (``rdeic_export/recipe.py``) names the weights. Photos calibrate the integer entropy networks; the
+same recipe and photos give the same bundle, byte for byte.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from rdeic_export import bundle_writer, graphs, integer, onnx_export, recipe, schedule, verify
 from rdeic_export.modules.model import RdeicModel
 from rdeic_export.recipe import RateRecipe, Recipe
@@ -130,10 +131,8 @@ def _samples(model: RdeicModel, images: list[NDArray[np.uint8]]) -> Samples:
     return [graphs.latents_of(model, pixels.pad(image, multiple)) for image in images]
 
 
-def _write_step_tables(
-    model: RdeicModel, tables: dict[str, StepTable], folder: Path, index: int
-) -> dict[str, str]:
-    """Write a file of rows per number of steps and return schedule name -> file; samplers share their timesteps' rows."""
+def _write_step_tables(model: RdeicModel, tables: dict[str, StepTable], folder: Path, index: int) -> dict[str, str]:
+    """Write a file of rows per number of steps; return schedule name -> file (samplers share their timesteps' rows)."""
     files = {name: f"steps_r{index}_{table.n_steps}.npz" for name, table in tables.items()}
     for name, table in tables.items():
         (folder / files[name]).write_bytes(_npz(graphs.step_tables(model, table)))
@@ -184,7 +183,10 @@ def _load_images(sources: Sequence[Path]) -> list[NDArray[np.uint8]]:
 def _parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument(
-        "--recipe", type=Path, default=ROOT / "training/weights/tiny/recipe.toml", help="which weights (default: tiny's)"
+        "--recipe",
+        type=Path,
+        default=ROOT / "training/weights/tiny/recipe.toml",
+        help="which weights (default: tiny's)",
     )
     p.add_argument(
         "--photos",

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+
 from rdeic_export.modules.config import TINY
 from rdeic_export.modules.model import RdeicModel
-from torch import Tensor
 
 from . import data
 from .loop import Schedule
@@ -47,7 +48,9 @@ def parser(description: str) -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--photos", type=Path, nargs="+", required=True, help="folders, tar archives or files of photos")
     p.add_argument("--out", type=Path, required=True, help="folder of this run; an interrupted run there is resumed")
-    p.add_argument("--config", type=Path, default=Path(__file__).parent / "configs" / "tiny.toml", help="stage settings")
+    p.add_argument(
+        "--config", type=Path, default=Path(__file__).parent / "configs" / "tiny.toml", help="stage settings"
+    )
     p.add_argument("--steps", type=int, help="optimiser steps, instead of the configuration's")
     p.add_argument("--batch", type=int, help="crops a step, instead of the configuration's")
     p.add_argument("--seed", type=int, default=0, help="seed of data order, noise and initial weights")
@@ -96,6 +99,8 @@ def psnr(image: Tensor, reference: Tensor) -> float:
 
 
 def _centre(photo: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    padded = np.pad(photo, [(0, max(0, side - photo.shape[0])), (0, max(0, side - photo.shape[1])), (0, 0)], "symmetric")
+    padded = np.pad(
+        photo, [(0, max(0, side - photo.shape[0])), (0, max(0, side - photo.shape[1])), (0, 0)], "symmetric"
+    )
     top, left = (padded.shape[0] - side) // 2, (padded.shape[1] - side) // 2
     return padded[top : top + side, left : left + side]

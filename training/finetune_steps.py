@@ -1,7 +1,7 @@
 """Stage II: fixed-step fine-tuning through the whole reconstruction (RDEIC section 3.3, Eq. 10).
 
-    python -m training.finetune_steps --photos photos.tar --base runs/vae/weights.safetensors runs/denoiser/weights.safetensors \\
-        --init runs/rate1/weights.safetensors --lambda-r 1 --n-steps 2 --out runs/rate1_step2
+    python -m training.finetune_steps --photos photos.tar --init runs/rate1/weights.safetensors \\
+        --base runs/vae/weights.safetensors runs/denoiser/weights.safetensors --lambda-r 1 --n-steps 2 --out runs/rate1_step2
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch.nn.functional as F
-from rdeic_export import schedule
 from torch import Tensor
+
+from rdeic_export import schedule
 
 from . import common, loop
 from .losses import PerceptualDistance

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from rdeic_export.modules.config import TINY
 from safetensors.torch import load_file
 from torch import Tensor
+
+from rdeic_export.modules.config import TINY
 
 from .loop import save_weights
 

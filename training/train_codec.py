@@ -1,7 +1,7 @@
 """Stage I: independent training of the compression module and control net at one lambda_r (RDEIC section 3.3, Eq. 9).
 
-    python -m training.train_codec --photos photos.tar --base runs/vae/weights.safetensors runs/denoiser/weights.safetensors \\
-        --lambda-r 1 --out runs/rate1
+    python -m training.train_codec --photos photos.tar --lambda-r 1 \\
+        --base runs/vae/weights.safetensors runs/denoiser/weights.safetensors --out runs/rate1
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor, nn
+
 from rdeic_export import schedule
 from rdeic_export.modules.model import RdeicModel
-from torch import Tensor, nn
 
 from . import common, data, loop, losses
 
@@ -58,7 +59,7 @@ def compress(model: RdeicModel, features: Tensor, pixels: int) -> Coded:
 
 @torch.no_grad()
 def restart_unused(model: RdeicModel, coded: Coded, usage: Tensor) -> None:
-    """Move code vectors that no recent batch chose onto hyper latents of this one; ``usage`` counts choices and is reset."""
+    """Move code vectors that no recent batch chose onto hyper latents of this one; ``usage`` counts and is reset."""
     unused = torch.nonzero(usage == 0).flatten()
     candidates = coded.l_p.permute(0, 2, 3, 1).flatten(0, 2).float()
     chosen = unused[torch.randperm(len(unused))[: len(candidates)]]

@@ -1,6 +1,6 @@
 """Base denoiser: train eps_sd on the autoencoder's latents; afterwards it stays frozen, as Stable Diffusion does.
 
-    python -m training.train_denoiser --photos photos.tar --vae runs/vae/weights.safetensors --out runs/denoiser
+python -m training.train_denoiser --photos photos.tar --vae runs/vae/weights.safetensors --out runs/denoiser
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from rdeic_export import schedule
 from torch import Tensor, nn
+
+from rdeic_export import schedule
 
 from . import common, data, loop
 

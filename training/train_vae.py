@@ -1,6 +1,6 @@
 """Stage 0: train the autoencoder (E, D) on crops, then standardise its latents.
 
-    python -m training.train_vae --photos photos.tar --out runs/vae
+python -m training.train_vae --photos photos.tar --out runs/vae
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from rdeic_export.modules.vae import Vae
 from torch import Tensor, nn
+
+from rdeic_export.modules.vae import Vae
 
 from . import common, data, loop
 from .losses import PerceptualDistance

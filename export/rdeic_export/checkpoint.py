@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from rdeic_rt.errors import ExportError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from rdeic_rt.errors import ExportError
 
 from .modules.config import ModelConfig
 from .modules.model import RdeicModel

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .fold import steps, text
+from .fold import steps, text, upsample
 from .fold.pixels import AnalysisFromPixels, PixelsFromVae
 from .fold.update import UnetStep
 from .modules import spec
@@ -50,7 +50,8 @@ class FoldedControl(nn.Module):
 
     def forward(self, z_n: Tensor, hint: Tensor, step: Tensor) -> list[Tensor]:
         """Return the residuals; ``step`` is a row of the step table, float [1, D]."""
-        return self.control(z_n, hint, step, None)
+        residuals: list[Tensor] = self.control(z_n, hint, step, None)
+        return residuals
 
 
 def rate_graphs(model: RdeicModel) -> dict[str, FoldedGraph]:
@@ -67,11 +68,13 @@ def rate_graphs(model: RdeicModel) -> dict[str, FoldedGraph]:
 
 def shared_graphs(model: RdeicModel) -> dict[str, FoldedGraph]:
     """Return the graphs that all rates use: unet_step, vae_decoder."""
-    unet = copy.deepcopy(model.unet)
+    unet, vae = copy.deepcopy(model.unet), copy.deepcopy(model.vae)
     width = _fold(unet, model.context)
+    upsample.fold(unet)
+    upsample.fold(vae)
     return {
         "unet_step": FoldedGraph(UnetStep(unet), spec.unet_step(model.config, unet, width)),
-        "vae_decoder": FoldedGraph(PixelsFromVae(model.vae), spec.vae_decoder(model.config)),
+        "vae_decoder": FoldedGraph(PixelsFromVae(vae), spec.vae_decoder(model.config)),
     }
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from rdeic_rt.errors import ExportError
 from torch import Tensor, nn
+
+from rdeic_rt.errors import ExportError
 
 from .modules.spec import Dim, GraphSpec, TensorSpec
 
@@ -78,9 +81,9 @@ def _arguments(spec: GraphSpec) -> tuple[tuple[object, ...], tuple[object, ...]]
     return tuple(arguments), tuple(shapes)
 
 
-def _dim(dim: str, dims: dict[str, object]) -> object:
+def _dim(dim: str, dims: Mapping[str, Any]) -> object:
     factor, _, name = dim.rpartition("*")
-    return int(factor) * dims[name] if factor else dims[name]  # type: ignore[operator]
+    return int(factor) * dims[name] if factor else dims[name]
 
 
 def _strip(model: onnx.ModelProto) -> None:

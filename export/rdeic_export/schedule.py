@@ -45,11 +45,11 @@ class StepTable:
 def abar(config: DiffusionConfig) -> NDArray[np.float64]:
     """Return the cumulative products of 1 - beta, float64 [timesteps] (Stable Diffusion's scaled-linear schedule)."""
     beta = np.linspace(config.linear_start**0.5, config.linear_end**0.5, config.timesteps, dtype=np.float64) ** 2
-    return np.cumprod(1.0 - beta)
+    return np.cumprod(1.0 - beta, dtype=np.float64)
 
 
 def spaced_timesteps(config: DiffusionConfig, n_steps: int) -> tuple[int, ...]:
-    """Return n_steps timesteps from N - 1 down to 0, evenly spaced (the released spaced sampler); needs n_steps >= 2."""
+    """Return n_steps timesteps from N - 1 down to 0, evenly spaced as in the released sampler; needs n_steps >= 2."""
     if n_steps < 2:
         raise ValueError(f"a spaced sampler needs at least 2 steps, not {n_steps}")
     ascending = [round(i * (config.used_timesteps - 1) / (n_steps - 1)) for i in range(n_steps)]

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
-from rdeic_rt.errors import ExportError
 from torch import nn
+
+from rdeic_rt.errors import ExportError
 
 from .modules.spec import GraphSpec
 from .onnx_export import tensors_of

@@ -2,8 +2,8 @@
 
     python tests/bench/rate_distortion.py PHOTOS [--bundle B] [--limit N]
 
-Sizes are whole files over source pixels. Where a codec cannot go as low as ours, its smallest file stands, and the table
-says how many times that happened. PHOTOS is a folder.
+Sizes are whole files over source pixels. Where a codec cannot go as low as ours, its smallest file stands, and the
+table says how many times that happened. PHOTOS is a folder.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import rdeic_rt
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from pytorch_msssim import ms_ssim
+
+import rdeic_rt
 
 QUALITIES = range(0, 96)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from rdeic_export import checkpoint
 from rdeic_export.modules.config import CompressionConfig, ControlConfig, ModelConfig, UNetConfig, VaeConfig
 from rdeic_export.modules.model import RdeicModel

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import save_file
+from torch import Tensor
+
 from rdeic_export import checkpoint
 from rdeic_export.modules.config import SD21, CompressionConfig, ControlConfig, ModelConfig, UNetConfig, VaeConfig
 from rdeic_export.modules.model import RdeicModel
 from rdeic_rt.errors import ExportError
-from safetensors.torch import save_file
-from torch import Tensor
-
 from tests.micro import make_micro
 
 KEYS = Path(__file__).parents[1] / "data" / "released" / "keys.json.gz"
@@ -64,9 +64,7 @@ def test_released_key_full_size_covers_the_released_layout() -> None:
     with torch.device("meta"):
         full = RdeicModel(SD21)
     released = json.loads(gzip.decompress(KEYS.read_bytes()))
-    ours = {
-        checkpoint.released_key(k, SD21): list(v.shape) for k, v in full.state_dict().items() if k != "context"
-    }
+    ours = {checkpoint.released_key(k, SD21): list(v.shape) for k, v in full.state_dict().items() if k != "context"}
     extra = {k for k in released.keys() - ours.keys() if not checkpoint.IGNORED.match(k)}
     assert extra == {checkpoint.SCALE_LIST}
     assert not ours.keys() - released.keys()

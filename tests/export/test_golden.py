@@ -1,15 +1,16 @@
-"""Every stage against tensors that the released code computed: the largest error is at most 1e-3 of each tensor's rms."""
+"""Every stage against tensors that the released code computed: errors are at most 1e-3 of each tensor's rms."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+
 from rdeic_export import schedule
 from rdeic_export.modules.compression import anchor_mask
 from rdeic_export.modules.config import DiffusionConfig
 from rdeic_export.modules.model import RdeicModel
-from torch import Tensor
 
 from . import reference
 

@@ -1,4 +1,4 @@
-"""Exported graphs: right at sizes the exporter never saw, the same bytes twice, and verified by something that can fail."""
+"""Exported graphs: right at sizes the exporter never saw, the same bytes twice, verified by something that can fail."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from torch import Tensor, nn
+
 from rdeic_export import graphs, onnx_export, verify
 from rdeic_export.graphs import FoldedGraph
 from rdeic_export.modules import spec
 from rdeic_rt.errors import ExportError
-from torch import Tensor, nn
-
 from tests.micro import make_micro
 
 
@@ -49,7 +49,9 @@ def test_run_other_sizes_match_pytorch(
     verify.graph(folded[name].module, folded[name].spec, exported[name])
 
 
-def test_run_twice_gives_the_same_bytes(folded: dict[str, FoldedGraph], exported: dict[str, Path], tmp_path: Path) -> None:
+def test_run_twice_gives_the_same_bytes(
+    folded: dict[str, FoldedGraph], exported: dict[str, Path], tmp_path: Path
+) -> None:
     for name in ("control", "vae_decoder"):
         onnx_export.run(folded[name].module, folded[name].spec, tmp_path / name, half_weights=False)
         assert (tmp_path / name).read_bytes() == exported[name].read_bytes()

@@ -8,40 +8,25 @@ key, so they are the same everywhere. To record them again, after ``test_golden.
 
 from __future__ import annotations
 
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from rdeic_export import schedule
-from rdeic_export.modules.model import RdeicModel
 
+from rdeic_export import schedule
 from tests.export.reference import relative_error
-from tests.micro.make_micro import MICRO
+from tests.micro import make_micro
+from tests.micro.make_micro import MICRO, seeded
 
 RECORDED = Path(__file__).parents[1] / "data" / "released" / "micro_stages.npz"
 LIMIT = 1e-3
 SAMPLES = 64  # values kept of each tensor
 
 
-def seeded(shape: tuple[int, ...], key: str) -> torch.Tensor:
-    generator = np.random.Generator(np.random.Philox(key=zlib.crc32(key.encode())))
-    return torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
-
-
-def model() -> RdeicModel:
-    network = RdeicModel(MICRO)
-    for key, value in network.state_dict().items():
-        fan_in = max(1, value[0].numel()) if value.dim() > 1 else 16
-        is_norm = "norm" in key and key.endswith("weight")
-        value.copy_(1 + 0.1 * seeded(tuple(value.shape), key) if is_norm else seeded(tuple(value.shape), key) / fan_in**0.5)
-    return network.eval().requires_grad_(False)
-
-
 @torch.no_grad()
 def stages() -> dict[str, torch.Tensor]:
-    network = model()
+    network = make_micro.model()
     image = torch.tanh(seeded((1, 3, 128, 192), "image"))
     out = {"features": network.vae.features(image)}
     out["y"], indices = network.analyse(image)

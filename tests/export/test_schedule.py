@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from rdeic_export import schedule
 from rdeic_export.modules.config import DiffusionConfig
 

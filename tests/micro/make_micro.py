@@ -1,18 +1,21 @@
 """A random-weight model of about a megabyte with every kind of layer, so that export tests need no download.
 
-    python -m tests.micro.make_micro FOLDER        # weights and a bundle, for trying things by hand
+python -m tests.micro.make_micro FOLDER        # weights and a bundle, for trying things by hand
 """
 
 from __future__ import annotations
 
 import sys
+import zlib
 from pathlib import Path
 
+import numpy as np
 import torch
+from safetensors.torch import save_file
+
 from rdeic_export.modules.config import CompressionConfig, ControlConfig, ModelConfig, UNetConfig, VaeConfig
 from rdeic_export.modules.model import RdeicModel
 from rdeic_export.recipe import RateRecipe, Recipe
-from safetensors.torch import save_file
 
 PHOTOS = Path(__file__).parents[1] / "data" / "photos"
 
@@ -35,13 +38,21 @@ MICRO = ModelConfig(
 )
 
 
+def seeded(shape: tuple[int, ...], key: str) -> torch.Tensor:
+    """Return standard normal float32 values that depend on the key only, on every machine."""
+    generator = np.random.Generator(np.random.Philox(key=zlib.crc32(key.encode())))
+    return torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
+
+
 def model(seed: int = 0) -> RdeicModel:
-    """Return the micro model with seeded random weights, in evaluation mode."""
-    torch.manual_seed(seed)
+    """Return the micro model with stable random weights that keep activations near unit variance."""
     network = RdeicModel(MICRO)
-    network.context.normal_()
-    for parameter in network.codec.quantize.parameters():
-        torch.nn.init.normal_(parameter)
+    for key, value in network.state_dict().items():
+        noise = seeded(tuple(value.shape), f"{seed}:{key}")
+        fan_in = max(1, value[0].numel()) if value.dim() > 1 else 16
+        is_norm = "norm" in key and key.endswith("weight")
+        value.copy_(1 + 0.1 * noise if is_norm else noise / fan_in**0.5)
+    network.codec.quantize.embedding.weight.data.mul_(network.codec.config.hyper_channels**0.5)
     return network.eval().requires_grad_(False)
 
 

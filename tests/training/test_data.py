@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from training import data
 
 PHOTOS = Path(__file__).parents[1] / "data" / "photos"

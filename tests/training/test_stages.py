@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+
 from rdeic_export.modules.compression import SlicePrediction
 from rdeic_export.modules.config import TINY
 from rdeic_export.modules.model import RdeicModel
-from safetensors.torch import load_file
 from training import finetune_steps, losses, train_codec, train_denoiser, train_vae
 
 PHOTOS = Path(__file__).parents[1] / "data" / "photos"

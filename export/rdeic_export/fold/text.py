@@ -30,5 +30,5 @@ def fold(network: nn.Module, context: Tensor) -> None:
     """
     for block in network.modules():
         if isinstance(block, BasicTransformerBlock):
-            block.attn2.to_k = Constant(block.attn2.to_k(context))
-            block.attn2.to_v = Constant(block.attn2.to_v(context))
+            for name in ("to_k", "to_v"):
+                setattr(block.attn2, name, Constant(getattr(block.attn2, name)(context)))

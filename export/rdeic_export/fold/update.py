@@ -14,7 +14,9 @@ class UnetStep(nn.Module):
         super().__init__()
         self.unet = unet
 
-    def forward(self, z_n: Tensor, step: Tensor, coefficients: Tensor, noise: Tensor, residuals: list[Tensor]) -> Tensor:
+    def forward(
+        self, z_n: Tensor, step: Tensor, coefficients: Tensor, noise: Tensor, residuals: list[Tensor]
+    ) -> Tensor:
         """Return z_(n-1), float [B, C, h, w].
 
         Args:
@@ -25,4 +27,5 @@ class UnetStep(nn.Module):
             residuals: the control net's outputs; zeros give eps_sd, the plain estimator.
         """
         a, b, c = coefficients[0], coefficients[1], coefficients[2]
-        return a * z_n + b * self.unet(z_n, step, None, residuals) + c * noise
+        z_prev: Tensor = a * z_n + b * self.unet(z_n, step, None, residuals) + c * noise
+        return z_prev

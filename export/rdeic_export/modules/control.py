@@ -19,7 +19,10 @@ class ControlNet(UNetEncoder):
 
     def __init__(self, config: ControlConfig, base: UNet, latent_channels: int, hint_channels: int) -> None:
         super().__init__(
-            narrowed(base.config, config), latent_channels + hint_channels, base.config.channels[0], base.config.time_dim
+            narrowed(base.config, config),
+            latent_channels + hint_channels,
+            base.config.channels[0],
+            base.config.time_dim,
         )
         own = self.stage_channels
         sources = [*own, own[-1], *reversed(own)]
@@ -46,7 +49,7 @@ class ControlNet(UNetEncoder):
 
 
 def narrowed(base: UNetConfig, config: ControlConfig) -> UNetConfig:
-    """Return the control encoder's configuration: the base's at ``width_ratio``, norms with as many groups as divide."""
+    """Return the control encoder's configuration: the base's at ``width_ratio``, with norm groups that divide."""
     channels = tuple(int(c * config.width_ratio) for c in base.channels)
     groups = min(largest_divisor(c, base.norm_groups) for c in channels)
     return replace(base, channels=channels, norm_groups=groups, head_dim=config.head_dim)

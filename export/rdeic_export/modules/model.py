@@ -44,7 +44,12 @@ class RdeicModel(nn.Module):
         return out
 
     def denoise(
-        self, z_start: Tensor, hint: Tensor, table: StepTable, noises: list[Tensor] | None = None, sharpness: float = 1.0
+        self,
+        z_start: Tensor,
+        hint: Tensor,
+        table: StepTable,
+        noises: list[Tensor] | None = None,
+        sharpness: float = 1.0,
     ) -> Tensor:
         """Return z_0, float [B, C, h, w], after the table's fixed steps (RDEIC sections 3.2 and 3.4).
 

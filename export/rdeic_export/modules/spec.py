@@ -126,7 +126,7 @@ def _latent(name: str, channels: int) -> TensorSpec:
 
 
 def _stage_levels(unet: UNet) -> list[int]:
-    """Level (0 is the finest) of the tensor each residual is added to: after input stages, middle, before output stages."""
+    """Level of the tensor each residual is added to, 0 the finest: after input stages, middle, before output stages."""
     blocks, last = unet.config.layers_per_block, len(unet.config.channels) - 1
     down = [0]
     for level in range(last + 1):

@@ -1,7 +1,7 @@
 """Stable Diffusion's UNet, assembled from diffusers' blocks so that a control net can add to every stage of it.
 
-A stage is one of Stable Diffusion's ``input_blocks``/``output_blocks`` entries: a short list of modules run in turn. The
-control net's residuals are added after each encoder stage and before each decoder stage, which the stock
+A stage is one of Stable Diffusion's ``input_blocks``/``output_blocks`` entries: a short list of modules run in turn.
+The control net's residuals are added after each encoder stage and before each decoder stage, which the stock
 ``UNet2DConditionModel`` has no place for; its blocks are the same operators and are used as they are.
 """
 
@@ -95,7 +95,9 @@ class UNet(UNetEncoder):
                     modules.append(Upsample2D(channels, use_conv=True))
                 self.output_blocks.append(Stage(modules))
         self.out = nn.Sequential(
-            nn.GroupNorm(config.norm_groups, width, eps=1e-5), nn.SiLU(), nn.Conv2d(width, latent_channels, 3, padding=1)
+            nn.GroupNorm(config.norm_groups, width, eps=1e-5),
+            nn.SiLU(),
+            nn.Conv2d(width, latent_channels, 3, padding=1),
         )
 
     @property

@@ -6,13 +6,14 @@ import copy
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
 from rdeic_export import graphs, schedule
-from rdeic_export.fold import steps, text
+from rdeic_export.fold import steps, text, upsample
 from rdeic_export.fold.pixels import AnalysisFromPixels, PixelsFromVae
 from rdeic_export.fold.update import UnetStep
 from rdeic_export.modules.model import RdeicModel
-from torch import Tensor, nn
-
 from tests.micro import make_micro
 
 TIMESTEP = 150
@@ -90,6 +91,22 @@ def test_update_fold_zero_residuals_give_plain_estimator(model: RdeicModel, z_n:
         z_n, torch.from_numpy(rows["unet_step"][:1]), torch.tensor([0.0, 1.0, 0.0]), torch.zeros_like(z_n), zeros
     )
     torch.testing.assert_close(eps, model.eps(z_n, None, 299), **TOLERANCE)
+
+
+@pytest.mark.parametrize("part", ["vae", "unet"])
+def test_upsample_fold_keeps_output_with_fewer_multiplications(model: RdeicModel, z_n: Tensor, part: str) -> None:
+    folded = copy.deepcopy(model)
+    upsample.fold(getattr(folded, part))
+
+    def run(network: RdeicModel) -> Tensor:
+        return network.vae.decode(z_n) if part == "vae" else network.eps(z_n, None, TIMESTEP)
+
+    with FlopCounterMode(display=False) as before:
+        expected = run(model)
+    with FlopCounterMode(display=False) as after:
+        actual = run(folded)
+    torch.testing.assert_close(actual, expected, **TOLERANCE)
+    assert after.get_total_flops() < before.get_total_flops()
 
 
 def test_pixels_fold_analysis_takes_bytes(model: RdeicModel) -> None:
