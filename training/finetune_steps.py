@@ -1,7 +1,8 @@
 """Stage II: fixed-step fine-tuning through the whole reconstruction (RDEIC section 3.3, Eq. 10).
 
-    python -m training.finetune_steps --photos photos.tar --init runs/rate1/weights.safetensors \\
-        --base runs/vae/weights.safetensors runs/denoiser/weights.safetensors --lambda-r 1 --n-steps 2 --out runs/rate1_step2
+    python -m training.finetune_steps --photos photos.tar --lambda-r 1 --n-steps 2 \\
+        --base runs/vae/weights.safetensors runs/denoiser/weights.safetensors \\
+        --init runs/rate1/weights.safetensors --out runs/rate1_step2
 """
 
 from __future__ import annotations
