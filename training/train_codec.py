@@ -22,6 +22,7 @@ from . import common, data, loop, losses
 
 RESTART_EVERY = 100  # steps between two restarts of unused code vectors
 RESTART_UNTIL = 0.5  # fraction of the stage after which the codebook is left alone
+INITIAL_DEVIATION = 2.0  # of y: a y that rounds to zero everywhere takes long to learn to say anything
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,15 @@ def zero_connections(model: RdeicModel) -> None:
         nn.init.zeros_(connection.bias)
 
 
+@torch.no_grad()
+def scale_latents(model: RdeicModel, image: Tensor) -> None:
+    """Scale the last layer of g_a so that y has ``INITIAL_DEVIATION`` on these images [B, 3, H, W]."""
+    last = model.codec.g_a[-1]
+    y, _ = model.analyse(image)
+    last.weight *= INITIAL_DEVIATION / y.std()
+    last.bias *= INITIAL_DEVIATION / y.std()
+
+
 def main() -> None:
     """Run the stage; the result is ``weights.safetensors`` with keys ``codec.*`` and ``control.*``."""
     p = common.parser(__doc__ or "")
@@ -92,9 +102,11 @@ def main() -> None:
     setup = common.prepare(args, "codec")
     model = setup.model
     loop.load_weights(model, *args.base)
-    zero_connections(model)
     if args.init:
         loop.load_weights(model, args.init)
+    else:
+        zero_connections(model)
+        scale_latents(model, setup.batch(0))
     trained = frozen_base(model)
     diffusion = model.config.diffusion
     abar = torch.from_numpy(schedule.abar(diffusion)).float().to(setup.device)

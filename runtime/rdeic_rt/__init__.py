@@ -1,0 +1,116 @@
+"""rdeic-rt: encodes images to very small .rdc files and decodes them with a diffusion model in a few steps.
+
+    import rdeic_rt
+
+    codec = rdeic_rt.load()
+    data = codec.encode(image)
+    image = codec.decode(data)
+
+Importing this package imports nothing heavy: each name below comes from its module when it is first used.
+"""
+
+from __future__ import annotations
+
+import logging
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .bundle import Bundle, Rate
+    from .codec import Codec, load
+    from .container import Header, Metadata, RdcFile
+    from .container import parse as read_header
+    from .errors import (
+        BackendError,
+        BackendUnavailableError,
+        BitstreamError,
+        BundleCorruptError,
+        BundleError,
+        BundleMismatchError,
+        BundleNotFoundError,
+        ChecksumError,
+        DeviceMemoryError,
+        FileFormatError,
+        ImageError,
+        LimitExceededError,
+        NotRdcError,
+        RdeicError,
+        TruncatedError,
+        UnsupportedVersionError,
+    )
+    from .limits import DEFAULT_LIMITS, Limits, Size
+    from .pixels import read_image, write_image
+
+    __version__: str
+
+__all__ = [
+    "DEFAULT_LIMITS",
+    "BackendError",
+    "BackendUnavailableError",
+    "BitstreamError",
+    "Bundle",
+    "BundleCorruptError",
+    "BundleError",
+    "BundleMismatchError",
+    "BundleNotFoundError",
+    "ChecksumError",
+    "Codec",
+    "DeviceMemoryError",
+    "FileFormatError",
+    "Header",
+    "ImageError",
+    "LimitExceededError",
+    "Limits",
+    "Metadata",
+    "NotRdcError",
+    "Rate",
+    "RdcFile",
+    "RdeicError",
+    "Size",
+    "TruncatedError",
+    "UnsupportedVersionError",
+    "__version__",
+    "load",
+    "read_header",
+    "read_image",
+    "write_image",
+]
+
+# Where each public name lives; those not listed are errors.
+_HOME = {
+    "DEFAULT_LIMITS": "limits",
+    "Bundle": "bundle",
+    "Codec": "codec",
+    "Header": "container",
+    "Limits": "limits",
+    "Metadata": "container",
+    "Rate": "bundle",
+    "RdcFile": "container",
+    "Size": "limits",
+    "load": "codec",
+    "read_header": "container",
+    "read_image": "pixels",
+    "write_image": "pixels",
+}
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())
+
+
+# Hidden from type checkers, for which any name would exist otherwise.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            from importlib.metadata import version
+
+            value: Any = version("rdeic-rt")
+        elif name in __all__:
+            module = import_module(f".{_HOME.get(name, 'errors')}", __name__)
+            value = getattr(module, "parse" if name == "read_header" else name)
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

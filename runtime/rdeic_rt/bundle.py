@@ -1,0 +1,453 @@
+"""bundle.json -> Bundle: schema, references, paths that stay inside, hashes; and where bundles are looked for.
+
+A bundle is a folder with everything one codec model needs and nothing that is executed (docs/bundle.md):
+
+    bundle.json ──▶ size ──▶ JSON ──▶ schema ──▶ references ──▶ paths ──▶ sizes, SHA-256 ──▶ Bundle
+
+Nothing is loaded here but ``bundle.json``: graphs go to a backend, tables to `schedule` and the entropy model to
+`entropy`, each on first use.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from .errors import BundleCorruptError, BundleError, BundleMismatchError, BundleNotFoundError
+from .schedule import Schedule
+
+SCHEMA = 1
+MANIFEST = "bundle.json"
+DEFAULT_NAME = "tiny"
+SEARCH_VARIABLE = "RDEIC_RT_BUNDLES"
+
+# A full-size manifest is about 20 kB; a megabyte stops a wrong or hostile file before it is parsed.
+_MAX_MANIFEST_BYTES = 1 << 20
+# One relative POSIX path: no drive, no backslash, no empty, "." or ".." part, nothing unprintable.
+_SAFE_PATH = re.compile(r"(?!\.{1,2}(?:/|\Z))[\w.@+ -]+(?:/(?!\.{1,2}(?:/|\Z))[\w.@+ -]+)*\Z", re.ASCII)
+# What each role's graph must be called with and return; control and unet_step also share residual_0, residual_1, ...
+_ROLES: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
+    "analysis": (frozenset({"image"}), frozenset({"y", "vq_indices"})),
+    "synthesis": (frozenset({"y_hat"}), frozenset({"z_c", "hint"})),
+    "control": (frozenset({"z_n", "hint", "step"}), frozenset()),
+    "unet_step": (frozenset({"z_n", "step", "coefficients", "noise"}), frozenset({"z_prev"})),
+    "vae_decoder": (frozenset({"z_0"}), frozenset({"image"})),
+}
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a graph; a dimension given as a string is dynamic."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """One ONNX graph of a bundle: where it lies and what goes in and out.
+
+    Attributes:
+        id: its name in ``bundle.json``.
+        path: the file, inside the bundle's folder.
+        precision: ``fp32``, ``fp16`` or ``int8``.
+        inputs, outputs: in the graph's order.
+    """
+
+    id: str
+    path: Path
+    precision: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def input(self, name: str) -> TensorSpec:
+        """Return the input called name; KeyError if there is none."""
+        return {spec.name: spec for spec in self.inputs}[name]
+
+
+@dataclass(frozen=True)
+class Rate:
+    """One operating point of the codec.
+
+    Attributes:
+        index: what an .rdc file stores.
+        label: for people.
+        lambda_r: weight of the rate in the training loss; smaller means larger files.
+        bpp: bits per source pixel of a typical photo.
+        schedule: name of the schedule it decodes with unless another number of steps is asked for.
+        model_id: 4 bytes, the entropy model that files of this rate need.
+        graphs: role (``analysis``, ``synthesis``, ``control``, ``unet_step``, ``vae_decoder``) -> graph id.
+        step_tables: schedule name -> .npz with the rows `schedule.load_step_rows` reads.
+        entropy: .npz of the integer networks and tables.
+    """
+
+    index: int
+    label: str
+    lambda_r: float
+    bpp: float
+    schedule: str
+    model_id: bytes
+    graphs: Mapping[str, str]
+    step_tables: Mapping[str, Path]
+    entropy: Path
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """What ``bundle.json`` says of one file: SHA-256 as hexadecimal digits, and length."""
+
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A checked ``bundle.json``; every path in it exists and lies inside ``folder``.
+
+    Attributes:
+        folder: absolute path of the bundle.
+        name, family, licence, provenance: what the model is and where its weights come from.
+        size_multiple_px: image sides are padded to a multiple of this.
+        latent_channels: C, channels of z_0.
+        latent_factor_px: pixels per latent position along one side.
+        files: relative path -> entry, for every file but ``bundle.json``.
+        graphs, schedules: by id and by name.
+        rates: by index.
+        default_rate: index of the rate that `Codec.encode` takes unless told.
+        calibration: measured facts (rate overhead of the integer networks, ...), free-form.
+    """
+
+    folder: Path
+    name: str
+    family: str
+    licence: str
+    provenance: Mapping[str, Any]
+    size_multiple_px: int
+    latent_channels: int
+    latent_factor_px: int
+    files: Mapping[str, FileEntry]
+    graphs: Mapping[str, GraphSpec]
+    schedules: Mapping[str, Schedule]
+    rates: tuple[Rate, ...]
+    default_rate: int
+    calibration: Mapping[str, Any]
+
+    def rate_of(self, model_id: bytes, rate: int) -> Rate:
+        """Return the rate an .rdc header asks for.
+
+        Args:
+            model_id: 4 bytes, from the header.
+            rate: rate index, from the header.
+
+        Raises:
+            BundleMismatchError: the file was made with another model; both are named.
+        """
+        if rate < len(self.rates) and self.rates[rate].model_id == model_id:
+            return self.rates[rate]
+        has = ", ".join(f"rate {r.index}: {r.model_id.hex()}" for r in self.rates)
+        raise BundleMismatchError(
+            f"the file needs model {model_id.hex()} at rate {rate}; bundle {self.name!r} in {self.folder} has {has}. "
+            f"Load the bundle that the file was made with (by path, or from a folder in {SEARCH_VARIABLE})."
+        )
+
+    def choose_rate(self, index: int | None) -> Rate:
+        """Return the rate with this index, or the default one for None; ValueError lists the choices."""
+        if index is None:
+            return self.rates[self.default_rate]
+        if isinstance(index, bool) or not hasattr(index, "__index__") or not 0 <= index < len(self.rates):
+            choices = ", ".join(f"{r.index} ({r.label})" for r in self.rates)
+            raise ValueError(f"rate {index!r} is not one of bundle {self.name!r}'s: {choices}")
+        return self.rates[index]
+
+    def choose_schedule(self, rate: Rate, n_steps: int | None) -> Schedule:
+        """Return the rate's schedule, or that of the same sampler with n_steps; ValueError lists the choices."""
+        default = self.schedules[rate.schedule]
+        if n_steps is None:
+            return default
+        alike = [self.schedules[name] for name in rate.step_tables]
+        by_steps = {s.n_steps: s for s in [*alike, default] if s.sampler == default.sampler}
+        if isinstance(n_steps, bool) or n_steps not in by_steps:
+            choices = " or ".join(map(str, sorted(by_steps)))
+            raise ValueError(
+                f"{n_steps!r} steps: rate {rate.index} of bundle {self.name!r} decodes in {choices} steps"
+                f" (default {default.n_steps})"
+            )
+        return by_steps[n_steps]
+
+
+def load(source: str | Path | None = None, *, verify: bool = True) -> Bundle:
+    """Return the bundle found by `find`, checked.
+
+    Args:
+        source: a folder, a bundle's name, or None for ``tiny``.
+        verify: compare the SHA-256 of every file; sizes are compared in any case.
+
+    Raises:
+        BundleNotFoundError: no such bundle; says where it looked.
+        BundleCorruptError: a file is missing, has another size or hash, or ``bundle.json`` contradicts itself.
+        BundleError: ``bundle.json`` has a schema this version does not read.
+    """
+    return read(find(source), verify=verify)
+
+
+def find(source: str | Path | None = None) -> Path:
+    """Return the folder of a bundle: an existing path as it is, a name from the first of `search_folders` that has it.
+
+    A source with a path separator, or an existing folder, is a path; anything else is a name.
+
+    Raises:
+        BundleNotFoundError: lists every place that was looked at.
+    """
+    name = DEFAULT_NAME if source is None else source
+    looked = []
+    if source is not None:
+        path = Path(name).expanduser()
+        if (path / MANIFEST).is_file():
+            return path.resolve()
+        looked.append(path)
+    if isinstance(name, str) and name not in ("", ".", "..") and not any(c in name for c in "/\\:"):
+        for folder in search_folders():
+            if (folder / name / MANIFEST).is_file():
+                return (folder / name).resolve()
+            looked.append(folder / name)
+    raise BundleNotFoundError(
+        f"no bundle {str(name)!r}: there is no {MANIFEST} in {', '.join(map(str, looked))}. "
+        f"Give a bundle's folder, or put the folder that holds it into {SEARCH_VARIABLE}."
+    )
+
+
+def search_folders() -> tuple[Path, ...]:
+    """Return the folders that hold bundles by name, first match first.
+
+    They are those listed in the environment variable ``RDEIC_RT_BUNDLES``, the user's cache folder, and the ``engines``
+    folder of the installed package or of the checkout it runs from.
+    """
+    import platformdirs
+
+    listed = [Path(p).expanduser() for p in os.environ.get(SEARCH_VARIABLE, "").split(os.pathsep) if p]
+    cache = platformdirs.user_cache_path("rdeic-rt", appauthor=False) / "bundles"
+    package = Path(__file__).resolve().parent
+    embedded = [package / "engines", package.parent.parent / "engines"]
+    return (*listed, cache, *embedded)
+
+
+def installed() -> tuple[Path, ...]:
+    """Return the folder of every bundle that `find` would return by name, in search order."""
+    found: dict[str, Path] = {}
+    for folder in search_folders():
+        if folder.is_dir():
+            for manifest in sorted(folder.glob(f"*/{MANIFEST}")):
+                found.setdefault(manifest.parent.name, manifest.parent.resolve())
+    return tuple(found.values())
+
+
+def read(folder: Path, *, verify: bool = True) -> Bundle:
+    """Return the bundle in this folder; arguments and errors as for `load`."""
+    folder = folder.resolve()
+    document = _read_manifest(folder / MANIFEST)
+    bundle = _Reader(folder, document).bundle()
+    for name, entry in bundle.files.items():
+        _check_file(folder / name, entry, verify=verify)
+    return bundle
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_MANIFEST_BYTES + 1)
+    except FileNotFoundError:
+        raise BundleNotFoundError(f"{path.parent} is not a bundle: it has no {MANIFEST}") from None
+    if len(data) > _MAX_MANIFEST_BYTES:
+        raise BundleCorruptError(f"{path}: longer than {_MAX_MANIFEST_BYTES} bytes; this is not a bundle's manifest")
+    try:
+        document = json.loads(data, parse_constant=_refuse_constant, object_pairs_hook=_object_without_repeats)
+    except (ValueError, RecursionError) as error:
+        raise BundleCorruptError(f"{path}: not valid JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise BundleCorruptError(f"{path}: holds {type(document).__name__}, not an object")
+    if (schema := document.get("schema")) != SCHEMA and isinstance(schema, int):
+        raise BundleError(
+            f"{path}: schema {schema}; this version of rdeic-rt reads schema {SCHEMA}. "
+            "Upgrade rdeic-rt, or export the bundle again."
+        )
+    import fastjsonschema
+
+    try:
+        _schema_check()(document)
+    except fastjsonschema.JsonSchemaValueException as error:
+        raise BundleCorruptError(f"{path}: {error.message.replace('data', MANIFEST, 1)}") from None
+    return document
+
+
+def _refuse_constant(text: str) -> float:
+    raise ValueError(f"{text} is not a JSON number")
+
+
+def _object_without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError(f"a repeated key among {', '.join(repr(key) for key, _ in pairs)}")
+    return result
+
+
+@lru_cache(maxsize=1)
+def _schema_check() -> Callable[[object], object]:
+    import fastjsonschema
+
+    text = resources.files(__package__).joinpath("bundle.schema.json").read_text(encoding="utf-8")
+    check: Callable[[object], object] = fastjsonschema.compile(json.loads(text), use_default=False)
+    return check
+
+
+class _Reader:
+    """Turns a document that the schema accepted into a `Bundle`, checking what a schema cannot say."""
+
+    def __init__(self, folder: Path, document: Mapping[str, Any]) -> None:
+        self._folder = folder
+        self._document = document
+        self._where = folder / MANIFEST
+
+    def bundle(self) -> Bundle:
+        doc = self._document
+        files = {name: FileEntry(entry["sha256"], entry["bytes"]) for name, entry in doc["files"].items()}
+        for name in files:
+            self._check_path(name)
+        graphs = {name: self._graph(name, entry) for name, entry in doc["graphs"].items()}
+        schedules = {name: self._schedule(name, entry) for name, entry in doc["schedules"].items()}
+        rates = tuple(self._rate(entry, graphs, schedules) for entry in doc["rates"])
+        if [rate.index for rate in rates] != list(range(len(rates))):
+            raise self._error(f"rates have the indices {[rate.index for rate in rates]}, not 0, 1, 2, ...")
+        if doc["default_rate"] >= len(rates):
+            raise self._error(f"default_rate is {doc['default_rate']}, but there are {len(rates)} rates")
+        if doc["size_multiple_px"] % doc["latent"]["factor_px"]:
+            raise self._error("size_multiple_px is not a multiple of latent.factor_px")
+        return Bundle(
+            folder=self._folder,
+            name=doc["name"],
+            family=doc["family"],
+            licence=doc["licence"],
+            provenance=MappingProxyType(doc["provenance"]),
+            size_multiple_px=doc["size_multiple_px"],
+            latent_channels=doc["latent"]["channels"],
+            latent_factor_px=doc["latent"]["factor_px"],
+            files=MappingProxyType(files),
+            graphs=MappingProxyType(graphs),
+            schedules=MappingProxyType(schedules),
+            rates=rates,
+            default_rate=doc["default_rate"],
+            calibration=MappingProxyType(doc["calibration"]),
+        )
+
+    def _graph(self, name: str, entry: Mapping[str, Any]) -> GraphSpec:
+        inputs, outputs = (
+            tuple(TensorSpec(t["name"], t["dtype"], tuple(t["shape"])) for t in entry[side])
+            for side in ("inputs", "outputs")
+        )
+        path = self._listed(entry["file"], f"graph {name!r}")
+        return GraphSpec(name, path, entry["precision"], inputs, outputs)
+
+    def _schedule(self, name: str, entry: Mapping[str, Any]) -> Schedule:
+        try:
+            return Schedule(
+                name=name,
+                sampler=entry["sampler"],
+                timesteps=tuple(entry["timesteps"]),
+                abar_start=float(entry["abar_start"]),
+                a=tuple(map(float, entry["a"])),
+                b=tuple(map(float, entry["b"])),
+                c=tuple(map(float, entry["c"])),
+            )
+        except ValueError as error:
+            raise self._error(f"schedule {name!r}: {error}") from None
+
+    def _rate(
+        self, entry: Mapping[str, Any], graphs: Mapping[str, GraphSpec], schedules: Mapping[str, Schedule]
+    ) -> Rate:
+        where = f"rate {entry['index']}"
+        by_role = {role: self._known(name, graphs, f"{where}: {role} graph") for role, name in entry["graphs"].items()}
+        self._check_roles(where, by_role)
+        for name in (entry["schedule"], *entry["step_tables"]):
+            self._known(name, schedules, f"{where}: schedule")
+        if entry["schedule"] not in entry["step_tables"]:
+            raise self._error(f"{where}: no step table for its schedule {entry['schedule']!r}")
+        return Rate(
+            index=entry["index"],
+            label=entry["label"],
+            lambda_r=float(entry["lambda_r"]),
+            bpp=float(entry["bpp"]),
+            schedule=entry["schedule"],
+            model_id=bytes.fromhex(entry["model_id"]),
+            graphs=MappingProxyType(dict(entry["graphs"])),
+            step_tables=MappingProxyType(
+                {name: self._listed(file, f"{where}: step table") for name, file in entry["step_tables"].items()}
+            ),
+            entropy=self._listed(entry["entropy"], f"{where}: entropy model"),
+        )
+
+    def _check_roles(self, where: str, by_role: Mapping[str, GraphSpec]) -> None:
+        names = {role: (_names(graph.inputs), _names(graph.outputs)) for role, graph in by_role.items()}
+        residuals = {name for name in names["control"][1] if name.startswith("residual_")}
+        for role, (inputs, outputs) in _ROLES.items():
+            inputs = inputs | (residuals if role == "unet_step" else set())
+            outputs = outputs | (residuals if role == "control" else set())
+            if names[role][0] != inputs or names[role][1] != outputs:
+                raise self._error(
+                    f"{where}: graph {by_role[role].id!r} maps {sorted(names[role][0])} to {sorted(names[role][1])}; "
+                    f"as {role} it must map {sorted(inputs)} to {sorted(outputs)}"
+                )
+
+    def _known(self, name: str, table: Mapping[str, Any], where: str) -> Any:
+        if name not in table:
+            raise self._error(f"{where} {name!r} is not defined; there are: {', '.join(table)}")
+        return table[name]
+
+    def _listed(self, name: str, where: str) -> Path:
+        if name not in self._document["files"]:
+            raise self._error(f"{where}: {name!r} is not among the bundle's files")
+        return self._folder / name
+
+    def _check_path(self, name: str) -> None:
+        if not _SAFE_PATH.match(name) or name == MANIFEST:
+            raise self._error(f"{name!r} is not a relative path of a file inside the bundle")
+        if not (self._folder / name).resolve().is_relative_to(self._folder):
+            raise self._error(f"{name!r} is a link that leaves the bundle's folder")
+
+    def _error(self, text: str) -> BundleCorruptError:
+        return BundleCorruptError(f"{self._where}: {text}")
+
+
+def _names(specs: Sequence[TensorSpec]) -> set[str]:
+    return {spec.name for spec in specs}
+
+
+def _check_file(path: Path, entry: FileEntry, *, verify: bool) -> None:
+    fetch_again = "Get the bundle again, or export it again."
+    if not path.is_file():
+        raise BundleCorruptError(f"{path}: listed in {MANIFEST}, but there is no such file. {fetch_again}")
+    if (size_bytes := path.stat().st_size) != entry.size_bytes:
+        raise BundleCorruptError(f"{path}: has {size_bytes} bytes, should have {entry.size_bytes}. {fetch_again}")
+    if verify:
+        digest = hashlib.sha256()
+        for block in _blocks(path):
+            digest.update(block)
+        if digest.hexdigest() != entry.sha256:
+            raise BundleCorruptError(
+                f"{path}: SHA-256 is {digest.hexdigest()}, should be {entry.sha256}: its content has changed. "
+                f"{fetch_again}"
+            )
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            yield block

@@ -1,0 +1,108 @@
+"""`rdeic-rt decode`: .rdc files to pictures."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import TYPE_CHECKING
+
+from ..files import STREAM
+from . import options, outputs
+from .batch import run_batch
+from .console import Console
+
+if TYPE_CHECKING:
+    from ..codec import Codec
+    from ..limits import Limits
+
+SUFFIX = ".png"
+
+
+def add_parser(commands: options.Commands[argparse.ArgumentParser]) -> argparse.ArgumentParser:
+    """Add the verb and its options."""
+    parser = options.add_verb(
+        commands,
+        "decode",
+        arguments="IN...",
+        summary="turn .rdc files back into pictures",
+        description="""\
+Turn .rdc files back into pictures.
+
+Decoding is reproducible: the noise that the decoder starts from follows from the
+file, unless --seed says otherwise.""",
+        epilog="""\
+examples:
+  rdeic-rt decode photo.rdc                  makes photo.png
+  rdeic-rt decode photo.rdc -o photo.jpg     the suffix chooses the format
+  rdeic-rt decode *.rdc -o out/              makes out/NAME.png of each
+  rdeic-rt decode - < photo.rdc > photo.png  reads a stream, writes PNG to one""",
+    )
+    options.add_inputs(parser, "IN", ".rdc files, or '-' for standard input")
+    options.add_output(parser, f"NAME{SUFFIX} beside each input. The suffix chooses the format; standard output is PNG")
+    model = options.add_model(parser)
+    model.add_argument(
+        "--sharpness",
+        metavar="S",
+        type=options.sharpness,
+        default=1.0,
+        help="0 to 10: below 1 smoother, above 1 crisper than the model was trained for; anything but 1 takes up to "
+        "twice the time. Default: 1",
+    )
+    model.add_argument(
+        "--steps",
+        metavar="L",
+        type=options.whole_number(1, 1000),
+        help="denoising steps, one of the numbers the bundle has for the file's rate. Default: the rate's own",
+    )
+    model.add_argument(
+        "--seed",
+        metavar="N",
+        type=options.whole_number(0, 2**64 - 1),
+        help="of the noise, 0 to 2^64 - 1. Default: the file's checksum",
+    )
+    options.add_device(parser)
+    options.add_limits(parser)
+    options.add_messages(parser)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Decode every input; return the exit code."""
+    jobs = outputs.plan(args.inputs, args.output, SUFFIX)
+    for job in jobs:
+        _check_format(job)
+    limits = options.limits_from(args)
+    codec = options.codec_from(args, limits)
+    outputs.make_folder(jobs, args.output)
+    return run_batch(jobs, lambda job: decode_one(job, codec, args, limits), console)
+
+
+def decode_one(job: outputs.Job, codec: Codec, args: argparse.Namespace, limits: Limits) -> str:
+    """Decode one input and return the line that says how it went."""
+    from .. import container, files, pixels
+
+    began = time.perf_counter()
+    if args.no_overwrite:
+        outputs.refuse_existing(job)
+    data = files.read_bytes(job.source, limits.max_file_bytes)
+    metadata = container.Metadata() if args.strip else container.parse(data, limits).metadata
+    latents = codec.read_latents(data)
+    try:
+        codec.bundle.choose_schedule(latents.rate, args.steps)
+    except ValueError as error:
+        raise outputs.UsageError(str(error)) from None
+    image = codec.reconstruct(latents, sharpness=args.sharpness, seed=args.seed, steps=args.steps)
+    pixels.write_image(job.target, image, metadata, overwrite=not args.no_overwrite)
+    height, width = image.shape[:2]
+    return f"{job.source} -> {job.target}: {width}x{height}, {time.perf_counter() - began:.2f} s"
+
+
+def _check_format(job: outputs.Job) -> None:
+    from .. import pixels
+
+    if job.target != STREAM:
+        try:
+            pixels.format_from_suffix(job.target)
+        except ValueError as error:
+            raise outputs.UsageError(str(error)) from None

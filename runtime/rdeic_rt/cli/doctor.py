@@ -1,0 +1,143 @@
+"""`rdeic-rt doctor`: what is installed, what can run here and why the rest cannot, and whether the codec works."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import time
+from typing import Any
+
+from ..errors import BackendError, BundleError, RdeicError
+from . import options
+from .batch import describe, exit_code
+from .console import Console
+from .info import write_facts
+
+_PACKAGES = (
+    "rdeic-rt",
+    "numpy",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "constriction",
+    "Pillow",
+    "google-crc32c",
+    "tensorrt-rtx",
+    "cuda-python",
+)
+
+
+def add_parser(commands: options.Commands[argparse.ArgumentParser]) -> argparse.ArgumentParser:
+    """Add the verb and its options."""
+    parser = options.add_verb(
+        commands,
+        "doctor",
+        arguments="",
+        summary="show what can run here, and test it",
+        description="""\
+Show the versions of what is installed, which backends can run here and why the
+others cannot, and which bundles are found; then encode and decode a small picture.
+The exit code is 0 only when that works.""",
+        epilog="",
+    )
+    group = parser.add_argument_group("output")
+    group.add_argument("--json", action="store_true", help="one JSON object, for machines. Default: text")
+    options.add_model(parser)
+    options.add_device(parser)
+    options.add_messages(parser)
+    parser.set_defaults(run=run, max_pixels=None)
+    return parser
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Write the findings to standard output; return the exit code of what is wrong, the highest first."""
+    self_test, status = _self_test(args)
+    facts = {
+        "system": _system(),
+        "versions": _versions(),
+        "backends": _backends(),
+        "bundles": _bundles(),
+        "self_test": self_test,
+    }
+    write_facts(facts, as_json=args.json)
+    return status
+
+
+def _system() -> dict[str, Any]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu_name(),
+        "cores": cores,
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass  # not Linux
+    return platform.processor() or platform.machine()
+
+
+def _versions() -> dict[str, str | None]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found: dict[str, str | None] = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def _backends() -> dict[str, str]:
+    from ..backends import select
+
+    return {
+        name: "can run" if why is None else f"cannot run: {why.removeprefix(name + ': ')}"
+        for name, why in select.availability().items()
+    }
+
+
+def _bundles() -> dict[str, Any]:
+    from .. import bundle as bundles
+
+    found = {}
+    for folder in bundles.installed():
+        try:
+            bundle = bundles.read(folder, verify=False)
+            found[str(folder)] = f"{bundle.name}, with rates {', '.join(str(rate.index) for rate in bundle.rates)}"
+        except BundleError as error:
+            found[str(folder)] = f"cannot be used: {describe(error)}"
+    return {"searched": [str(folder) for folder in bundles.search_folders()], "found": found}
+
+
+def _self_test(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
+    """Send a small drawn picture through the codec; return the facts and the exit code."""
+    import numpy as np
+
+    image = np.zeros((64, 96, 3), np.uint8)
+    image[..., 0] = np.linspace(0, 255, 96)
+    image[..., 1] = 128
+    began = time.perf_counter()
+    try:
+        codec = options.codec_from(args, options.limits_from(args))
+        data = codec.encode(image)
+        decoded = codec.decode(data)
+    except (RdeicError, OSError) as error:
+        return {"result": f"failed: {describe(error)}"}, exit_code(error)
+    if decoded.shape != image.shape:
+        return {"result": f"failed: {image.shape} came back as {decoded.shape}"}, BackendError.exit_code
+    return {
+        "result": "passed",
+        "bundle": str(codec.bundle.folder),
+        "backend": codec.backend,
+        "bytes": len(data),
+        "seconds": round(time.perf_counter() - began, 3),
+    }, 0

@@ -1,0 +1,80 @@
+"""`rdeic-rt encode`: pictures to .rdc files."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import TYPE_CHECKING
+
+from . import options, outputs
+from .batch import run_batch
+from .console import Console
+
+if TYPE_CHECKING:
+    from ..codec import Codec
+    from ..limits import Limits
+
+SUFFIX = ".rdc"
+
+
+def add_parser(commands: options.Commands[argparse.ArgumentParser]) -> argparse.ArgumentParser:
+    """Add the verb and its options."""
+    parser = options.add_verb(
+        commands,
+        "encode",
+        arguments="IN...",
+        summary="compress pictures to .rdc files",
+        description="""\
+Compress pictures (JPEG, PNG, WebP, TIFF and what else Pillow reads) to .rdc files.
+
+The EXIF orientation is applied. Grey, transparent, 16-bit and CMYK pictures become
+8-bit RGB, with a warning. The same picture, bundle and options give the same bytes.""",
+        epilog="""\
+examples:
+  rdeic-rt encode photo.jpg                  makes photo.rdc
+  rdeic-rt encode *.jpg -o small/ --rate 0   makes small/NAME.rdc of each
+  rdeic-rt encode - < photo.jpg > photo.rdc  reads and writes streams""",
+    )
+    options.add_inputs(parser, "IN", "pictures, or '-' for standard input")
+    options.add_output(parser, f"NAME{SUFFIX} beside each input")
+    options.add_model(parser).add_argument(
+        "--rate",
+        metavar="R",
+        type=options.whole_number(0, 255),
+        help="which of the bundle's rates, 0 being the first that 'rdeic-rt info BUNDLE' lists. Default: the bundle's",
+    )
+    options.add_device(parser)
+    options.add_limits(parser)
+    options.add_messages(parser)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Encode every input; return the exit code."""
+    jobs = outputs.plan(args.inputs, args.output, SUFFIX)
+    limits = options.limits_from(args)
+    codec = options.codec_from(args, limits)
+    try:
+        codec.bundle.choose_rate(args.rate)
+    except ValueError as error:
+        raise outputs.UsageError(str(error)) from None
+    outputs.make_folder(jobs, args.output)
+    return run_batch(jobs, lambda job: encode_one(job, codec, args, limits), console)
+
+
+def encode_one(job: outputs.Job, codec: Codec, args: argparse.Namespace, limits: Limits) -> str:
+    """Encode one input and return the line that says how it went."""
+    from .. import files, pixels
+
+    began = time.perf_counter()
+    if args.no_overwrite:
+        outputs.refuse_existing(job)
+    image, metadata = pixels.read_image(job.source, limits)
+    data = codec.encode(image, args.rate, metadata=None if args.strip else metadata)
+    files.atomic_write(job.target, data, overwrite=not args.no_overwrite)
+    height, width = image.shape[:2]
+    return (
+        f"{job.source} -> {job.target}: {width}x{height}, {len(data)} bytes, "
+        f"{8 * len(data) / (height * width):.4f} bpp, {time.perf_counter() - began:.2f} s"
+    )

@@ -1,0 +1,149 @@
+"""`rdeic-rt info`: what a file or bundle is, from its header or manifest alone; no weights, no ONNX Runtime."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from ..errors import RdeicError
+from . import options
+from .batch import describe, exit_code
+from .console import Console
+
+_MANIFEST = "bundle.json"
+
+
+def add_parser(commands: options.Commands[argparse.ArgumentParser]) -> argparse.ArgumentParser:
+    """Add the verb and its options."""
+    parser = options.add_verb(
+        commands,
+        "info",
+        arguments="FILE|BUNDLE...",
+        summary="show what an .rdc file or a bundle holds",
+        description="""\
+Show what an .rdc file holds (size, rate, model, sections), or a bundle (rates,
+graphs, where its weights come from). Reads headers only: no weights are loaded.
+A file's checksum is verified, the hashes of a bundle's files are not.""",
+        epilog="""\
+examples:
+  rdeic-rt info photo.rdc
+  rdeic-rt info engines/tiny
+  rdeic-rt info --json *.rdc | jq .bpp       one JSON object a line""",
+    )
+    options.add_inputs(parser, "FILE|BUNDLE", "an .rdc file, '-' for one on standard input, or the folder of a bundle")
+    group = parser.add_argument_group("output")
+    group.add_argument("--json", action="store_true", help="one JSON object a line, for machines. Default: text")
+    options.add_limits(parser)
+    options.add_messages(parser)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Describe every input on standard output; return the exit code."""
+    worst = 0
+    for source in args.inputs:
+        try:
+            facts = _bundle_facts(source) if _is_bundle(source) else _file_facts(source, args)
+        except BrokenPipeError:
+            raise
+        except (RdeicError, OSError) as error:
+            console.error(describe(error, source), error)
+            worst = max(worst, exit_code(error))
+            continue
+        write_facts(facts, as_json=args.json)
+    return worst
+
+
+def write_facts(facts: dict[str, Any], *, as_json: bool) -> None:
+    """Write facts to standard output: as a line of JSON, or as `name: value` lines, nested ones indented."""
+    text = json.dumps(facts) if as_json else "\n".join(_lines(facts, ""))
+    sys.stdout.write(text.encode("utf-8", "backslashreplace").decode("utf-8") + "\n")
+
+
+def _file_facts(source: str, args: argparse.Namespace) -> dict[str, Any]:
+    from .. import container, files
+
+    limits = options.limits_from(args)
+    data = files.read_bytes(source, limits.max_file_bytes)
+    file = container.parse(data, limits)
+    header = file.header
+    return {
+        "file": source,
+        "format": f"rdc version {container.VERSION}",
+        "width": header.size.width,
+        "height": header.size.height,
+        "bytes": len(data),
+        "bpp": round(8 * len(data) / (header.size.width * header.size.height), 6),
+        "rate": header.rate,
+        "model_id": header.model_id.hex(),
+        "z_bytes": len(file.z),
+        "z_coding": "plain" if header.z_is_plain else "range",
+        "y_bytes": len(file.y),
+        "icc_bytes": len(file.metadata.icc or b""),
+        "exif_bytes": len(file.metadata.exif or b""),
+        "crc32c": f"{file.crc:08x}",
+    }
+
+
+def _is_bundle(source: str) -> bool:
+    return os.path.isdir(source) or os.path.basename(source) == _MANIFEST
+
+
+def _bundle_facts(source: str) -> dict[str, Any]:
+    from .. import bundle as bundles
+
+    path = Path(source)
+    bundle = bundles.read(path if path.is_dir() else path.parent, verify=False)
+    return {
+        "bundle": bundle.name,
+        "folder": str(bundle.folder),
+        "family": bundle.family,
+        "schema": bundles.SCHEMA,
+        "licence": bundle.licence,
+        "bytes": sum(entry.size_bytes for entry in bundle.files.values()),
+        "rates": [
+            {
+                "index": rate.index,
+                "label": rate.label,
+                "default": rate.index == bundle.default_rate,
+                "bpp": rate.bpp,
+                "steps": bundle.schedules[rate.schedule].n_steps,
+                "model_id": rate.model_id.hex(),
+            }
+            for rate in bundle.rates
+        ],
+        "graphs": [
+            {"id": graph.id, "precision": graph.precision, "bytes": graph.path.stat().st_size}
+            for graph in bundle.graphs.values()
+        ],
+        "provenance": dict(bundle.provenance),
+        "calibration": dict(bundle.calibration),
+    }
+
+
+def _lines(value: Any, indent: str) -> list[str]:
+    lines: list[str] = []
+    for name, item in value.items():
+        if isinstance(item, dict):
+            lines += [f"{indent}{name}:", *_lines(item, indent + "  ")]
+        elif isinstance(item, list) and item and isinstance(item[0], dict):
+            lines.append(f"{indent}{name}:")
+            lines += [
+                indent + "  " + ", ".join(f"{key} {_scalar(field)}" for key, field in row.items()) for row in item
+            ]
+        else:
+            lines.append(f"{indent}{name}: {_scalar(item)}")
+    return lines
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(_scalar, value))
+    return "-" if value is None else str(value)

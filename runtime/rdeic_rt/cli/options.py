@@ -1,0 +1,170 @@
+"""The groups of options that verbs share, so that a flag means the same everywhere."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..codec import Codec
+    from ..limits import Limits
+
+Commands = argparse._SubParsersAction  # what a verb adds itself to; argparse has no public name for it
+
+# As in backends.select, which is not imported here so that --help stays quick.
+BACKENDS = ("auto", "tensorrt", "cuda", "openvino", "cpu")
+PRECISIONS = ("auto", "fp32", "fp16", "int8")
+
+
+def add_verb(
+    commands: Commands[argparse.ArgumentParser],
+    name: str,
+    *,
+    arguments: str,
+    summary: str,
+    description: str,
+    epilog: str,
+) -> argparse.ArgumentParser:
+    """Return the parser of a new verb; description and epilog are printed as they are."""
+    return commands.add_parser(
+        name,
+        help=summary,
+        usage=f"rdeic-rt {name} [options] {arguments}".rstrip(),
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def add_inputs(parser: argparse.ArgumentParser, metavar: str, help_text: str) -> None:
+    """Add the positional inputs; `main` sees to it that there is at least one."""
+    group = parser.add_argument_group("input")
+    group.add_argument("inputs", metavar=metavar, nargs="*", help=help_text)
+
+
+def add_output(parser: argparse.ArgumentParser, default_names: str) -> None:
+    """Add where results go and what of the picture's metadata goes with them."""
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "-o",
+        "--output",
+        metavar="OUT",
+        help="a file; a folder (an existing one, a name that ends in '/', or any name for several inputs); or '-' for "
+        f"standard output. Default: {default_names}",
+    )
+    group.add_argument(
+        "--no-overwrite",
+        action="store_true",
+        help="refuse to replace a file. Default: replace it, in one step, once the new one is complete",
+    )
+    group.add_argument("--strip", action="store_true", help="leave out ICC profile and EXIF data. Default: keep them")
+
+
+def add_model(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add which model to use; return the group, for what only one verb has."""
+    group = parser.add_argument_group("model")
+    group.add_argument("--bundle", metavar="B", help="folder or name of a bundle. Default: 'tiny', the embedded one")
+    group.add_argument(
+        "--no-verify",
+        dest="verify",
+        action="store_false",
+        help="do not check the hashes of the bundle's files: loads faster, and trusts the disk",
+    )
+    return group
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add where and how the networks run."""
+    group = parser.add_argument_group("device")
+    group.add_argument(
+        "--backend",
+        metavar="NAME",
+        choices=BACKENDS,
+        default="auto",
+        help=f"what runs the networks: {', '.join(BACKENDS)}; 'rdeic-rt doctor' says which can. Default: auto",
+    )
+    group.add_argument(
+        "--precision",
+        metavar="P",
+        choices=PRECISIONS,
+        default="auto",
+        help=f"of the networks: {', '.join(PRECISIONS)}. Default: auto, what the bundle has",
+    )
+    group.add_argument(
+        "--threads", metavar="N", type=whole_number(1, 1024), help="CPU threads. Default: one for each core"
+    )
+
+
+def add_limits(parser: argparse.ArgumentParser) -> None:
+    """Add the ceilings on untrusted input."""
+    group = parser.add_argument_group("limits")
+    group.add_argument(
+        "--max-pixels",
+        metavar="N",
+        type=whole_number(1, 2**40),
+        help="refuse pictures with more than N pixels (width times height). Default: see docs/format.md",
+    )
+
+
+def add_messages(parser: argparse.ArgumentParser) -> None:
+    """Add what is said on standard error."""
+    group = parser.add_argument_group("messages, on standard error")
+    group.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
+    group.add_argument("-v", "--verbose", action="count", default=0, help="say more; twice: everything")
+    group.add_argument("--debug", action="store_true", help="show the traceback of every error")
+
+
+def limits_from(args: argparse.Namespace) -> Limits:
+    """Return the default limits with what the command line changes."""
+    from dataclasses import replace
+
+    from ..limits import DEFAULT_LIMITS
+
+    return DEFAULT_LIMITS if args.max_pixels is None else replace(DEFAULT_LIMITS, max_pixels=args.max_pixels)
+
+
+def codec_from(args: argparse.Namespace, limits: Limits) -> Codec:
+    """Return the codec that the model and device options describe.
+
+    Raises:
+        BundleError: there is no such bundle, or it is damaged.
+        BackendError: the backend cannot run here.
+    """
+    from ..codec import load
+
+    return load(
+        args.bundle,
+        backend=args.backend,
+        precision=args.precision,
+        threads=args.threads,
+        verify=args.verify,
+        limits=limits,
+    )
+
+
+def whole_number(lowest: int, highest: int) -> Callable[[str], int]:
+    """Return an argparse type for integers from `lowest` to `highest`, decimal or with a 0x prefix."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text, 0)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+        if not lowest <= value <= highest:
+            raise argparse.ArgumentTypeError(f"{value} is not between {lowest} and {highest}")
+        return value
+
+    return parse
+
+
+def sharpness(text: str) -> float:
+    """Return the value of `--sharpness`: a number from 0 to 10 (the useful ones lie below 2)."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not 0.0 <= value <= 10.0:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 10")
+    return value

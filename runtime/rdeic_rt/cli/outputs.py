@@ -1,0 +1,109 @@
+"""Which input goes to which output, decided, and refused where it cannot work, before any work starts.
+
+encode photo.jpg                  photo.rdc, beside the input
+encode photo.jpg -o out.rdc       out.rdc
+encode a.jpg b.png -o folder      folder/a.rdc, folder/b.rdc; the folder is made when it is missing
+encode photo.jpg -o folder/       folder/photo.rdc
+encode -                          standard input to standard output
+encode photo.jpg -o -             to standard output
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from ..files import STREAM
+
+
+class UsageError(Exception):
+    """The command line asks for something that cannot be done; said with the usage line, exit code 2."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One input and the output it becomes; either may be `-`."""
+
+    source: str
+    target: str
+
+
+def plan(inputs: Sequence[str], output: str | None, suffix: str) -> list[Job]:
+    """Return one job for each input, in order.
+
+    Args:
+        inputs: paths, or `-` alone.
+        output: the value of `-o`: a file, a folder, `-`, or None for the default names.
+        suffix: of default names, with its dot.
+    Raises:
+        UsageError: two inputs would share an output, an output is one of the inputs, a stream is mixed with files, or a
+            stream that is to carry bytes is a terminal.
+    """
+    if STREAM in inputs and len(inputs) > 1:
+        raise UsageError("'-' (standard input) must be the only input")
+    if output == STREAM and len(inputs) > 1:
+        raise UsageError(f"{len(inputs)} inputs cannot share standard output; give a folder with -o")
+    if output is not None and output != STREAM and _is_folder(output, len(inputs)):
+        jobs = [Job(source, str(Path(output) / _default_name(source, suffix))) for source in inputs]
+    elif output is not None:
+        jobs = [Job(inputs[0], output)]
+    else:
+        jobs = [Job(source, _beside(source, suffix)) for source in inputs]
+    _refuse_clashes(jobs)
+    if jobs[0].source == STREAM and _is_terminal(sys.stdin):
+        raise UsageError("standard input is a terminal; redirect a file into it")
+    if jobs[0].target == STREAM and _is_terminal(sys.stdout):
+        raise UsageError("refusing to write binary data to a terminal; redirect it, or give -o FILE")
+    return jobs
+
+
+def make_folder(jobs: Sequence[Job], output: str | None) -> None:
+    """Make the folder that `-o` names, where it names one and it is missing (OSError when it cannot be made)."""
+    if output is not None and output != STREAM and _is_folder(output, len(jobs)):
+        os.makedirs(output, exist_ok=True)
+
+
+def refuse_existing(job: Job) -> None:
+    """Raise FileExistsError where the job's output exists: for `--no-overwrite`, before the work is done in vain."""
+    if os.path.isfile(job.target):
+        raise FileExistsError(errno.EEXIST, "exists, and --no-overwrite was given", job.target)
+
+
+def _is_folder(output: str, n_inputs: int) -> bool:
+    if n_inputs > 1 and os.path.exists(output) and not os.path.isdir(output):
+        raise UsageError(f"-o {output} is a file, but there are {n_inputs} inputs; give a folder")
+    separators = (os.sep, os.altsep) if os.altsep else (os.sep,)
+    return n_inputs > 1 or output.endswith(separators) or os.path.isdir(output)
+
+
+def _default_name(source: str, suffix: str) -> str:
+    if source == STREAM:
+        raise UsageError("standard input has no name to use in a folder; give a file with -o")
+    return Path(source).stem + suffix
+
+
+def _beside(source: str, suffix: str) -> str:
+    return STREAM if source == STREAM else str(Path(source).parent / _default_name(source, suffix))
+
+
+def _refuse_clashes(jobs: Sequence[Job]) -> None:
+    sources = {os.path.realpath(job.source): job.source for job in jobs if job.source != STREAM}
+    made_by: dict[str, str] = {}
+    for job in jobs:
+        if job.target == STREAM:
+            continue
+        target = os.path.realpath(job.target)
+        if target in sources:
+            raise UsageError(f"{job.target} is an input and would be overwritten; give another name with -o")
+        if target in made_by:
+            raise UsageError(f"{made_by[target]} and {job.source} would both become {job.target}; encode them apart")
+        made_by[target] = job.source
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and stream.isatty()

@@ -1,0 +1,314 @@
+"""MAIN PATH: `Codec.encode` and `Codec.decode`, one call per stage.
+
+    encode   image ─ as_rgb ─ pad ─ analysis ─ entropy.encode_latents ─ container.pack ─▶ .rdc bytes
+    decode   .rdc bytes ─ container.parse ─ entropy.decode_latents ─ y_hat
+             y_hat ─ synthesis ─ noise.start ─ denoise ─ vae ─ crop ─▶ image
+
+Everything up to y_hat is exact on every machine; what follows agrees between backends to a tolerance.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import operator
+import platform
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import analysis, container, denoise, entropy, noise, pipeline, pixels, synthesis, timing, vae
+from . import bundle as bundles
+from .backends import select
+from .backends.base import Graph
+from .bundle import Bundle, Rate
+from .container import Header, Metadata
+from .errors import BundleCorruptError, RdeicError
+from .limits import DEFAULT_LIMITS, Limits, Size
+from .schedule import Schedule, StepRows, load_arrays, load_step_rows
+
+# y has one position for every 16 padded pixels along a side and the hyper latent one for every 64 (docs/format.md).
+_HYPER_FACTOR_PX = 64
+
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+_log = logging.getLogger("rdeic_rt.codec")
+
+
+@dataclass(frozen=True)
+class Latents:
+    """A file after entropy decoding: all that is left to do is arithmetic.
+
+    Attributes:
+        size: of the source image.
+        rate: the bundle's rate it was made with.
+        y_hat: float32 [1, M, h/16, w/16], exact.
+        crc: the file's checksum, the default seed.
+    """
+
+    size: Size
+    rate: Rate
+    y_hat: NDArray[np.float32]
+    crc: int
+
+
+class Codec:
+    """Encodes and decodes with one bundle on one backend; made by `load`.
+
+    Graphs and tables are loaded when first needed, so encoding never loads the denoiser. One codec may be used from
+    many threads at once.
+    """
+
+    def __init__(self, bundle: Bundle, selection: select.Selection, *, threads: int | None, limits: Limits) -> None:
+        self._bundle = bundle
+        self._selection = selection
+        self._threads = threads
+        self._limits = limits
+        self._graphs = _LoadOnce(self._load_graph)
+        self._entropy_models = _LoadOnce(self._load_entropy_model)
+        self._step_rows = _LoadOnce(self._load_step_rows)
+
+    def __repr__(self) -> str:
+        return f"<rdeic_rt.Codec {self._bundle.name!r} on {self.backend}>"
+
+    @property
+    def bundle(self) -> Bundle:
+        """The model: rates, graphs, provenance."""
+        return self._bundle
+
+    @property
+    def backend(self) -> str:
+        """Name of the backend that runs the graphs."""
+        return self._selection.backend.name
+
+    @property
+    def skipped_backends(self) -> dict[str, str]:
+        """Why the backends that ``auto`` prefers to this one could not be taken, by name."""
+        return dict(self._selection.skipped)
+
+    @property
+    def limits(self) -> Limits:
+        """The ceilings on what is read."""
+        return self._limits
+
+    def encode(self, image: object, rate: int | None = None, *, metadata: Metadata | None = None) -> bytes:
+        """Return the image as an .rdc file; the same image, bundle and options give the same bytes.
+
+        Args:
+            image: a PIL image, a uint8 array [H, W, 3] (RGB), [H, W, 4] or [H, W], or anything with ``__array__`` or
+                ``__dlpack__``; see `pixels.as_rgb`.
+            rate: index into ``bundle.rates``; None for ``bundle.default_rate``.
+            metadata: ICC profile and EXIF to keep in the file; `pixels.read_image` returns a picture's own.
+
+        Raises:
+            ValueError: no such rate, or not an image.
+            LimitExceededError: the image is larger than ``limits`` allow a file to say.
+            BackendError: the graph could not be run.
+        """
+        chosen = self._bundle.choose_rate(rate)
+        backend = self._selection.backend
+        with timing.stage("pixels"):
+            rgb = pixels.as_rgb(image)
+            size = Size(height=rgb.shape[0], width=rgb.shape[1])
+            self._limits.check_size(size)
+            padded = pixels.pad(rgb, self._bundle.size_multiple_px)
+        model, graph = self._entropy_models[chosen.entropy], self._graph(chosen, "analysis")
+        with timing.stage("analysis"):
+            y, vq_indices = analysis.run(backend, graph, padded)
+        with timing.stage("entropy"):
+            coded = entropy.encode_latents(model, y, vq_indices)
+        with timing.stage("container"):
+            header = Header(size=size, model_id=chosen.model_id, rate=chosen.index, z_is_plain=coded.z_is_plain)
+            return container.pack(header, coded.z, coded.y, metadata or Metadata())
+
+    def decode(
+        self,
+        data: bytes | bytearray | memoryview,
+        *,
+        sharpness: float = 1.0,
+        seed: int | None = None,
+        steps: int | None = None,
+    ) -> NDArray[np.uint8]:
+        """Return the image in an .rdc file, uint8 [H, W, 3], RGB, C-contiguous.
+
+        Args:
+            data: the whole file.
+            sharpness: lambda_s >= 0: 1 is what the model was trained for, less is smoother, more is sharper; anything
+                but 1 takes up to twice the time.
+            seed: 0 <= seed < 2**64, of the noise; None for the file's checksum, so that decoding is reproducible.
+            steps: denoising steps; None for the rate's own number.
+
+        Raises:
+            FileFormatError: not an .rdc file, damaged, or beyond ``limits``.
+            BundleMismatchError: made with another model than this bundle's.
+            BundleCorruptError: a file of the bundle is not what it should be.
+            ValueError: sharpness, seed or steps out of range; steps lists the choices.
+            BackendError: a graph could not be run.
+        """
+        _check_options(sharpness, seed)
+        latents = self.read_latents(data)
+        return self.reconstruct(latents, sharpness=sharpness, seed=seed, steps=steps)
+
+    def read_latents(self, data: bytes | bytearray | memoryview) -> Latents:
+        """Return the exact half of `decode`: everything up to y_hat, on the CPU. Errors as there."""
+        with timing.stage("container"):
+            file = container.parse(data, self._limits)
+            header = file.header
+            rate = self._bundle.rate_of(header.model_id, header.rate)
+        model = self._entropy_models[rate.entropy]
+        with timing.stage("entropy"):
+            z_size = _hyper_size(header.size, self._bundle.size_multiple_px)
+            y_hat = entropy.decode_latents(model, file.z, header.z_is_plain, file.y, z_size)
+        return Latents(header.size, rate, y_hat, file.crc)
+
+    def reconstruct(
+        self, latents: Latents, *, sharpness: float = 1.0, seed: int | None = None, steps: int | None = None
+    ) -> NDArray[np.uint8]:
+        """Return the other half of `decode`: the image for latents of `read_latents`. Arguments and errors as there."""
+        _check_options(sharpness, seed)
+        seed = latents.crc if seed is None else operator.index(seed)
+        rate, backend = latents.rate, self._selection.backend
+        denoiser = self._denoiser(rate, self._bundle.choose_schedule(rate, steps))
+        graph, vae_graph = self._graph(rate, "synthesis"), self._graph(rate, "vae_decoder")
+        with timing.stage("synthesis"):
+            z_c, hint = synthesis.run(backend, graph, latents.y_hat)
+        with timing.stage("noise"):
+            z_start = noise.start(backend.get(z_c), seed, denoiser.schedule.abar_start)
+        with timing.stage("denoise"):
+            z_0 = denoise.run(backend, denoiser, z_start, hint, seed=seed, sharpness=sharpness)
+        with timing.stage("vae"):
+            padded = vae.decode(backend, vae_graph, z_0)
+        with timing.stage("pixels"):
+            return pixels.crop(padded, latents.size)
+
+    def decode_many(
+        self,
+        paths: Iterable[str | Path],
+        *,
+        sharpness: float = 1.0,
+        seed: int | None = None,
+        steps: int | None = None,
+        on_error: Callable[[str | Path, RdeicError | OSError], None] | None = None,
+    ) -> Iterator[tuple[str | Path, NDArray[np.uint8]]]:
+        """Yield (path, image) for each file in order; the next file is read while this one is denoised.
+
+        Args:
+            paths: .rdc files; taken one ahead of what was yielded.
+            sharpness, seed, steps: as for `decode`.
+            on_error: called with the path and what is wrong with the file, which is then left out; without it the error
+                is raised and ends the iteration.
+
+        Raises:
+            ValueError: an option is out of range. OSError: a file cannot be read. RdeicError: as for `decode`.
+        """
+        _check_options(sharpness, seed)
+        return pipeline.decode_many(self, paths, sharpness=sharpness, seed=seed, steps=steps, on_error=on_error)
+
+    def _denoiser(self, rate: Rate, schedule: Schedule) -> denoise.Denoiser:
+        return denoise.Denoiser(
+            control=self._graph(rate, "control"),
+            unet_step=self._graph(rate, "unet_step"),
+            schedule=schedule,
+            rows=self._step_rows[rate.index, schedule.name],
+        )
+
+    def _graph(self, rate: Rate, role: str) -> Graph:
+        return self._graphs[rate.graphs[role]]
+
+    def _load_graph(self, graph_id: str) -> Graph:
+        with timing.stage("load"):
+            return self._selection.backend.load(self._bundle.graphs[graph_id])
+
+    def _load_entropy_model(self, path: Path) -> entropy.EntropyModel:
+        with timing.stage("load"):
+            model = entropy.EntropyModel.load(load_arrays(path), self._threads)
+        wanted = {rate.model_id for rate in self._bundle.rates if rate.entropy == path}
+        if wanted != {model.model_id}:
+            raise BundleCorruptError(
+                f"{path}: this is model {model.model_id.hex()}, bundle.json says "
+                f"{' and '.join(m.hex() for m in wanted)}. Get the bundle again, or export it again."
+            )
+        return model
+
+    def _load_step_rows(self, key: tuple[int, str]) -> StepRows:
+        rate, schedule = self._bundle.rates[key[0]], self._bundle.schedules[key[1]]
+        widths = [self._bundle.graphs[rate.graphs[role]].input("step").shape[-1] for role in ("control", "unet_step")]
+        return load_step_rows(rate.step_tables[schedule.name], schedule.n_steps, *map(int, widths))
+
+
+def load(
+    bundle: str | Path | None = None,
+    *,
+    backend: str = select.AUTO,
+    precision: str = select.AUTO,
+    threads: int | None = None,
+    verify: bool = True,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Codec:
+    """Return a codec, ready to use.
+
+    Args:
+        bundle: a bundle's folder, or its name (see `bundle.find`); None for the embedded ``tiny``.
+        backend: ``auto`` for the fastest that can run here, or one of ``tensorrt``, ``cuda``, ``openvino``, ``cpu``.
+        precision: ``fp32``, ``fp16`` or ``int8``; ``auto`` for what the bundle has.
+        threads: CPU threads of one graph run; None for one per physical core.
+        verify: check the SHA-256 of every file of the bundle.
+        limits: ceilings on what is read from files.
+
+    Raises:
+        BundleError: the bundle is not found, damaged, or of a schema this version does not read.
+        BackendUnavailableError: the backend cannot run here, or not in this precision.
+        ValueError: no such backend or precision, or threads < 1.
+    """
+    selection = select.open_backend(backend, threads=threads)
+    found = bundles.load(bundle, verify=verify)
+    for graph in found.graphs.values():
+        select.check_precision(selection.backend, graph, precision)
+    facts = ", ".join(f"{name} {value}" for name, value in selection.backend.facts().items())
+    _log.info(
+        "bundle %s in %s on %s (%s), Python %s, %s",
+        found.name,
+        found.folder,
+        selection.backend.name,
+        facts,
+        platform.python_version(),
+        platform.platform(),
+    )
+    return Codec(found, selection, threads=threads, limits=limits)
+
+
+class _LoadOnce(Generic[_K, _V]):
+    """Values made on first use, each once, whichever thread comes first; a failure is not kept."""
+
+    def __init__(self, make: Callable[[_K], _V]) -> None:
+        self._make = make
+        self._values: dict[_K, _V] = {}
+        self._locks: dict[_K, Lock] = {}
+        self._lock = Lock()
+
+    def __getitem__(self, key: _K) -> _V:
+        if key not in self._values:
+            with self._lock:
+                lock = self._locks.setdefault(key, Lock())
+            with lock:
+                if key not in self._values:
+                    self._values[key] = self._make(key)
+        return self._values[key]
+
+
+def _hyper_size(size: Size, multiple_px: int) -> tuple[int, int]:
+    """Return height and width of the hyper latent of an image, after padding its sides to a multiple."""
+    height, width = (-(-side // multiple_px) * multiple_px for side in (size.height, size.width))
+    return height // _HYPER_FACTOR_PX, width // _HYPER_FACTOR_PX
+
+
+def _check_options(sharpness: Any, seed: Any) -> None:
+    if not math.isfinite(sharpness) or sharpness < 0:
+        raise ValueError(f"sharpness is {sharpness}; it must be a finite number, 0 or more")
+    if seed is not None and not 0 <= seed < 2**64:
+        raise ValueError(f"seed is {seed}; it must be from 0 to 2**64 - 1")

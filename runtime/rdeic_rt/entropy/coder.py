@@ -1,0 +1,207 @@
+"""Range coding of integer symbols; the only caller of constriction, whose errors become `BitstreamError` here.
+
+A section is the shortest string of bytes inside the coder's final interval (docs/format.md, "Range coder"): constriction
+gives 32-bit words, `_shortest` replaces the last of them by what is needed, and zero bytes at the end are left out.
+There is exactly one section for given symbols. `SymbolDecoder.finish` encodes what was decoded and compares, so that
+missing, surplus or needlessly different bytes are found, not only those that no symbol fits.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import BitstreamError
+
+PRECISION_BITS: Final = 24
+TOTAL_MASS: Final = 1 << PRECISION_BITS
+MAX_SYMBOL: Final = 32_767
+"""Largest magnitude of a symbol; an encoder clips to it. With it y_hat is exact in float32."""
+
+# An escape is coded as 2 * n + sign, n = floor(log2(excess)), in this alphabet, then the n low bits of the excess.
+_ESCAPE_SIZES: Final = 32
+_POWERS: Final = np.left_shift(1, np.arange(1, 16), dtype=np.int64)  # 2, 4, 8 ...: how many are <= x is floor(log2(x))
+_STATE_BYTES: Final = 8
+
+
+class Distribution:
+    """A fixed distribution over ``n`` symbols, given by 24-bit masses.
+
+    Args:
+        masses: int [n], n >= 2, each >= 1, of sum 2**24 (`ValueError` otherwise).
+    """
+
+    def __init__(self, masses: NDArray[np.integer[Any]]) -> None:
+        import constriction
+
+        if masses.ndim != 1 or masses.size < 2 or masses.min() < 1 or int(masses.sum(dtype=np.int64)) != TOTAL_MASS:
+            raise ValueError(f"masses must be two or more positive integers of sum {TOTAL_MASS}")
+        self.size = masses.size
+        # constriction gives every symbol one unit and shares out the rest in proportion. Weights that are the masses less
+        # that unit add up to the rest, so its factor is 1 and no rounding takes place.
+        weights = (masses - 1).astype(np.float64)
+        self.model = constriction.stream.model.Categorical(weights, perfect=False)
+
+
+class GaussianTable:
+    """The distribution of symbols of one scale: -radius ... radius, then an escape for all others.
+
+    Args:
+        masses: int [2 * radius + 2], see `Distribution`; the last is the escape's.
+    """
+
+    def __init__(self, masses: NDArray[np.integer[Any]]) -> None:
+        if masses.ndim != 1 or masses.size < 4 or masses.size % 2 or masses.size > 2 * MAX_SYMBOL:
+            raise ValueError(f"a table has an even number of masses, 4 to {2 * MAX_SYMBOL}, not shape {masses.shape}")
+        self.radius = masses.size // 2 - 1
+        self.bins = Distribution(masses)
+
+
+class SymbolEncoder:
+    """Writes symbols to one section; `finish` returns it."""
+
+    def __init__(self) -> None:
+        import constriction
+
+        self._coder = constriction.stream.queue.RangeEncoder()
+        self._uniform = constriction.stream.model.Uniform()
+
+    def put(self, distribution: Distribution, symbols: NDArray[np.int32]) -> None:
+        """Encode symbols, int32 [n], each in 0 ... size - 1."""
+        if symbols.size:
+            self._coder.encode(np.ascontiguousarray(symbols), distribution.model)
+
+    def put_group(self, table: GaussianTable, symbols: NDArray[np.int32]) -> None:
+        """Encode a group of symbols, int32 [n], of magnitude <= `MAX_SYMBOL`: all bins, then what the escapes stand for."""
+        magnitudes = np.abs(symbols)
+        escaped = magnitudes > table.radius
+        bins = np.where(escaped, 2 * table.radius + 1, symbols + table.radius).astype(np.int32)
+        self.put(table.bins, bins)
+        if escaped.any():
+            excess = magnitudes[escaped] - table.radius
+            exponents = np.searchsorted(_POWERS, excess, side="right")
+            self._put_uniform(2 * exponents + (symbols[escaped] < 0), np.full(excess.shape, _ESCAPE_SIZES))
+            sizes = 1 << exponents
+            self._put_uniform((excess - sizes)[exponents > 0], sizes[exponents > 0])
+
+    def finish(self) -> bytes:
+        """Return the section; nothing can be encoded after."""
+        words = np.asarray(self._coder.get_compressed())
+        if words.size == 0:
+            return b""
+        n_words, (lower, extent) = self._coder.pos()
+        return _shortest(words.astype(">u4").tobytes(), 4 * n_words + _STATE_BYTES, lower, extent)
+
+    def _put_uniform(self, symbols: NDArray[Any], sizes: NDArray[Any]) -> None:
+        if symbols.size:
+            self._coder.encode(symbols.astype(np.int32), self._uniform, sizes.astype(np.int32))
+
+
+class SymbolDecoder:
+    """Reads symbols from one section; `finish` must be called after the last.
+
+    Args:
+        data: the section.
+        what: its name, for messages.
+    """
+
+    def __init__(self, data: bytes, what: str) -> None:
+        import constriction
+
+        words = np.frombuffer(data + bytes(-len(data) % 4), ">u4").astype(np.uint32)
+        self._coder = constriction.stream.queue.RangeDecoder(words)
+        self._uniform = constriction.stream.model.Uniform()
+        self._again = SymbolEncoder()
+        self._data, self._what = data, what
+
+    def get(self, distribution: Distribution, n: int) -> NDArray[np.int32]:
+        """Return the next n symbols, int32 [n]; BitstreamError if the bytes cannot be such symbols."""
+        symbols = self._decode(distribution.model, n)
+        self._again.put(distribution, symbols)
+        return symbols
+
+    def get_group(self, table: GaussianTable, n: int) -> NDArray[np.int32]:
+        """Return a group of n symbols, int32 [n]; BitstreamError if the bytes cannot be such symbols."""
+        symbols = self._decode(table.bins.model, n) - np.int32(table.radius)
+        escaped = np.flatnonzero(symbols > table.radius)
+        if escaped.size:
+            prefixes = self._decode(self._uniform, np.full(escaped.shape, _ESCAPE_SIZES, np.int32))
+            excess = np.left_shift(np.int32(1), prefixes >> 1)
+            more = np.flatnonzero(prefixes >= 2)
+            if more.size:
+                excess[more] += self._decode(self._uniform, excess[more].copy())
+            magnitudes = excess + np.int32(table.radius)
+            if magnitudes.max() > MAX_SYMBOL:
+                raise BitstreamError(
+                    f"{self._what}: symbol of magnitude {magnitudes.max()}, over {MAX_SYMBOL}. {_HINT}"
+                )
+            symbols[escaped] = np.where(prefixes & 1, -magnitudes, magnitudes)
+        self._again.put_group(table, symbols)
+        return symbols
+
+    def finish(self) -> None:
+        """Check that the section holds what was decoded and nothing else.
+
+        Raises:
+            BitstreamError: an encoder would have written other bytes for these symbols.
+        """
+        expected = self._again.finish()
+        if expected != self._data:
+            same = len(expected) == len(self._data)
+            found = "other bytes" if same else f"{len(self._data)} bytes, not {len(expected)},"
+            raise BitstreamError(f"{self._what}: {found} for the symbols decoded from it. {_HINT}")
+
+    def _decode(self, model: Any, amount: int | NDArray[np.int32]) -> NDArray[np.int32]:
+        try:
+            return np.asarray(self._coder.decode(model, amount), np.int32)
+        except BaseException as error:  # a Rust panic derives from BaseException only
+            if isinstance(error, AssertionError) or type(error).__name__ == "PanicException":
+                self._fail(error)
+            raise
+
+    def _fail(self, error: BaseException) -> NoReturn:
+        raise BitstreamError(f"{self._what}: no symbols give these {len(self._data)} bytes. {_HINT}") from error
+
+
+_HINT: Final = "The file is damaged, or was written with another model; fetch it again"
+
+
+def pack_fixed(values: NDArray[np.integer[Any]], bits: int) -> bytes:
+    """Return values [n], each in 0 ... 2**bits - 1, as ``bits``-bit fields, first bit first, zero bits up to a byte."""
+    shifts = np.arange(bits - 1, -1, -1)
+    return np.packbits((values.reshape(-1, 1) >> shifts & 1).astype(np.uint8)).tobytes()
+
+
+def unpack_fixed(data: bytes, n: int, bits: int, what: str) -> NDArray[np.int32]:
+    """Return the n values that `pack_fixed` wrote, int32 [n].
+
+    Raises:
+        BitstreamError: another length, or padding bits that are not zero.
+    """
+    n_bytes = (n * bits + 7) // 8
+    if len(data) != n_bytes:
+        raise BitstreamError(f"{what}: {len(data)} bytes, {n} values of {bits} bits take {n_bytes}. {_HINT}")
+    flat = np.unpackbits(np.frombuffer(data, np.uint8))
+    if flat[n * bits :].any():
+        raise BitstreamError(f"{what}: the bits after the last of {n} values are not zero. {_HINT}")
+    weights = np.left_shift(1, np.arange(bits - 1, -1, -1), dtype=np.int64)
+    return (flat[: n * bits].reshape(n, bits) @ weights).astype(np.int32)
+
+
+def _shortest(words: bytes, n_bytes: int, lower: int, extent: int) -> bytes:
+    """Return the value of the coder's final interval with the most zero bits at its end, without its zero bytes.
+
+    Args:
+        words: a value of the interval: a binary fraction, first byte first.
+        n_bytes: digits of the interval's bounds.
+        lower: the lower bound's last 64 bits.
+        extent: width of the interval in units of the last digit, 1 to 2**64 - 1.
+    """
+    value = int.from_bytes(words[:n_bytes].ljust(n_bytes, b"\0"), "big")
+    start = value - (value - lower) % (1 << 8 * _STATE_BYTES)
+    last = start + extent - 1
+    # The bits below the highest one in which start - 1 and last differ can all be zero.
+    free_bits = ((start - 1) ^ last).bit_length() - 1 if start else 8 * n_bytes
+    return (last >> free_bits << free_bits).to_bytes(n_bytes, "big").rstrip(b"\0")

@@ -1,0 +1,66 @@
+"""Fixed-point tables from the bundle: 64 Gaussian scales, the thresholds between them, and the prior of VQ indices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .arrays import ArrayReader
+from .coder import MAX_SYMBOL, TOTAL_MASS, Distribution, GaussianTable
+
+N_SCALES: Final = 64
+
+
+@dataclass(frozen=True)
+class Tables:
+    """How symbols of y and VQ indices are distributed.
+
+    Attributes:
+        gaussians: the table of each scale index, narrowest first.
+        thresholds: int32 [63], rising; a scale (on the grid of the networks) has the index of how many are below it.
+        skip_below: symbols of a smaller scale index are not coded and are 0.
+        prior: of VQ indices.
+        plain_bits: width of a VQ index that is coded without the prior.
+    """
+
+    gaussians: tuple[GaussianTable, ...]
+    thresholds: NDArray[np.int32]
+    skip_below: int
+    prior: Distribution
+    plain_bits: int
+
+    @staticmethod
+    def from_arrays(reader: ArrayReader) -> Tables:
+        """Build the tables from arrays ``scale_*``, ``skip_below`` and ``prior_masses``; BundleCorruptError if unfit."""
+        thresholds = reader.take("scale_thresholds", np.int32, (N_SCALES - 1,))
+        reader.check((np.diff(thresholds.astype(np.int64)) > 0).all(), "'scale_thresholds' do not rise")
+        lengths = reader.take("scale_lengths", np.int32, (N_SCALES,))
+        even = (lengths % 2 == 0) & (lengths >= 4) & (lengths <= 2 * MAX_SYMBOL)
+        reader.check(even.all(), f"'scale_lengths' are not all even numbers from 4 to {2 * MAX_SYMBOL}")
+        masses = reader.take("scale_masses", np.int32, (int(lengths.sum(dtype=np.int64)),))
+        tables = np.split(masses, np.cumsum(lengths)[:-1])
+        for index, table in enumerate(tables):
+            _check_masses(reader, table, f"table {index} of 'scale_masses'")
+        prior = reader.take("prior_masses", np.int32, (None,))
+        reader.check(2 <= prior.size <= 1 << 16, f"'prior_masses' has {prior.size} elements, should have 2 to 65536")
+        _check_masses(reader, prior, "'prior_masses'")
+        return Tables(
+            gaussians=tuple(GaussianTable(table) for table in tables),
+            thresholds=thresholds,
+            skip_below=reader.number("skip_below", 0, N_SCALES),
+            prior=Distribution(prior),
+            plain_bits=(prior.size - 1).bit_length(),
+        )
+
+    def scale_index(self, scales: NDArray[np.int32]) -> NDArray[np.uint8]:
+        """Return the scale index, uint8 0 ... 63, of each scale on the grid of the networks; same shape."""
+        return np.searchsorted(self.thresholds, scales, side="left").astype(np.uint8)
+
+
+def _check_masses(reader: ArrayReader, masses: NDArray[np.int32], what: str) -> None:
+    reader.check(masses.min() >= 1, f"{what} has a mass under 1")
+    total = int(masses.sum(dtype=np.int64))
+    reader.check(total == TOTAL_MASS, f"{what} adds up to {total}, should be {TOTAL_MASS}")

@@ -1,0 +1,98 @@
+"""Every error that bad input, a bad bundle or a missing device can cause; anything else that is raised is a bug.
+
+    RdeicError
+      FileFormatError    4    NotRdcError, TruncatedError, UnsupportedVersionError, LimitExceededError, ChecksumError,
+                              BitstreamError
+      ImageError         4
+      BundleError        5    BundleNotFoundError, BundleCorruptError, BundleMismatchError
+      BackendError       6    BackendUnavailableError, DeviceMemoryError
+      ExportError        7
+
+The number is ``exit_code``, what the command line returns for that family. Errors of the operating system stay
+`OSError` (3), and a caller's mistakes `ValueError` or `TypeError`. A message says what was read, where, what was
+expected, what is there and what to do about it.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class RdeicError(Exception):
+    """Base of all errors of this package; the command line prints one line for it, and no traceback."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class FileFormatError(RdeicError):
+    """Not an .rdc file that can be decoded; docs/format.md says which check raises which subclass."""
+
+    exit_code = 4
+
+
+class NotRdcError(FileFormatError):
+    """The signature is another one."""
+
+
+class TruncatedError(FileFormatError):
+    """The file ends before what its header announces."""
+
+
+class UnsupportedVersionError(FileFormatError):
+    """Written in a later version of the format, or with a feature that this reader does not know."""
+
+
+class LimitExceededError(FileFormatError):
+    """Something is larger than `limits.Limits` allows; nothing was allocated for it."""
+
+
+class ChecksumError(FileFormatError):
+    """The CRC-32C at the end does not match: some byte has changed."""
+
+
+class BitstreamError(FileFormatError):
+    """Complete and perhaps intact, but holds what no encoder writes."""
+
+
+class ImageError(RdeicError):
+    """A picture to encode is damaged, too large or of an unsupported kind, or one cannot be written in some format."""
+
+    exit_code = 4
+
+
+class BundleError(RdeicError):
+    """A bundle cannot be used."""
+
+    exit_code = 5
+
+
+class BundleNotFoundError(BundleError):
+    """No bundle of that name or path; the message lists where it was looked for."""
+
+
+class BundleCorruptError(BundleError):
+    """A file of the bundle is missing, has another hash or does not hold what it should."""
+
+
+class BundleMismatchError(BundleError):
+    """The file was encoded with another entropy model, or a rate that the bundle does not have."""
+
+
+class BackendError(RdeicError):
+    """A call of an inference library failed; the message names the call and its code."""
+
+    exit_code = 6
+
+
+class BackendUnavailableError(BackendError):
+    """The backend cannot run here; the message says why."""
+
+
+class DeviceMemoryError(BackendError):
+    """Not enough memory; the message says how much was wanted, how much is free and what to lower."""
+
+
+class ExportError(RdeicError):
+    """A checkpoint cannot be made a bundle; the message names graph and pass, and lists every problem at once."""
+
+    exit_code = 7

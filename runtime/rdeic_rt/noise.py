@@ -1,0 +1,61 @@
+"""Gaussian noise that is the same on every machine (docs/format.md, "Noise").
+
+    Philox 4x64 ── raw 64-bit numbers, two by two ── Box-Muller in float64 ── float32
+
+Each draw has a key of its own, so any of them can be made without the others: draw 0 is the noise that denoising starts
+from, draw k + 1 the noise that step k adds.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def gaussian(shape: tuple[int, ...], seed: int, draw: int) -> NDArray[np.float32]:
+    """Return standard normal noise, filled in C order.
+
+    Args:
+        shape: of the result; [1, C, h/8, w/8] for a latent of one image.
+        seed: 0 <= seed < 2**64; the file's CRC unless the caller chose one.
+        draw: 0 <= draw < 2**64; 0 for the start, k + 1 for step k.
+    Returns:
+        float32, within 8.6 of 0. Equal arguments give equal values everywhere, to 1e-6: the integers behind them are
+        exact, and logarithm and cosine may differ in the last bit.
+    Raises:
+        ValueError: seed or draw is out of range.
+    """
+    if not 0 <= seed < 2**64 or not 0 <= draw < 2**64:
+        raise ValueError(f"seed {seed} and draw {draw} must be from 0 to 2**64 - 1")
+    count = math.prod(shape)
+    pairs = (count + 1) // 2
+    raw = np.random.Philox(key=int(seed) + (int(draw) << 64)).random_raw(2 * pairs).reshape(pairs, 2) >> np.uint64(11)
+    radius = np.sqrt(-2.0 * np.log((raw[:, 0] + np.uint64(1)) * 2.0**-53))
+    angle = (2.0 * np.pi) * (raw[:, 1] * 2.0**-53)
+    values = np.empty((pairs, 2), np.float32)
+    values[:, 0] = radius * np.cos(angle)
+    values[:, 1] = radius * np.sin(angle)
+    return values.reshape(-1)[:count].reshape(shape)
+
+
+def start(z_c: NDArray[np.float32], seed: int, abar_start: float) -> NDArray[np.float32]:
+    """Return z_N = sqrt(abar) z_c + sqrt(1 - abar) eps, the latent that denoising starts from (RDEIC, section 3.2).
+
+    Args:
+        z_c: float32 [1, C, h/8, w/8], the decoded content in the VAE's scaled latent units.
+        seed: 0 <= seed < 2**64; eps is its draw 0.
+        abar_start: abar at the first timestep of the schedule, 0 to 1.
+    Returns:
+        float32, same shape.
+    Raises:
+        ValueError: z_c is not a float32 latent of one image, or seed or abar_start is out of range.
+    """
+    if z_c.ndim != 4 or z_c.shape[0] != 1 or z_c.dtype != np.float32:
+        raise ValueError(f"z_c is {z_c.dtype} {list(z_c.shape)}, should be float32 [1, C, h/8, w/8]")
+    if not 0.0 <= abar_start <= 1.0:
+        raise ValueError(f"abar_start is {abar_start}, should be from 0 to 1")
+    keep, add = np.float32(math.sqrt(abar_start)), np.float32(math.sqrt(1.0 - abar_start))
+    z_start: NDArray[np.float32] = keep * z_c + add * gaussian(z_c.shape, seed, 0)
+    return z_start

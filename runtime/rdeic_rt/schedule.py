@@ -1,0 +1,108 @@
+"""The rate's step table: timesteps and (a, b, c), and the rows that stand for the time embedding of each step.
+
+Every sampler is the same update, z_(n-1) = a z_n + b eps + c noise, with its scalars computed once at export. What the
+networks would compute from a timestep is a table too, one row a step (docs/bundle.md, "Step tables").
+"""
+
+from __future__ import annotations
+
+import math
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import BundleCorruptError
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The fixed loop of one sampler, steps in running order.
+
+    Attributes:
+        name: its key in ``bundle.json``.
+        sampler: ``ddpm`` or ``ddim``; only for people and for choosing among schedules of one kind.
+        timesteps: 0..999, what the networks were told at each step.
+        abar_start: abar_N in z_N = sqrt(abar_N) z_c + sqrt(1 - abar_N) eps.
+        a, b, c: update coefficients of each step.
+
+    Raises:
+        ValueError: tables of different lengths, a number that is not finite, or abar_start outside 0..1.
+    """
+
+    name: str
+    sampler: str
+    timesteps: tuple[int, ...]
+    abar_start: float
+    a: tuple[float, ...]
+    b: tuple[float, ...]
+    c: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        lengths = [len(table) for table in (self.timesteps, self.a, self.b, self.c)]
+        if len(set(lengths)) != 1 or not lengths[0]:
+            raise ValueError(f"timesteps, a, b and c have {lengths} entries; they need one a step")
+        if not all(map(math.isfinite, (*self.a, *self.b, *self.c))):
+            raise ValueError("a coefficient is not a finite number")
+        if not 0.0 <= self.abar_start <= 1.0:
+            raise ValueError(f"abar_start is {self.abar_start}, outside 0..1")
+
+    @property
+    def n_steps(self) -> int:
+        """L, the number of denoising steps."""
+        return len(self.timesteps)
+
+    def coefficients(self, step: int) -> NDArray[np.float32]:
+        """Return (a, b, c) of a step, 0 <= step < n_steps, as float32 [3]: the input ``coefficients`` of unet_step."""
+        return np.array([self.a[step], self.b[step], self.c[step]], np.float32)
+
+
+@dataclass(frozen=True)
+class StepRows:
+    """What replaces the time embedding: row n is the input ``step`` of a graph at step n.
+
+    Attributes:
+        control: float32 [L, Dc], for the control graph.
+        unet_step: float32 [L, Du], for the unet_step graph.
+    """
+
+    control: NDArray[np.float32]
+    unet_step: NDArray[np.float32]
+
+
+def load_step_rows(path: Path, n_steps: int, control_width: int, unet_width: int) -> StepRows:
+    """Return the step table in an .npz file.
+
+    Args:
+        path: file with the float32 arrays ``control`` and ``unet_step``.
+        n_steps: L, rows that both must have.
+        control_width, unet_width: Dc and Du, columns that the graphs' ``step`` inputs have.
+
+    Raises:
+        BundleCorruptError: not such a file, or arrays of another type or shape.
+    """
+    arrays = load_arrays(path)
+
+    def rows(name: str, width: int) -> NDArray[np.float32]:
+        array = arrays.get(name)
+        if array is None or array.dtype != np.float32 or array.shape != (n_steps, width):
+            found = "missing" if array is None else f"{array.dtype} {list(array.shape)}"
+            raise BundleCorruptError(f"{path}: array {name!r} is {found}, should be float32 [{n_steps}, {width}]")
+        checked = array.astype(np.float32, copy=False)
+        if not np.isfinite(checked).all():
+            raise BundleCorruptError(f"{path}: array {name!r} has a value that is not finite")
+        return checked
+
+    return StepRows(control=rows("control", control_width), unet_step=rows("unet_step", unet_width))
+
+
+def load_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
+    """Return every array of an .npz file by name; BundleCorruptError if it is not one (pickled objects are refused)."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (ValueError, EOFError, KeyError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise BundleCorruptError(f"{path}: not a readable .npz file: {error}") from None

@@ -1,0 +1,61 @@
+"""Markers, and what most tests need: photos and a codec.
+
+Missing data fails where the environment variable CI is set and skips only at a desk.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+if TYPE_CHECKING:
+    from rdeic_rt import Codec
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PHOTOS = REPOSITORY / "tests" / "data" / "photos"
+EMBEDDED_BUNDLE = REPOSITORY / "engines" / "tiny"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "gpu: needs an NVIDIA GPU and driver")
+    config.addinivalue_line("markers", "slow: takes more than a few seconds")
+    config.addinivalue_line("markers", "weights: needs weights that are not in the repository")
+
+
+def missing(what: str) -> NoReturn:
+    if os.environ.get("CI"):
+        pytest.fail(f"{what} is missing")
+    pytest.skip(f"{what} is missing")
+
+
+@pytest.fixture(scope="session")
+def photo_paths() -> list[Path]:
+    return sorted(PHOTOS.glob("*.jpg")) or missing("tests/data/photos")
+
+
+@pytest.fixture(scope="session")
+def photo(photo_paths: list[Path]) -> NDArray[np.uint8]:
+    """A photo whose height and width are no multiples of anything, uint8 [300, 451, 3]."""
+    with Image.open(next(path for path in photo_paths if path.stem == "chelsea")) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+@pytest.fixture(scope="session")
+def embedded_bundle() -> Path:
+    return (
+        EMBEDDED_BUNDLE if (EMBEDDED_BUNDLE / "bundle.json").is_file() else missing("the embedded bundle engines/tiny")
+    )
+
+
+@pytest.fixture(scope="session")
+def codec(embedded_bundle: Path) -> Codec:
+    """The embedded bundle on the CPU, shared by all tests: they must not change it."""
+    import rdeic_rt
+
+    return rdeic_rt.load(embedded_bundle, backend="cpu")

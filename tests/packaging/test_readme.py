@@ -1,0 +1,84 @@
+"""Everything the README shows is run, in the order it is shown, in a folder with a photo in it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from rdeic_rt.cli.main import build_parser
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCK = re.compile(
+    r"(?:^<!-- ci: (?P<name>\w+) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    language: str
+    text: str
+    ci_name: str | None
+
+
+BLOCKS = [Block(found["language"], found["text"], found["name"]) for found in BLOCK.finditer(README)]
+
+
+def run(arguments: list[str], folder: Path) -> None:
+    command_folder = folder / "bin"
+    command_folder.mkdir(exist_ok=True)
+    command = command_folder / "rdeic-rt"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m rdeic_rt "$@"\n')
+    command.chmod(0o755)
+    environment = dict(os.environ, PATH=f"{command_folder}{os.pathsep}{os.environ['PATH']}")
+    done = subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_snippets_in_order_all_work(tmp_path: Path, photo_paths: list[Path]) -> None:
+    shutil.copy(photo_paths[0], tmp_path / "photo.jpg")
+    run([sys.executable, "-m", "rdeic_rt", "encode", "photo.jpg"], tmp_path)
+
+    for block in BLOCKS:
+        if block.language == "python":
+            run([sys.executable, "-c", block.text], tmp_path)
+        elif block.ci_name is None:
+            run(["bash", "-euo", "pipefail", "-c", block.text], tmp_path)
+
+    assert {block.language for block in BLOCKS} == {"bash", "python"}
+    assert (tmp_path / "decoded" / "photo.png").is_file()
+
+
+def test_set_up_commands_are_the_ones_ci_runs() -> None:
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    named = [block.ci_name for block in BLOCKS if block.ci_name is not None]
+
+    assert named == ["use", "test"]
+    assert re.findall(r'"\$\(readme_block (\w+)\)"', script) == ["test", "use"]
+
+
+def test_set_up_commands_are_one_line_each() -> None:
+    for block in BLOCKS:
+        if block.ci_name is not None:
+            assert block.text.startswith("pip install ")
+            assert block.text.count("\n") == 1
+
+
+def test_exit_codes_agree_with_the_help() -> None:
+    table = {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)}
+    epilog = build_parser()[0].epilog or ""
+    codes = {int(code) for code in re.findall(r"(?:^  |; )(\d+) ", epilog, re.MULTILINE)}
+
+    assert table == codes
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!https?:)([^)#]+)\)", README))))
+def test_link_to_a_file_leads_somewhere(link: str) -> None:
+    assert (ROOT / link).exists()

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from rdeic_rt import bundle
+from rdeic_rt.backends.ort import OrtBackend
+from rdeic_rt.bundle import GraphSpec, TensorSpec
+from rdeic_rt.errors import BackendError, BundleCorruptError
+
+ROW = ("n",)
+
+
+@pytest.fixture
+def backend() -> OrtBackend:
+    return OrtBackend(threads=2)
+
+
+def save(path: Path, op: str, *, shape: tuple[int | str, ...] = ROW) -> GraphSpec:
+    """Write the graph y = op(x, x) and return its spec."""
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)]
+    body = helper.make_graph([helper.make_node(op, ["x", "x"], ["y"])], op, inputs, outputs)
+    onnx.save(helper.make_model(body, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    return GraphSpec(op, path, "fp32", (TensorSpec("x", "float32", shape),), (TensorSpec("y", "float32", shape),))
+
+
+def test_run_two_sizes_in_a_row_returns_each_and_keeps_the_first(tmp_path: Path, backend: OrtBackend) -> None:
+    graph = backend.load(save(tmp_path / "add.onnx", "Add"))
+    first = backend.get(graph.run({"x": backend.put(np.arange(3, dtype=np.float32))})["y"])
+    second = backend.get(graph.run({"x": backend.put(np.arange(5, dtype=np.float32))})["y"])
+    assert first.tolist() == [0, 2, 4]
+    assert second.tolist() == [0, 2, 4, 6, 8]
+
+
+def test_run_strided_array_is_put_as_it_looks(tmp_path: Path, backend: OrtBackend) -> None:
+    graph = backend.load(save(tmp_path / "add.onnx", "Add"))
+    assert backend.get(graph.run({"x": backend.put(np.arange(6, dtype=np.float32)[::-2])})["y"]).tolist() == [10, 6, 2]
+
+
+def test_run_from_eight_threads_returns_each_its_own(tmp_path: Path, backend: OrtBackend) -> None:
+    graph = backend.load(save(tmp_path / "mul.onnx", "Mul"))
+
+    def square(value: int) -> bool:
+        x = np.full(1000 + value, value, np.float32)
+        return bool((backend.get(graph.run({"x": backend.put(x)})["y"]) == value**2).all())
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(square, range(200)))
+
+
+def test_load_file_that_is_no_graph_raises_corrupt(tmp_path: Path, backend: OrtBackend) -> None:
+    spec = save(tmp_path / "add.onnx", "Add")
+    spec.path.write_bytes(b"this is not a graph")
+    with pytest.raises(BundleCorruptError, match=r"add\.onnx"):
+        backend.load(spec)
+
+
+def test_load_unknown_operator_raises_typed_error(tmp_path: Path, backend: OrtBackend) -> None:
+    spec = save(tmp_path / "op.onnx", "NoSuchOperator")
+    with pytest.raises((BackendError, BundleCorruptError), match="NoSuchOperator"):
+        backend.load(spec)
+
+
+@pytest.mark.parametrize(
+    "promise",
+    [
+        (TensorSpec("z", "float32", ROW),),
+        (TensorSpec("x", "uint8", ROW),),
+        (TensorSpec("x", "float32", (1, "n")),),
+        (TensorSpec("x", "float32", ROW), TensorSpec("z", "float32", ROW)),
+    ],
+)
+def test_load_graph_with_other_inputs_than_promised_raises_corrupt(
+    tmp_path: Path, backend: OrtBackend, promise: tuple[TensorSpec, ...]
+) -> None:
+    with pytest.raises(BundleCorruptError, match="inputs"):
+        backend.load(replace(save(tmp_path / "add.onnx", "Add"), inputs=promise))
+
+
+def test_load_graph_with_outside_weights_outside_the_folder_is_refused(tmp_path: Path, backend: OrtBackend) -> None:
+    (tmp_path / "in").mkdir()
+    np.zeros(4, np.float32).tofile(tmp_path / "secret.bin")
+    spec = save(tmp_path / "in" / "add.onnx", "Add", shape=(4,))
+    model = onnx.load(spec.path)
+    weight = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
+    weight.external_data.add(key="location", value="../secret.bin")
+    model.graph.initializer.append(weight)
+    model.graph.node[0].input[1] = "w"
+    spec.path.write_bytes(model.SerializeToString())
+    with pytest.raises((BackendError, BundleCorruptError), match="escapes"):
+        backend.load(spec)
+
+
+def test_run_failing_inside_raises_backend_error(tmp_path: Path, backend: OrtBackend) -> None:
+    graph = backend.load(save(tmp_path / "matmul.onnx", "MatMul", shape=("n", "m")))
+    with pytest.raises(BackendError, match="MatMul"):
+        graph.run({"x": backend.put(np.zeros((2, 3), np.float32))})
+
+
+def test_stack_split_and_blend_are_inverse_and_linear(backend: OrtBackend) -> None:
+    one, two = np.full((1, 3), 1, np.float32), np.full((1, 3), 3, np.float32)
+    parts = backend.split(backend.stack([one, two]))
+    assert [part.tolist() for part in parts] == [one.tolist(), two.tolist()]
+    assert backend.zeros_like(one).tolist() == [[0, 0, 0]]
+    assert [backend.blend(one, two, weight).tolist()[0][2] for weight in (0, 0.5, 1, 1.5)] == [1, 2, 3, 4]
+
+
+def test_load_every_graph_of_the_embedded_bundle(embedded_bundle: Path, backend: OrtBackend) -> None:
+    for spec in bundle.read(embedded_bundle).graphs.values():
+        assert backend.load(spec).spec is spec

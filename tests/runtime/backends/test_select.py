@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from rdeic_rt import bundle
+from rdeic_rt.backends import select
+from rdeic_rt.backends.base import Backend
+from rdeic_rt.errors import BackendUnavailableError
+
+
+def unavailable(threads: int | None) -> Backend:
+    raise BackendUnavailableError("openvino: no such CPU. Use cpu.")
+
+
+def test_open_auto_takes_the_first_that_runs_and_says_why_not_the_others() -> None:
+    chosen = select.open_backend()
+    assert chosen.backend.name == "cpu"
+    assert list(chosen.skipped) == ["tensorrt", "cuda", "openvino"]
+    assert all("not part of this version" in reason for reason in chosen.skipped.values())
+
+
+@pytest.mark.parametrize("name", ["tensorrt", "cuda", "openvino"])
+def test_open_backend_not_in_this_version_says_what_to_do(name: str) -> None:
+    with pytest.raises(BackendUnavailableError, match=rf"^{name}: .*pip install -U rdeic-rt.*'cpu'"):
+        select.open_backend(name)
+
+
+def test_open_unknown_name_lists_the_choices() -> None:
+    with pytest.raises(ValueError, match="auto, tensorrt, cuda, openvino, cpu"):
+        select.open_backend("vulkan")
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_open_without_threads_is_refused(threads: int) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        select.open_backend("cpu", threads=threads)
+
+
+def test_open_auto_past_an_installed_backend_that_fails_warns(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(select._OPENERS, "openvino", unavailable)
+    with caplog.at_level(logging.WARNING, "rdeic_rt"):
+        assert select.open_backend().skipped["openvino"] == "openvino: no such CPU. Use cpu."
+    assert "no such CPU" in caplog.text
+
+
+def test_open_when_nothing_runs_gives_every_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(select, "_OPENERS", {"cpu": unavailable})
+    with pytest.raises(BackendUnavailableError, match=r"no backend can run here: tensorrt: .*no such CPU"):
+        select.open_backend()
+
+
+def test_availability_covers_every_name() -> None:
+    reasons = select.availability()
+    assert tuple(reasons) == select.NAMES
+    assert reasons["cpu"] is None
+
+
+def test_check_precision_of_another_kind_names_both(micro_folder: Path) -> None:
+    backend = select.open_backend("cpu").backend
+    graph = bundle.read(micro_folder).graphs["control"]
+    select.check_precision(backend, graph, "auto")
+    select.check_precision(backend, graph, "fp32")
+    with pytest.raises(BackendUnavailableError, match="in fp32, not in fp16"):
+        select.check_precision(backend, graph, "fp16")
+    with pytest.raises(ValueError, match="auto, fp32, fp16, int8"):
+        select.check_precision(backend, graph, "fp8")

@@ -1,0 +1,300 @@
+"""`encode` and `decode` on files: names, options, what is kept, and what each mistake ends in."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from rdeic_rt import container
+from rdeic_rt.codec import Codec
+
+from .conftest import Command
+
+ORIENTATION = 0x0112
+
+
+def names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def pixels_of(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
+def test_encode_and_decode_without_o_write_beside_the_input(command: Command, here: Path, small_rdc: bytes) -> None:
+    assert command("encode", "photo.jpg") == 0
+    assert command("decode", "photo.rdc") == 0
+
+    assert (here / "photo.rdc").read_bytes() == small_rdc
+    assert pixels_of(here / "photo.png").shape == (80, 96, 3)
+    assert names_in(here) == {"photo.jpg", "made.rdc", "photo.rdc", "photo.png"}
+
+
+def test_decode_matches_the_library(command: Command, here: Path, small_rdc: bytes, codec: Codec) -> None:
+    assert command("decode", "made.rdc", "--seed", "7") == 0
+
+    assert np.array_equal(pixels_of(here / "made.png"), codec.decode(small_rdc, seed=7))
+
+
+def test_decode_seed_changes_the_picture_and_default_repeats_it(command: Command, here: Path) -> None:
+    assert command("decode", "made.rdc", "-o", "first.png") == 0
+    assert command("decode", "made.rdc", "-o", "second.png") == 0
+    assert command("decode", "made.rdc", "-o", "other.png", "--seed", "0x10") == 0
+
+    assert (here / "first.png").read_bytes() == (here / "second.png").read_bytes()
+    assert not np.array_equal(pixels_of(here / "first.png"), pixels_of(here / "other.png"))
+
+
+def test_decode_sharpness_and_steps_reach_the_codec(
+    command: Command, here: Path, small_rdc: bytes, codec: Codec
+) -> None:
+    rate = codec.bundle.choose_rate(None)
+    schedules = [codec.bundle.schedules[name] for name in (rate.schedule, *rate.step_tables)]
+    steps = max(schedule.n_steps for schedule in schedules if schedule.sampler == schedules[0].sampler)
+    assert command("decode", "made.rdc", "--sharpness", "0.5", "--steps", str(steps)) == 0
+
+    assert np.array_equal(pixels_of(here / "made.png"), codec.decode(small_rdc, sharpness=0.5, steps=steps))
+
+
+def test_encode_rate_chooses_the_rate(command: Command, here: Path, codec: Codec) -> None:
+    for rate in codec.bundle.rates:
+        assert command("encode", "photo.jpg", "--rate", str(rate.index)) == 0
+        assert container.parse((here / "photo.rdc").read_bytes()).header.rate == rate.index
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".webp", ".tiff", ".ppm", ".PNG"])
+def test_decode_suffix_chooses_the_format(command: Command, here: Path, suffix: str) -> None:
+    assert command("decode", "made.rdc", "-o", f"out{suffix}") == 0
+
+    with Image.open(here / f"out{suffix}") as picture:
+        assert picture.size == (96, 80)
+        assert (
+            picture.format == {".jpg": "JPEG", ".webp": "WEBP", ".tiff": "TIFF", ".ppm": "PPM", ".PNG": "PNG"}[suffix]
+        )
+
+
+def test_several_inputs_go_into_a_folder_that_is_made(command: Command, here: Path) -> None:
+    (here / "b.jpg").write_bytes((here / "photo.jpg").read_bytes())
+
+    assert command("encode", "photo.jpg", "b.jpg", "-o", "new/deeper") == 0
+    assert names_in(here / "new" / "deeper") == {"photo.rdc", "b.rdc"}
+
+
+def test_one_input_goes_into_an_existing_folder_or_a_trailing_slash(command: Command, here: Path) -> None:
+    (here / "have").mkdir()
+
+    assert command("decode", "made.rdc", "-o", "have") == 0
+    assert command("decode", "made.rdc", "-o", "slash/") == 0
+    assert names_in(here / "have") == names_in(here / "slash") == {"made.png"}
+
+
+def test_several_inputs_bad_ones_do_not_stop_the_rest_and_highest_code_wins(
+    command: Command, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "bad.rdc").write_bytes(b"GIF89a")
+    (here / "last.rdc").write_bytes((here / "made.rdc").read_bytes())
+
+    assert command("decode", "bad.rdc", "missing.rdc", "made.rdc", "last.rdc", "-o", "out") == 4
+
+    assert names_in(here / "out") == {"made.png", "last.png"}
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("rdeic-rt: bad.rdc: ")
+    assert said[1].startswith("rdeic-rt: missing.rdc: ")
+    assert len(said) == 4
+
+
+def test_options_may_stand_between_inputs(command: Command, here: Path) -> None:
+    (here / "b.jpg").write_bytes((here / "photo.jpg").read_bytes())
+
+    assert command("encode", "photo.jpg", "-q", "b.jpg", "-o", "out") == 0
+    assert names_in(here / "out") == {"photo.rdc", "b.rdc"}
+
+
+def test_double_dash_ends_the_options(command: Command, here: Path) -> None:
+    (here / "--rate.jpg").write_bytes((here / "photo.jpg").read_bytes())
+
+    assert command("encode", "--rate.jpg") == 2
+    assert command("encode", "-q", "--", "--rate.jpg") == 0
+    assert (here / "--rate.rdc").is_file()
+
+
+def test_overwrite_is_the_default_and_no_overwrite_refuses(
+    command: Command, here: Path, small_rdc: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "photo.rdc").write_bytes(b"precious")
+
+    assert command("encode", "photo.jpg", "--no-overwrite") == 3
+    assert (here / "photo.rdc").read_bytes() == b"precious"
+    assert "photo.rdc" in capsys.readouterr().err
+
+    assert command("encode", "photo.jpg") == 0
+    assert (here / "photo.rdc").read_bytes() == small_rdc
+
+
+def test_failure_leaves_an_existing_output_and_no_debris(command: Command, here: Path, small_rdc: bytes) -> None:
+    (here / "cut.rdc").write_bytes(small_rdc[:-6])
+    (here / "cut.png").write_bytes(b"precious")
+    before = names_in(here)
+
+    assert command("decode", "cut.rdc") == 4
+    assert (here / "cut.png").read_bytes() == b"precious"
+    assert names_in(here) == before
+
+
+@pytest.mark.parametrize(("failure", "code"), [(RuntimeError, 1), (KeyboardInterrupt, 130), (OSError, 3)])
+@pytest.mark.parametrize("words", [("encode", "photo.jpg", "-o", "out.rdc"), ("decode", "made.rdc", "-o", "out.png")])
+def test_failure_in_the_middle_of_writing_leaves_an_existing_output_and_no_debris(
+    command: Command,
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    failure: type[BaseException],
+    code: int,
+) -> None:
+    def fail(_: int) -> None:
+        raise failure
+
+    monkeypatch.setattr(os, "fsync", fail)
+    (here / words[-1]).write_bytes(b"precious")
+    before = names_in(here)
+
+    assert command(*words) == code
+    assert (here / words[-1]).read_bytes() == b"precious"
+    assert names_in(here) == before
+
+
+def test_bug_shows_its_traceback_and_asks_for_a_report(
+    command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("out of ideas")
+
+    monkeypatch.setattr(Codec, "reconstruct", broken)
+
+    assert command("decode", "made.rdc") == 1
+    said = capsys.readouterr().err
+    assert "RuntimeError: out of ideas" in said
+    assert "please report" in said
+
+
+def test_output_that_is_not_a_regular_file_is_written_into(command: Command, here: Path, small_rdc: bytes) -> None:
+    os.mkfifo(here / "pipe")
+    reader = os.open(here / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert command("encode", "photo.jpg", "-o", "pipe") == 0
+        assert os.read(reader, 1 << 16) == small_rdc
+    finally:
+        os.close(reader)
+
+
+def test_metadata_is_kept_and_orientation_applied_once(command: Command, here: Path) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    exif[0x010F] = "A maker"
+    with Image.open(here / "photo.jpg") as picture:
+        picture.save(here / "turned.jpg", exif=exif, icc_profile=profile)
+
+    assert command("encode", "turned.jpg") == 0
+    assert command("decode", "turned.rdc", "-o", "turned.png") == 0
+    with Image.open(here / "turned.png") as decoded:
+        assert decoded.size == (80, 96)
+        assert decoded.info["icc_profile"] == profile
+        assert decoded.getexif()[0x010F] == "A maker"
+        assert decoded.getexif().get(ORIENTATION, 1) == 1
+
+
+@pytest.mark.parametrize("verb", ["encode", "decode"])
+def test_strip_leaves_metadata_out(command: Command, here: Path, verb: str) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    with Image.open(here / "photo.jpg") as picture:
+        picture.save(here / "tagged.jpg", icc_profile=profile)
+
+    assert command("encode", "tagged.jpg", *(["--strip"] if verb == "encode" else [])) == 0
+    kept = container.parse((here / "tagged.rdc").read_bytes()).metadata.icc
+    assert kept == (None if verb == "encode" else profile)
+
+    assert command("decode", "tagged.rdc", "-o", "tagged.png", *(["--strip"] if verb == "decode" else [])) == 0
+    with Image.open(here / "tagged.png") as decoded:
+        assert "icc_profile" not in decoded.info
+
+
+def test_messages_one_line_each_unless_quiet(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("encode", "photo.jpg") == 0
+    assert re.fullmatch(
+        r"photo\.jpg -> photo\.rdc: 96x80, \d+ bytes, \d\.\d{4} bpp, \d+\.\d\d s\n", capsys.readouterr().err
+    )
+    assert command("decode", "photo.rdc", "-q") == 0
+    assert capsys.readouterr() == ("", "")
+
+    assert command("decode", "photo.rdc", "-v") == 0
+    assert "rdeic-rt: bundle " in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback_of_an_error(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("decode", "photo.jpg") == 4
+    assert "Traceback" not in capsys.readouterr().err
+    assert command("decode", "photo.jpg", "--debug") == 4
+    assert "NotRdcError" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["encode"], 2, "at least one input"),
+        (["encode", "photo.jpg", "--rate", "99"], 2, "rate 99"),
+        (["encode", "photo.jpg", "--rate", "one"], 2, "'one' is not a whole number"),
+        (["encode", "photo.jpg", "--threads", "0"], 2, "not between 1 and"),
+        (["encode", "photo.jpg", "--rat", "0"], 2, "unrecognized arguments: --rat"),
+        (["encode", "photo.jpg", "-o", "photo.jpg"], 2, "would be overwritten"),
+        (["encode", "missing.jpg"], 3, "missing.jpg: No such file"),
+        (["encode", "photo.jpg", "-o", "no/such/folder.rdc"], 3, "No such file"),
+        (["encode", "."], 3, "Is a directory"),
+        (["encode", "made.rdc", "-o", "again.rdc"], 4, "made.rdc: "),
+        (["encode", "photo.jpg", "--max-pixels", "100"], 4, "100"),
+        (["encode", "photo.jpg", "--bundle", "no-such-bundle"], 5, "no-such-bundle"),
+        (["encode", "photo.jpg", "--backend", "cuda"], 6, "cuda"),
+        (["encode", "photo.jpg", "--precision", "int8"], 6, "int8"),
+        (["decode", "made.rdc", "--steps", "77"], 2, "77 steps"),
+        (["decode", "made.rdc", "--seed", "-1"], 2, "not between 0 and"),
+        (["decode", "made.rdc", "--sharpness", "nan"], 2, "not between 0 and 10"),
+        (["decode", "made.rdc", "-o", "picture.xyz"], 2, ".xyz"),
+        (["decode", "photo.jpg"], 4, "photo.jpg: "),
+        (["decode", "made.rdc", "--max-pixels", "100"], 4, "100"),
+        (["decode", "made.rdc", "--bundle", "/"], 5, "bundle.json"),
+        (["transmogrify"], 2, "invalid choice"),
+        ([], 2, "COMMAND"),
+    ],
+)
+def test_mistake_ends_in_its_exit_code_and_one_message(
+    command: Command, here: Path, capsys: pytest.CaptureFixture[str], words: list[str], code: int, says: str
+) -> None:
+    before = names_in(here)
+
+    assert command(*words) == code
+
+    out, err = capsys.readouterr()
+    assert says in err
+    assert out == ""
+    assert "Traceback" not in err
+    assert names_in(here) == before
+
+
+def test_file_of_another_model_ends_in_5_and_names_both(
+    command: Command, here: Path, small_rdc: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = container.parse(small_rdc)
+    other = container.pack(replace(file.header, model_id=b"\xde\xad\xbe\xef"), file.z, file.y)
+    (here / "other.rdc").write_bytes(other)
+
+    assert command("decode", "other.rdc") == 5
+    said = capsys.readouterr().err
+    assert "deadbeef" in said
+    assert file.header.model_id.hex() in said

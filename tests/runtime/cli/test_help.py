@@ -1,0 +1,71 @@
+"""Help is complete, quick, and says what the code does."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+
+import pytest
+
+from rdeic_rt import errors
+from rdeic_rt.backends import select
+from rdeic_rt.cli import batch, main, options
+
+from .conftest import Command
+
+VERBS = ["encode", "decode", "info", "doctor"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_a_verb_has_a_text_for_every_option(
+    command: Command, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    assert command(verb, "--help") == 0
+
+    text = capsys.readouterr().out
+    parser = main.build_parser()[1][verb]
+    actions = [action for action in parser._actions if not isinstance(action, argparse._HelpAction)]
+    assert all(action.help for action in actions)
+    assert all(flag in text for action in actions for flag in action.option_strings)
+    assert text.startswith(f"usage: rdeic-rt {verb} [options]")
+
+
+def test_help_of_the_command_lists_verbs(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("--help") == 0
+
+    text = capsys.readouterr().out
+    assert all(re.search(rf"^    {verb} +\w", text, re.MULTILINE) for verb in VERBS)
+
+
+def test_help_lists_every_exit_code(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    families = [errors.FileFormatError, errors.ImageError, errors.BundleError, errors.BackendError]
+    codes = {family.exit_code for family in families} | {batch.EXIT_USAGE, batch.EXIT_OS_ERROR}
+    codes |= {main.EXIT_BUG, main.EXIT_INTERRUPTED, main.EXIT_PIPE_CLOSED, 0}
+    assert command("--help") == 0
+
+    text = capsys.readouterr().out
+    assert {int(code) for code in re.findall(r"(?:^  |; )(\d+) ", text, re.MULTILINE)} == codes
+
+
+def test_version_is_the_installed_one(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("--version") == 0
+    assert re.fullmatch(r"rdeic-rt \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+def test_choices_are_those_of_the_backends() -> None:
+    assert options.BACKENDS == (select.AUTO, *select.NAMES)
+    assert options.PRECISIONS == (select.AUTO, *select.PRECISIONS)
+
+
+def test_help_loads_nothing_heavy() -> None:
+    script = """
+import sys
+from rdeic_rt.cli.main import main
+assert main(["encode", "--help"]) == 0
+heavy = {"numpy", "onnxruntime", "PIL", "constriction", "fastjsonschema"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rdeic_rt import bundle
+from rdeic_rt.errors import BundleCorruptError, BundleError, BundleMismatchError, BundleNotFoundError
+
+Document = dict[str, Any]
+
+
+def change(folder: Path, edit: Callable[[Document], object]) -> None:
+    document = json.loads((folder / "bundle.json").read_text())
+    edit(document)
+    (folder / "bundle.json").write_text(json.dumps(document))
+
+
+def test_read_good_bundle_returns_every_field(micro_folder: Path) -> None:
+    found = bundle.read(micro_folder)
+    rate = found.rates[0]
+    assert (found.name, found.family, found.licence, found.folder) == ("micro", "rdeic", "Apache-2.0", micro_folder)
+    assert (found.size_multiple_px, found.latent_channels, found.latent_factor_px) == (64, 4, 8)
+    assert rate.model_id == bytes.fromhex("00c0ffee")
+    assert found.graphs[rate.graphs["unet_step"]].path == micro_folder / "unet_step.onnx"
+    assert found.graphs["unet_step"].input("step").shape == (1, 3)
+    assert found.schedules["ddpm-2"].timesteps == (299, 0)
+    assert rate.step_tables["ddpm-2"] == micro_folder / "steps" / "ddpm-2.npz"
+    assert found.files["entropy.npz"].size_bytes == (micro_folder / "entropy.npz").stat().st_size
+
+
+def test_read_result_cannot_be_changed(micro_folder: Path) -> None:
+    found = bundle.read(micro_folder)
+    with pytest.raises(FrozenInstanceError):
+        found.name = "other"  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        found.graphs["x"] = found.graphs["control"]  # type: ignore[index]
+
+
+def test_read_embedded_bundle_has_two_rates(embedded_bundle: Path) -> None:
+    found = bundle.read(embedded_bundle)
+    assert found.name == "tiny"
+    assert len(found.rates) >= 2
+    assert len({found.schedules[rate.schedule].n_steps for rate in found.rates}) >= 2
+
+
+CORRUPT: dict[str, tuple[Callable[[Document], object], str]] = {
+    "missing field": (lambda d: d.pop("family"), "family"),
+    "unknown field": (lambda d: d.update(graph={}), "graph"),
+    "wrong type": (lambda d: d.update(default_rate="0"), "default_rate"),
+    "schema is a text": (lambda d: d.update(schema="1"), "schema"),
+    "graph of another role": (lambda d: d["rates"][0]["graphs"].update(control="unet_step"), "as control it must map"),
+    "graph not defined": (lambda d: d["rates"][0]["graphs"].update(control="other"), "'other' is not defined"),
+    "schedule not defined": (lambda d: d["rates"][0].update(schedule="ddpm-9"), "'ddpm-9' is not defined"),
+    "schedule without table": (lambda d: d["rates"][0]["step_tables"].pop("ddpm-2"), "no step table"),
+    "schedule of two lengths": (lambda d: d["schedules"]["ddpm-2"]["a"].append(1.0), "one a step"),
+    "rate index": (lambda d: d["rates"][0].update(index=1), "indices"),
+    "default rate": (lambda d: d.update(default_rate=1), "default_rate is 1"),
+    "model id": (lambda d: d["rates"][0].update(model_id="00C0FFEE"), "model_id"),
+    "size multiple": (lambda d: d.update(size_multiple_px=96), "size_multiple_px"),
+    "latent factor": (lambda d: d["latent"].update(factor_px=7), "latent.factor_px"),
+    "file not listed": (lambda d: d["files"].pop("entropy.npz"), "'entropy.npz' is not among"),
+    "file length": (lambda d: d["files"]["entropy.npz"].update(bytes=1), "should have 1"),
+    "file hash": (lambda d: d["files"]["entropy.npz"].update(sha256="0" * 64), "SHA-256"),
+    "file gone": (lambda d: d["files"].update({"x.npz": {"sha256": "0" * 64, "bytes": 1}}), "no such file"),
+}
+
+
+@pytest.mark.parametrize("name", CORRUPT)
+def test_read_manifest_with_a_fault_raises_corrupt_and_names_it(micro_folder: Path, name: str) -> None:
+    edit, words = CORRUPT[name]
+    change(micro_folder, edit)
+    with pytest.raises(BundleCorruptError) as caught:
+        bundle.read(micro_folder)
+    assert words in str(caught.value)
+    assert str(micro_folder) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "[" * 100_000, '{"schema": NaN}', '{"schema": 1, "schema": 1}', "\x00\xff", " " * (2 << 20)]
+)
+def test_read_text_that_is_no_manifest_raises_corrupt(micro_folder: Path, text: str) -> None:
+    (micro_folder / "bundle.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(BundleCorruptError):
+        bundle.read(micro_folder)
+
+
+def test_read_newer_schema_says_to_upgrade(micro_folder: Path) -> None:
+    change(micro_folder, lambda d: d.update(schema=2))
+    with pytest.raises(BundleError, match=r"schema 2.*reads schema 1.*Upgrade") as caught:
+        bundle.read(micro_folder)
+    assert not isinstance(caught.value, BundleCorruptError)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../outside.npz",
+        "steps/../../outside.npz",
+        "/etc/passwd",
+        "C:/x.npz",
+        "steps\\x.npz",
+        "./x.npz",
+        "steps//x.npz",
+        "steps/",
+        "",
+        "..",
+        "bundle.json",
+        "x\n.npz",
+        "x.npz\n",
+    ],
+)
+def test_read_path_that_leaves_the_folder_is_refused(micro_folder: Path, path: str) -> None:
+    (micro_folder.parent / "outside.npz").write_bytes(b"x")
+
+    def redirect(document: Document) -> None:
+        document["files"][path] = {"sha256": "0" * 64, "bytes": 1}
+        document["rates"][0]["entropy"] = path
+
+    change(micro_folder, redirect)
+    with pytest.raises(BundleCorruptError, match="not a relative path"):
+        bundle.read(micro_folder, verify=False)
+
+
+@pytest.mark.parametrize("through", ["file", "folder"])
+def test_read_link_that_leaves_the_folder_is_refused(micro_folder: Path, through: str) -> None:
+    outside = micro_folder.parent / "outside"
+    if through == "file":
+        (micro_folder / "entropy.npz").rename(outside)
+        (micro_folder / "entropy.npz").symlink_to(outside)
+    else:
+        (micro_folder / "steps").rename(outside)
+        (micro_folder / "steps").symlink_to(outside, target_is_directory=True)
+    with pytest.raises(BundleCorruptError, match="leaves the bundle's folder"):
+        bundle.read(micro_folder)
+
+
+def test_read_bundle_behind_a_link_is_accepted(micro_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(micro_folder, target_is_directory=True)
+    assert bundle.read(tmp_path / "link").folder == micro_folder
+
+
+def test_read_changed_byte_raises_unless_not_verified(micro_folder: Path) -> None:
+    path = micro_folder / "vae_decoder.onnx"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(BundleCorruptError, match=r"vae_decoder\.onnx: SHA-256"):
+        bundle.read(micro_folder)
+    assert bundle.read(micro_folder, verify=False).name == "micro"
+
+
+def test_find_name_takes_the_first_listed_folder(
+    micro_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.setenv("RDEIC_RT_BUNDLES", os.pathsep.join([str(empty), "", str(tmp_path)]))
+    assert bundle.find("micro") == micro_folder
+    assert micro_folder in bundle.installed()
+    assert bundle.find(tmp_path / "micro") == micro_folder
+    assert bundle.find(str(micro_folder)) == micro_folder
+
+
+def test_find_relative_folder_is_a_path(micro_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(micro_folder.parent)
+    assert bundle.find("micro") == micro_folder
+
+
+def test_find_without_source_returns_the_embedded_one(embedded_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RDEIC_RT_BUNDLES", raising=False)
+    assert bundle.load().name == "tiny"
+
+
+def test_find_unknown_name_lists_where_it_looked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RDEIC_RT_BUNDLES", str(tmp_path))
+    with pytest.raises(BundleNotFoundError) as caught:
+        bundle.find("nowhere")
+    for place in (tmp_path, *bundle.search_folders()):
+        assert str(place / "nowhere") in str(caught.value)
+    assert "RDEIC_RT_BUNDLES" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../tiny", "a/b"])
+def test_find_path_is_never_searched_as_a_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BundleNotFoundError) as caught:
+        bundle.find(name)
+    assert str(bundle.search_folders()[0]) not in str(caught.value)
+
+
+def test_rate_of_other_model_names_both(micro_folder: Path) -> None:
+    found = bundle.read(micro_folder)
+    assert found.rate_of(bytes.fromhex("00c0ffee"), 0) is found.rates[0]
+    for model_id, rate in ((bytes.fromhex("deadbeef"), 0), (bytes.fromhex("00c0ffee"), 1)):
+        with pytest.raises(BundleMismatchError) as caught:
+            found.rate_of(model_id, rate)
+        assert model_id.hex() in str(caught.value)
+        assert "00c0ffee" in str(caught.value)
+
+
+def test_choose_rate_outside_the_bundle_lists_the_choices(micro_folder: Path) -> None:
+    found = bundle.read(micro_folder)
+    assert found.choose_rate(None) is found.choose_rate(0)
+    for index in (1, -1, True, 0.0, "0"):
+        with pytest.raises(ValueError, match=r"0 \(only\)"):
+            found.choose_rate(index)  # type: ignore[arg-type]
+
+
+def test_choose_schedule_takes_the_same_sampler_only(micro_folder: Path) -> None:
+    found = bundle.read(micro_folder)
+    rate = found.rates[0]
+    assert found.choose_schedule(rate, None).name == "ddpm-2"
+    assert found.choose_schedule(rate, 2).name == "ddpm-2"
+    assert found.choose_schedule(rate, 1).name == "ddpm-1"
+    for n_steps in (3, 0, -2, True):
+        with pytest.raises(ValueError, match="1 or 2 steps"):
+            found.choose_schedule(rate, n_steps)

@@ -1,0 +1,301 @@
+"""The main path on real photos, with the embedded bundle."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+import rdeic_rt
+from rdeic_rt import (
+    BackendUnavailableError,
+    BundleCorruptError,
+    BundleMismatchError,
+    Codec,
+    FileFormatError,
+    LimitExceededError,
+    Limits,
+    Metadata,
+    NotRdcError,
+    RdeicError,
+    container,
+    timing,
+)
+
+Picture = NDArray[np.uint8]
+# A JPEG of 25 dB is a recognisable photo; the smallest of these files have less than a tenth of its bits.
+RECOGNISABLE_DB = 18.0
+MAX_OVERHEAD_BYTES = 24
+
+
+def psnr(a: Picture, b: Picture) -> float:
+    error = np.mean((a.astype(np.float64) - b) ** 2)
+    return math.inf if error == 0 else float(10 * np.log10(255**2 / error))
+
+
+@pytest.fixture(scope="module")
+def part(photo: Picture) -> Picture:
+    """The middle of a photo, small enough for tests that need many decodes; uint8 [130, 190, 3]."""
+    return np.ascontiguousarray(photo[60:190, 100:290])
+
+
+@pytest.fixture(scope="module")
+def data(codec: Codec, part: Picture) -> bytes:
+    return codec.encode(part)
+
+
+@pytest.fixture
+def bundle_copy(codec: Codec, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(codec.bundle.folder, tmp_path / "copy"))
+
+
+def test_psnr_sees_the_last_value() -> None:
+    a = np.zeros((2, 2, 3), np.uint8)
+    b = a.copy()
+    b[-1, -1, -1] = 1
+    assert psnr(a, a) == math.inf
+    assert psnr(a, b) < 60
+
+
+def test_decode_of_each_photo_at_each_rate_is_that_photo(codec: Codec, photo_paths: list[Path]) -> None:
+    for path in photo_paths:
+        image, _ = rdeic_rt.read_image(path)
+        for rate in codec.bundle.rates:
+            data = codec.encode(image, rate.index)
+            decoded = codec.decode(data)
+            assert decoded.shape == image.shape
+            assert decoded.dtype == np.uint8
+            assert decoded.flags.c_contiguous
+            assert psnr(decoded, image) > RECOGNISABLE_DB, (path.name, rate.index)
+            assert 8 * len(data) / (image.shape[0] * image.shape[1]) < 8 * rate.bpp
+
+
+def test_encode_rate_with_smaller_lambda_makes_larger_files(codec: Codec, photo: Picture) -> None:
+    by_lambda = sorted(codec.bundle.rates, key=lambda rate: -rate.lambda_r)
+    sizes = [len(codec.encode(photo, rate.index)) for rate in by_lambda]
+    assert sizes == sorted(sizes)
+
+
+def test_encode_again_gives_the_same_bytes(codec: Codec, part: Picture, data: bytes) -> None:
+    assert codec.encode(part) == data
+    assert rdeic_rt.load(codec.bundle.folder).encode(part) == data
+
+
+def test_encode_takes_pil_images_and_other_arrays(codec: Codec, part: Picture, data: bytes) -> None:
+    assert codec.encode(Image.fromarray(part)) == data
+    assert codec.encode(np.asfortranarray(part)) == data
+    assert codec.encode(part[::-1, ::-1][::-1, ::-1]) == data
+
+
+def test_encode_leaves_its_image_alone(codec: Codec, part: Picture) -> None:
+    image = part.copy()
+    codec.encode(image)
+    np.testing.assert_array_equal(image, part)
+
+
+@pytest.mark.parametrize("rate", [-1, 99, 1.0, "0", True])
+def test_encode_rate_that_does_not_exist_lists_the_choices(codec: Codec, part: Picture, rate: int) -> None:
+    with pytest.raises(ValueError, match="is not one of bundle 'tiny'"):
+        codec.encode(part, rate)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 130), (130, 1), (64, 64), (63, 65), (65, 63), (7, 200)])
+def test_decode_any_size_returns_that_size(codec: Codec, photo: Picture, shape: tuple[int, int]) -> None:
+    image = np.ascontiguousarray(photo[: shape[0], : shape[1]])
+    assert codec.decode(codec.encode(image)).shape == (*shape, 3)
+
+
+def test_encode_file_has_little_beside_its_payload(codec: Codec, photo: Picture) -> None:
+    for rate in codec.bundle.rates:
+        data = codec.encode(photo, rate.index)
+        file = container.parse(data)
+        assert len(data) - len(file.z) - len(file.y) <= MAX_OVERHEAD_BYTES
+        assert file.header.model_id == rate.model_id
+        assert file.header.rate == rate.index
+
+
+def test_encode_metadata_is_kept_and_changes_no_latents(codec: Codec, part: Picture, data: bytes) -> None:
+    kept = codec.encode(part, metadata=Metadata(icc=b"profile" * 50, exif=b"II*\x00\x08\x00\x00\x00\x00\x00"))
+    file = rdeic_rt.read_header(kept)
+    assert file.metadata.icc == b"profile" * 50
+    assert (file.z, file.y) == (rdeic_rt.read_header(data).z, rdeic_rt.read_header(data).y)
+
+
+def test_encode_picture_over_the_limit_raises_before_any_work(codec: Codec, part: Picture) -> None:
+    small = rdeic_rt.load(codec.bundle.folder, limits=Limits(max_pixels=100))
+    with pytest.raises(LimitExceededError):
+        small.encode(part)
+    with pytest.raises(LimitExceededError):
+        small.decode(codec.encode(part[:11, :10]))
+
+
+def test_decode_again_gives_the_same_picture_and_seed_is_the_checksum(codec: Codec, data: bytes) -> None:
+    image = codec.decode(data)
+    np.testing.assert_array_equal(codec.decode(bytearray(data)), image)
+    np.testing.assert_array_equal(codec.decode(memoryview(data), seed=rdeic_rt.read_header(data).crc), image)
+    assert (codec.decode(data, seed=1) != image).any()
+
+
+def test_decode_sharpness_moves_the_picture_step_by_step(codec: Codec, data: bytes) -> None:
+    plain = codec.decode(data, sharpness=1.0)
+    np.testing.assert_allclose(codec.decode(data, sharpness=1 + 1e-9), plain, atol=1)
+    assert psnr(codec.decode(data, sharpness=0.9), plain) > psnr(codec.decode(data, sharpness=0.0), plain)
+
+
+@pytest.mark.parametrize("sharpness", [-0.1, math.nan, math.inf, -math.inf])
+def test_decode_sharpness_out_of_range_is_refused(codec: Codec, data: bytes, sharpness: float) -> None:
+    with pytest.raises(ValueError, match="sharpness"):
+        codec.decode(data, sharpness=sharpness)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_decode_seed_out_of_range_is_refused(codec: Codec, data: bytes, seed: int) -> None:
+    with pytest.raises(ValueError, match="seed"):
+        codec.decode(data, seed=seed)
+
+
+def test_decode_largest_seed_is_accepted_as_any_kind_of_integer(codec: Codec, data: bytes) -> None:
+    largest = 2**64 - 1
+    np.testing.assert_array_equal(codec.decode(data, seed=np.uint64(largest)), codec.decode(data, seed=largest))  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        codec.decode(data, seed=0.5)  # type: ignore[arg-type]
+
+
+def test_decode_in_another_number_of_steps_of_the_bundle(codec: Codec, part: Picture) -> None:
+    for rate in codec.bundle.rates:
+        data = codec.encode(part, rate.index)
+        own = codec.bundle.schedules[rate.schedule]
+        np.testing.assert_array_equal(codec.decode(data, steps=own.n_steps), codec.decode(data))
+        choices = {codec.bundle.schedules[name] for name in rate.step_tables}
+        for schedule in choices - {own}:
+            if schedule.sampler == own.sampler:
+                assert codec.decode(data, steps=schedule.n_steps).shape == part.shape
+        with pytest.raises(ValueError, match=rf"decodes in .*{own.n_steps}.* steps"):
+            codec.decode(data, steps=77)
+
+
+def test_decode_for_another_model_names_both(codec: Codec, data: bytes) -> None:
+    file = container.parse(data)
+    for header in (replace(file.header, model_id=b"\xde\xad\xbe\xef"), replace(file.header, rate=200)):
+        with pytest.raises(BundleMismatchError) as caught:
+            codec.decode(container.pack(header, file.z, file.y))
+        assert header.model_id.hex() in str(caught.value)
+        assert codec.bundle.rates[0].model_id.hex() in str(caught.value)
+
+
+def test_decode_something_else_is_refused(codec: Codec, photo_paths: list[Path]) -> None:
+    with pytest.raises(NotRdcError):
+        codec.decode(photo_paths[0].read_bytes())
+    with pytest.raises(FileFormatError):
+        codec.decode(b"")
+
+
+def test_read_latents_on_one_thread_and_on_two_are_equal(codec: Codec, data: bytes) -> None:
+    one = rdeic_rt.load(codec.bundle.folder, threads=1)
+    two = rdeic_rt.load(codec.bundle.folder, threads=2)
+    np.testing.assert_array_equal(one.read_latents(data).y_hat, two.read_latents(data).y_hat)
+    assert psnr(one.decode(data), two.decode(data)) > 50
+
+
+def test_encode_loads_no_decoder_graph_and_decode_no_analysis(codec: Codec, part: Picture, bundle_copy: Path) -> None:
+    decoding = {rate.graphs["synthesis"] for rate in codec.bundle.rates}
+    for graph_id in decoding:
+        (bundle_copy / codec.bundle.graphs[graph_id].path.name).write_bytes(
+            bytes(codec.bundle.graphs[graph_id].path.stat().st_size)
+        )
+    damaged = rdeic_rt.load(bundle_copy, verify=False)
+    data = damaged.encode(part)
+    assert data == codec.encode(part)
+    for _ in range(2):
+        with pytest.raises(BundleCorruptError, match="not a graph"):
+            damaged.decode(data)
+    with pytest.raises(BundleCorruptError, match="SHA-256"):
+        rdeic_rt.load(bundle_copy)
+
+
+def test_encode_with_an_entropy_model_of_another_id_is_refused(part: Picture, bundle_copy: Path) -> None:
+    document = json.loads((bundle_copy / "bundle.json").read_text())
+    for rate in document["rates"]:
+        rate["model_id"] = "deadbeef"
+    (bundle_copy / "bundle.json").write_text(json.dumps(document))
+    with pytest.raises(BundleCorruptError, match="deadbeef"):
+        rdeic_rt.load(bundle_copy).encode(part)
+
+
+def test_load_precision_the_bundle_does_not_have_is_refused(codec: Codec) -> None:
+    with pytest.raises(BackendUnavailableError, match="int8"):
+        rdeic_rt.load(codec.bundle.folder, precision="int8")
+
+
+def test_load_auto_says_what_was_skipped(codec: Codec) -> None:
+    chosen = rdeic_rt.load(codec.bundle.folder)
+    assert chosen.backend == "cpu"
+    assert "cpu" not in chosen.skipped_backends
+    assert repr(chosen) == "<rdeic_rt.Codec 'tiny' on cpu>"
+
+
+def test_decode_inside_a_collector_books_every_stage_and_nothing_after(codec: Codec, data: bytes) -> None:
+    with timing.collect() as times:
+        codec.decode(data)
+    expected = ["container", "entropy", "synthesis", "noise", "denoise", "vae", "pixels"]
+    assert [name for name in times.total_ms() if "." not in name and name != "load"] == expected
+    before = times.total_ms()
+    codec.decode(data)
+    assert times.total_ms() == before
+
+
+@pytest.fixture
+def paths(codec: Codec, photo: Picture, tmp_path: Path) -> list[Path]:
+    """Three files of different sizes."""
+    made = []
+    for height, width in ((64, 70), (100, 64), (30, 40)):
+        path = tmp_path / f"{height}x{width}.rdc"
+        path.write_bytes(codec.encode(photo[:height, :width]))
+        made.append(path)
+    return made
+
+
+def test_decode_many_yields_in_order_what_decode_returns(codec: Codec, paths: list[Path]) -> None:
+    results = list(codec.decode_many(iter(paths), sharpness=0.5, seed=3))
+    assert [path for path, _ in results] == paths
+    for path, image in results:
+        np.testing.assert_array_equal(image, codec.decode(path.read_bytes(), sharpness=0.5, seed=3))
+
+
+def test_decode_many_with_on_error_does_the_rest(codec: Codec, paths: list[Path], tmp_path: Path) -> None:
+    bad = tmp_path / "bad.rdc"
+    bad.write_bytes(paths[0].read_bytes()[:-1])
+    gone = tmp_path / "gone.rdc"
+    problems: list[tuple[str | Path, RdeicError | OSError]] = []
+    results = codec.decode_many([paths[0], bad, gone, paths[1]], on_error=lambda *problem: problems.append(problem))
+    assert [path for path, _ in results] == paths[:2]
+    assert [path for path, _ in problems] == [bad, gone]
+    assert isinstance(problems[0][1], FileFormatError)
+    assert isinstance(problems[1][1], FileNotFoundError)
+
+
+def test_decode_many_without_on_error_raises_at_the_bad_file(codec: Codec, paths: list[Path], tmp_path: Path) -> None:
+    iterator = codec.decode_many([paths[0], tmp_path / "gone.rdc", paths[1]])
+    assert next(iterator)[0] == paths[0]
+    with pytest.raises(FileNotFoundError):
+        next(iterator)
+
+
+def test_decode_many_given_up_leaves_no_thread(codec: Codec, paths: list[Path]) -> None:
+    iterator = codec.decode_many(paths)
+    next(iterator)
+    iterator.close()  # type: ignore[attr-defined]
+    assert not [thread for thread in threading.enumerate() if "decode_many" in thread.name]
+
+
+def test_decode_many_wrong_option_raises_at_once(codec: Codec, paths: list[Path]) -> None:
+    with pytest.raises(ValueError, match="sharpness"):
+        codec.decode_many(paths, sharpness=-1)
