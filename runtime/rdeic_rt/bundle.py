@@ -82,7 +82,7 @@ class Rate:
     Attributes:
         index: what an .rdc file stores.
         label: for people.
-        lambda_r: weight of the rate in the training loss; smaller means larger files.
+        lambda_r: weight of the distortion in the training loss (Eq. 9); larger means larger files.
         bpp: bits per source pixel of a typical photo.
         schedule: name of the schedule it decodes with unless another number of steps is asked for.
         model_id: 4 bytes, the entropy model that files of this rate need.
