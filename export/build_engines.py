@@ -40,8 +40,8 @@ Samples = list[tuple[Any, Any]]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Build a bundle and return the process's exit code."""
     args = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    logging.basicConfig(level=logging.ERROR, format="%(message)s")
+    logger.setLevel(logging.INFO)
     try:
         build(recipe.load(args.recipe), args.photos, args.evaluate, args.output)
     except RdeicError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,17 +37,19 @@ def run(module: nn.Module, spec: GraphSpec, path: Path, *, half_weights: bool) -
     """
     arguments, dynamic = _arguments(spec)
     try:
-        program = torch.onnx.export(
-            module.eval(),
-            arguments,
-            input_names=[tensor.name for tensor in spec.inputs],
-            output_names=[tensor.name for tensor in spec.outputs],
-            dynamic_shapes=dynamic,
-            opset_version=OPSET,
-            dynamo=True,
-            optimize=True,
-            verbose=False,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporter warns of deprecations of its own and of shared dimensions
+            program = torch.onnx.export(
+                module.eval(),
+                arguments,
+                input_names=[tensor.name for tensor in spec.inputs],
+                output_names=[tensor.name for tensor in spec.outputs],
+                dynamic_shapes=dynamic,
+                opset_version=OPSET,
+                dynamo=True,
+                optimize=True,
+                verbose=False,
+            )
     except torch.onnx.errors.OnnxExporterError as error:
         raise ExportError(f"graph {spec.name}: torch.onnx.export failed: {error}") from error
     assert program is not None  # dynamo=True always returns a program

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 import pickle
@@ -14,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rdeic_export import checkpoint
-from rdeic_export.modules.config import SD21, CompressionConfig, ControlConfig, ModelConfig, UNetConfig, VaeConfig
+from rdeic_export.modules.config import SD21, VaeConfig
 from rdeic_export.modules.model import RdeicModel
 from rdeic_rt.errors import ExportError
 from tests.micro import make_micro
@@ -22,20 +23,8 @@ from tests.micro import make_micro
 KEYS = Path(__file__).parents[1] / "data" / "released" / "keys.json.gz"
 
 # A micro model without pixel-unshuffle, so that stock diffusers models of the same sizes exist.
-PLAIN = ModelConfig(
-    name="plain",
-    vae=VaeConfig(channels=(8, 8, 8, 16), layers_per_block=1, norm_groups=4),
-    unet=UNetConfig(
-        channels=(16, 32),
-        layers_per_block=1,
-        attention_levels=(True, False),
-        head_dim=8,
-        context_dim=12,
-        context_tokens=5,
-        norm_groups=8,
-    ),
-    compression=CompressionConfig(hyper_channels=8, latent_channels=16, slices=(8, 8), codebook_size=16),
-    control=ControlConfig(width_ratio=0.5, head_dim=4),
+PLAIN = dataclasses.replace(
+    make_micro.MICRO, name="plain", vae=VaeConfig(channels=(8, 8, 8, 16), layers_per_block=1, norm_groups=4)
 )
 
 

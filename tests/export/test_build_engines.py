@@ -1,0 +1,105 @@
+"""The build script: the same bundle twice, a bundle the runtime decodes as PyTorch does, and nothing left by a failure."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import build_engines
+import numpy as np
+import pytest
+import rdeic_rt
+import torch
+from PIL import Image
+from rdeic_export import recipe as recipes
+from rdeic_export import schedule
+from rdeic_export.recipe import Recipe
+from rdeic_rt import container, noise
+from rdeic_rt.errors import ExportError
+
+from tests.micro import make_micro
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    whole = make_micro.recipe(tmp_path_factory.mktemp("weights"))
+    return dataclasses.replace(whole, rates=whole.rates[:1])
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small crops, so that the micro model's attention stays small."""
+    folder = tmp_path_factory.mktemp("photos")
+    for path in sorted(make_micro.PHOTOS.glob("*.jpg"))[:2]:
+        Image.open(path).crop((60, 60, 252, 188)).save(folder / f"{path.stem}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(recipe: Recipe, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("engines") / "micro"
+    build_engines.build(recipe, [photos], [], folder)
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_build_again_replaces_the_bundle_with_the_same_bytes(
+    recipe: Recipe, photos: Path, bundle: Path, tmp_path: Path
+) -> None:
+    again = tmp_path / "engines" / "micro"
+    again.mkdir(parents=True)
+    (again / "stale.onnx").write_bytes(b"old")
+    build_engines.build(recipe, [photos], [], again)
+    assert contents(again) == contents(bundle)
+    assert [p.name for p in again.parent.iterdir()] == ["micro"]
+
+
+@torch.no_grad()
+def test_build_bundle_decodes_as_pytorch_does(recipe: Recipe, photos: Path, bundle: Path) -> None:
+    codec = rdeic_rt.load(bundle, backend="cpu")
+    photo = np.asarray(Image.open(sorted(photos.glob("*.png"))[0]))
+    data = codec.encode(photo)
+    crc = container.parse(data).crc
+    model = recipes.build_model(recipe, recipe.rates[0])
+    table = schedule.ddpm(recipe.config.diffusion, 2)
+    z_c, hint = model.codec.synthesise(torch.from_numpy(codec.read_latents(data).y_hat))
+    start = noise.start(z_c.numpy(), crc, table.abar_start)
+    noises = [torch.from_numpy(noise.gaussian(tuple(z_c.shape), crc, k + 1)) for k in range(2)]
+    for sharpness in (1.0, 0.5):
+        z_0 = model.denoise(torch.from_numpy(start), hint, table, noises, sharpness)
+        expected = ((model.vae.decode(z_0) + 1) * 127.5).clamp(0, 255).round()[0].permute(1, 2, 0).numpy()
+        actual = codec.decode(data, sharpness=sharpness).astype(float)
+        assert np.abs(actual - expected[: photo.shape[0], : photo.shape[1]]).max() <= 2, sharpness
+
+
+def test_build_bundle_says_what_it_was_made_from(bundle: Path) -> None:
+    read = rdeic_rt.load(bundle).bundle
+    assert read.provenance == {"weights": "random"}
+    measured = read.calibration["rates"]["2 steps"]
+    assert measured["bits_actual"] % 8 == 0
+    assert measured["overhead"] == pytest.approx(measured["bits_actual"] / measured["bits_float"] - 1)
+    assert read.rates[0].bpp == measured["bpp"]
+    assert set(read.schedules) == {"ddpm-2", "ddpm-5", "ddim-2", "ddim-5"}
+
+
+def test_build_weights_that_do_not_fit_leaves_nothing(recipe: Recipe, photos: Path, tmp_path: Path) -> None:
+    swapped = dataclasses.replace(recipe, base=(recipe.rates[0].weights,))
+    with pytest.raises(ExportError, match="missing context"):
+        build_engines.build(swapped, [photos], [], tmp_path / "engines" / "broken")
+    assert list((tmp_path / "engines").iterdir()) == []
+
+
+def test_main_absent_recipe_is_one_line_and_an_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = build_engines.main(["--recipe", str(tmp_path / "none.toml"), "--output", str(tmp_path / "out")])
+    assert code == ExportError.exit_code
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_load_recipe_names_every_missing_file(tmp_path: Path) -> None:
+    text = Path(build_engines.ROOT / "training/weights/tiny/recipe.toml").read_text()
+    (tmp_path / "recipe.toml").write_text(text)
+    with pytest.raises(ExportError, match=r"base\.safetensors, .*rate_0\.safetensors, .*rate_1\.safetensors"):
+        recipes.load(tmp_path / "recipe.toml")
