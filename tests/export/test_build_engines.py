@@ -1,22 +1,22 @@
-"""The build script: the same bundle twice, a bundle the runtime decodes as PyTorch does, and nothing left by a failure."""
+"""The build script: the same bundle twice, one the runtime decodes as PyTorch does, and nothing left by a failure."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
 
-import build_engines
 import numpy as np
 import pytest
-import rdeic_rt
 import torch
 from PIL import Image
+
+import build_engines
+import rdeic_rt
 from rdeic_export import recipe as recipes
 from rdeic_export import schedule
 from rdeic_export.recipe import Recipe
 from rdeic_rt import container, noise
 from rdeic_rt.errors import ExportError
-
 from tests.micro import make_micro
 
 
