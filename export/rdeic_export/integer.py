@@ -3,8 +3,7 @@
     h_s of the samples' VQ indices ─ fit ─▶ hyper.*
     y_hat of the float networks ─ fit ─▶ for each slice: y.*, channel.*, local.*, anchor.*, nonanchor.*
 
-Contexts are those of the float networks' own y_hat, so the slices can be fitted one after another. The arithmetic is the
-runtime's, which the samples run through as each layer is done.
+Contexts are those of the float networks' own y_hat, so the slices can be fitted one after another (integer_nets.py).
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ from onnx import TensorProto, helper
 from torch import Tensor
 
 from rdeic_rt.entropy import EntropyModel, encode_latents
+from rdeic_rt.entropy.layers import matmul_of_onnxruntime
 from rdeic_rt.entropy.model import VERSION
-from rdeic_rt.entropy.nets import matmul_of_onnxruntime
 from rdeic_rt.errors import ExportError
 
 from . import integer_nets, tables
@@ -69,10 +68,10 @@ def rate_overhead(codec: CompressionModel, model: EntropyModel, samples: Sequenc
     """Return what the integer networks and the real coder cost over the float networks and an ideal one.
 
     Returns:
-        ``y_bits_float``: ideal code length of y under the float networks; ``y_bits_actual``: 8 x bytes of the y sections;
-        ``overhead``: how much the second is longer, as a fraction; ``z_bits_plain`` and ``z_bits_actual``: VQ indices without
-        and with the prior; ``bits_float``, ``bits_actual``: y and z; ``mse_float``, ``mse_actual``: mean squared error of y_hat,
-        which leaving symbols out raises. Sums over the samples.
+        Sums over the samples: ``y_bits_float``, the ideal code length of y under the float networks; ``y_bits_actual``,
+        8 times the bytes of the y sections; ``overhead``, by what fraction that is longer; ``z_bits_plain`` and
+        ``z_bits_actual``, VQ indices without and with the prior; ``bits_float`` and ``bits_actual``, y and z together;
+        ``mse_float`` and ``mse_actual``, mean squared error of y_hat, which not coding some symbols raises.
     """
     total = dict.fromkeys(("y_bits_float", "y_bits_actual", "z_bits_plain", "z_bits_actual"), 0.0)
     squares = np.zeros(2)
@@ -110,7 +109,7 @@ def gaussian_bits(symbols: Tensor, scales: Tensor) -> float:
 
 
 def matmul_graph() -> bytes:
-    """Return the ONNX file that ``rdeic_rt/entropy/matmul_u8s8.onnx`` is a copy of: uint8 [m,k] x int8 [k,n] -> int32 [m,n]."""
+    """Return what ``rdeic_rt/entropy/matmul_u8s8.onnx`` is a copy of: uint8 [m,k] x int8 [k,n] -> int32 [m,n]."""
     graph = helper.make_graph(
         [helper.make_node("MatMulInteger", ["a", "b"], ["product"])],
         "matmul_u8s8",
@@ -131,6 +130,6 @@ def _checked(codec: CompressionModel, sample: Sample) -> tuple[Tensor, Tensor]:
     expected = (1, codec.config.latent_channels, *(4 * n for n in indices.shape[1:]))
     if indices.dim() != 3 or y.shape != expected:
         raise ExportError(
-            f"integer networks: sample with y {list(y.shape)} and indices {list(indices.shape)}, y should be {list(expected)}"
+            f"integer networks: y of a sample is {list(y.shape)}, should be {list(expected)} for its VQ indices"
         )
     return y, indices

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rdeic_rt.entropy.arrays import ArrayReader
+from rdeic_rt.entropy.layers import Layer, MatMul, Rescale
 from rdeic_rt.entropy.model import GRID_BITS, Y_LIMIT
-from rdeic_rt.entropy.nets import SLOPE_BITS, HyperBlock, Layer, MatMul, Rescale, pixel_shuffle
+from rdeic_rt.entropy.nets import SLOPE_BITS, HyperBlock, pixel_shuffle
 from rdeic_rt.entropy.order import Slice, scatter, slices_of, squeeze
 from rdeic_rt.errors import ExportError
 
@@ -29,10 +30,9 @@ from .integer_layers import (
     Grid,
     Signal,
     activated,
-    byte_grid,
-    bytes_of,
     convolve,
     fit,
+    level_grid,
     requantised,
     rescaled,
 )
@@ -51,8 +51,8 @@ def fit_hyper(
         The hyper parameters of each sample as the integer networks, and as the float networks have them.
     """
     codes = codec.quantize.embedding.weight.detach().numpy()
-    grid = byte_grid([codes[None]], padded=True)
-    arrays["codebook"] = bytes_of(codes, grid)
+    grid = level_grid([codes[None]], padded=True, fine=True)
+    arrays["codebook"] = grid.levels(codes)
     signal = Signal([arrays["codebook"][i] for i in indices], grid)
     floats: Floats = [codes[i] for i in indices]
     blocks = list(codec.hyper_dec)
@@ -112,7 +112,7 @@ def _fit_block(
 ) -> tuple[Signal, Floats]:
     """Fit one block of the hyper network; ``padded`` if its output is."""
     if isinstance(block, UpBlock):
-        first, second, skip = block.subpel_conv[0], block.conv, block.upsample[0]
+        first, second, skip = cast(nn.Conv2d, block.subpel_conv[0]), block.conv, cast(nn.Conv2d, block.upsample[0])
         shuffle, shared, slope = pixel_shuffle, 4, 0.1
     elif isinstance(block, ResBlock) and isinstance(block.adaptor, nn.Conv2d):
         first, second, skip = block.conv1, block.conv2, block.adaptor
@@ -122,17 +122,20 @@ def _fit_block(
 
     first_float = [_conv(first, v) for v in floats]
     hidden = _activate(
-        f"{name}.first", fit([first.weight], [x], first_float), LEAKY, [x], matmul, arrays, shared=shared
+        f"{name}.first", fit([first.weight], [x], first_float, fine=True), LEAKY, [x], matmul, arrays, shared=shared
     )
     hidden = hidden.map(shuffle, shared)
     second_float = [_conv(second, shuffle(LEAKY(v))) for v in first_float]
     skip_float = [_conv(skip, v) for v in floats]
-    second_fit, skip_fit = fit([second.weight], [hidden], second_float), fit([skip.weight], [x], skip_float)
+    second_fit, skip_fit = (
+        fit([second.weight], [hidden], second_float, fine=True),
+        fit([skip.weight], [x], skip_float, fine=True),
+    )
     out_float = [np.where(a < 0, slope * a, a) + shuffle(b) for a, b in zip(second_float, skip_float, strict=True)]
 
     reach = [np.abs(v).max((0, 1)) for v in (*second_float, *map(shuffle, skip_float), *out_float)]
     unit = (np.max(reach, axis=0) + 1e-9).astype(np.float64) / _WIDE_TOP
-    grid = byte_grid(out_float, padded=padded)
+    grid = level_grid(out_float, padded=padded, fine=True)
     arrays |= requantised(f"{name}.second", second_fit, unit)
     arrays |= requantised(f"{name}.skip", skip_fit, np.repeat(unit, shared))
     arrays |= rescaled(f"{name}.out", unit, grid)
@@ -171,7 +174,7 @@ def _fit_chain(
         joined = [np.concatenate(group[::-1], axis=-1) for group in zip(*floats, strict=True)]
         target = [_conv(layer, v) for v in joined]
         weights = torch.split(layer.weight, [s.grid.step.size for s in inputs[::-1]], dim=1)[::-1]
-        fitted = fit(weights, inputs, target)
+        fitted = fit(weights, inputs, target, fine=unit is not None)
         if index + 1 < len(convolutions):
             inputs = [_activate(label, fitted, GELU, inputs, matmul, arrays, parts)]
             floats = [[GELU(v) for v in target]]
@@ -188,18 +191,18 @@ def _fit_local(
 ) -> tuple[Signal, Floats]:
     """Fit the local context of a slice; return it at the non-anchors."""
     convolution = cast(nn.Conv2d, layer)
-    anchors_only = signal.map(lambda v: _without_nonanchors(v, signal.grid.zero.astype(np.uint8)))
+    anchors_only = signal.map(lambda v: _without_nonanchors(v, signal.grid.zero.astype(np.uint16)))
     target = [_conv(convolution, _without_nonanchors(v, np.zeros(1, np.float32))) for v in y_hat]
-    fitted = fit([convolution.weight], [anchors_only], target)
+    fitted = fit([convolution.weight], [anchors_only], target, fine=True)
     context = _linear(f"local.{part.index}", fitted, target, [anchors_only], matmul, arrays)
     return _squeezed(context, anchors=False), [squeeze(v, anchors=False) for v in target]
 
 
 def _quantise_slice(part: Slice, y_hat: Floats, arrays: Arrays) -> Signal:
-    grid = byte_grid(y_hat, padded=True)
+    grid = level_grid(y_hat, padded=True, fine=False)
     name = f"y.{part.index}"
     arrays |= rescaled(name, np.full(part.width, 2.0**-GRID_BITS), grid)
-    arrays[f"{name}.zero"] = grid.zero.astype(np.uint8)
+    arrays[f"{name}.zero"] = grid.zero.astype(np.uint16)
     rescale = Rescale.read(ArrayReader(arrays), name, part.width, Y_LIMIT)
     return Signal([rescale(np.rint(v * 2**GRID_BITS).astype(np.int32)) for v in y_hat], grid)
 
@@ -222,7 +225,7 @@ def _activate(
 
 def _linear(name: str, fitted: Fit, target: Floats, inputs: list[Signal], matmul: MatMul, arrays: Arrays) -> Signal:
     """Finish a layer with bytes, not to be padded, and run it."""
-    grid = byte_grid(target, padded=False)
+    grid = level_grid(target, padded=False, fine=True)
     own = requantised(name, fitted, grid.step, grid.zero)
     arrays |= own
     return Signal(_run(name, inputs, ("",), matmul, own, lut=False), grid)
@@ -230,9 +233,9 @@ def _linear(name: str, fitted: Fit, target: Floats, inputs: list[Signal], matmul
 
 def _run(
     name: str, inputs: list[Signal], parts: Sequence[str], matmul: MatMul, arrays: Arrays, *, lut: bool
-) -> list[NDArray[np.uint8]]:
+) -> list[NDArray[np.uint16]]:
     layer = Layer.read(ArrayReader(arrays), name, [s.grid.step.size for s in inputs], None, parts, lut=lut)
-    return [layer.bytes(matmul, *grids) for grids in zip(*(s.values for s in inputs), strict=True)]
+    return [layer.levels(matmul, *grids) for grids in zip(*(s.values for s in inputs), strict=True)]
 
 
 def _conv(layer: nn.Conv2d, x: NDArray[np.float32]) -> NDArray[np.float32]:

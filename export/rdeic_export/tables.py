@@ -65,8 +65,9 @@ def prior_arrays(
 
 
 def fixed_point(weights: NDArray[np.float64]) -> NDArray[np.int32]:
-    """Return positive integers, int32 [n], of sum 2**24 and nearly in proportion to weights >= 0, float64 [n]."""
-    spare = TOTAL_MASS - weights.size
-    masses = 1 + np.floor(weights * (spare / weights.sum())).astype(np.int64)
-    masses[np.argmax(masses)] += TOTAL_MASS - int(masses.sum())
-    return masses.astype(np.int32)
+    """Return masses, int32 [n], of sum 2**24: one unit each, the rest in proportion to weights >= 0, float64 [n]."""
+    shares = weights * ((TOTAL_MASS - weights.size) / weights.sum())
+    masses: NDArray[np.int32] = 1 + np.floor(shares).astype(np.int32)
+    left_over = TOTAL_MASS - int(masses.sum(dtype=np.int64))
+    masses[np.argsort(np.floor(shares) - shares, kind="stable")[:left_over]] += 1
+    return masses

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ..errors import BitstreamError
 from .coder import MAX_SYMBOL, SymbolDecoder, SymbolEncoder, pack_fixed, unpack_fixed
-from .model import GRID_BITS, Y_LIMIT, EntropyModel
+from .model import GRID_BITS, EntropyModel
 from .order import Slice, groups, scatter, squeeze
 
 __all__ = ["EncodedLatents", "EntropyModel", "decode_latents", "encode_latents"]
@@ -126,22 +126,22 @@ def _code_slices(model: EntropyModel, vq_indices: NDArray[np.int32], code_pass: 
     hyper_of = {anchors: squeeze(hyper, anchors=anchors) for anchors in (True, False)}
     height, width = hyper.shape[:2]
     y_grid = np.empty((height, width, model.y_channels), np.int32)
-    y_bytes = np.empty(y_grid.shape, np.uint8)
+    y_levels = np.empty(y_grid.shape, np.uint16)
     for nets in model.slices:
         part = nets.slice
-        y_bytes[..., part.channels] = nets.zero
-        channel = nets.channel_context(matmul, y_bytes)
+        y_levels[..., part.channels] = nets.zero
+        channel = nets.channel_context(matmul, y_levels)
         for anchors in (True, False):
             contexts = [hyper_of[anchors]]
             if channel is not None:
                 contexts.append(squeeze(channel, anchors=anchors))
             if not anchors:
-                contexts.append(nets.local_context(matmul, y_bytes))
+                contexts.append(nets.local_context(matmul, y_levels))
             scales, means = nets.parameters(matmul, contexts, anchors=anchors)
-            symbols = code_pass(part, anchors, model.tables.scale_index(scales).ravel(), means.ravel())
+            symbols = code_pass(part, anchors, model.tables.scale_index(scales.ravel()), means.ravel())
             values = means + (symbols.reshape(means.shape) << GRID_BITS)
             scatter(y_grid[..., part.channels], values, anchors=anchors)
-            scatter(y_bytes[..., part.channels], nets.quantise(values), anchors=anchors)
+            scatter(y_levels[..., part.channels], nets.quantise(values), anchors=anchors)
     y_hat = y_grid.transpose(2, 0, 1)[None].astype(np.float32)
     y_hat *= np.float32(1 / (1 << GRID_BITS))
     return y_hat

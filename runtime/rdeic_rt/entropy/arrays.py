@@ -19,8 +19,8 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 def model_id(arrays: Arrays) -> bytes:
     """Return 4 bytes that identify an entropy model: the start of the SHA-256 of its arrays in canonical form.
 
-    That form is, for each array by name in the order of the names' bytes: the length of the name, the name in ASCII, the
-    length of the dtype's name, the dtype's name, the number of dimensions, each dimension, then the elements in C order.
+    That form is, for each array in the order of the names' bytes: the length of the name, the name in ASCII, the length
+    of the dtype's name, the dtype's name, the number of dimensions, each dimension, then the elements in C order.
     Lengths and dimensions are unsigned 32-bit integers; all integers are little endian.
     """
     digest = hashlib.sha256()

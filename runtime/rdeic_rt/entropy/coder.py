@@ -1,9 +1,10 @@
 """Range coding of integer symbols; the only caller of constriction, whose errors become `BitstreamError` here.
 
-A section is the shortest string of bytes inside the coder's final interval (docs/format.md, "Range coder"): constriction
-gives 32-bit words, `_shortest` replaces the last of them by what is needed, and zero bytes at the end are left out.
-There is exactly one section for given symbols. `SymbolDecoder.finish` encodes what was decoded and compares, so that
-missing, surplus or needlessly different bytes are found, not only those that no symbol fits.
+A section is the shortest string of bytes inside the coder's final interval (docs/format.md, "Range coder"):
+constriction gives 32-bit words, `_shortest` replaces the last of them by what is needed, and zero bytes at the end are
+left out. There is exactly one section for given symbols. `SymbolDecoder.finish` encodes what was decoded and compares,
+so that surplus or needlessly different bytes are found, not only those that no symbol fits. Bytes that are missing read
+as zeros and give other symbols; finding that is left to the file's checksum.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ class Distribution:
         if masses.ndim != 1 or masses.size < 2 or masses.min() < 1 or int(masses.sum(dtype=np.int64)) != TOTAL_MASS:
             raise ValueError(f"masses must be two or more positive integers of sum {TOTAL_MASS}")
         self.size = masses.size
-        # constriction gives every symbol one unit and shares out the rest in proportion. Weights that are the masses less
-        # that unit add up to the rest, so its factor is 1 and no rounding takes place.
+        # constriction gives every symbol one unit and shares out the rest in proportion. Weights that are the masses
+        # less that unit add up to the rest, so its factor is 1 and no rounding takes place.
         weights = (masses - 1).astype(np.float64)
         self.model = constriction.stream.model.Categorical(weights, perfect=False)
 
@@ -74,7 +75,7 @@ class SymbolEncoder:
             self._coder.encode(np.ascontiguousarray(symbols), distribution.model)
 
     def put_group(self, table: GaussianTable, symbols: NDArray[np.int32]) -> None:
-        """Encode a group of symbols, int32 [n], of magnitude <= `MAX_SYMBOL`: all bins, then what the escapes stand for."""
+        """Encode a group, int32 [n], of magnitudes <= `MAX_SYMBOL`: all bins, then what the escapes stand for."""
         magnitudes = np.abs(symbols)
         escaped = magnitudes > table.radius
         bins = np.where(escaped, 2 * table.radius + 1, symbols + table.radius).astype(np.int32)

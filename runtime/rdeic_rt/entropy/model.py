@@ -10,7 +10,8 @@ import numpy as np
 from . import arrays as arrays_module
 from .arrays import ArrayReader, Arrays
 from .coder import MAX_SYMBOL
-from .nets import WIDE_LIMIT, HyperNet, MatMul, SliceNets, matmul_of_onnxruntime
+from .layers import WIDE_LIMIT, MatMul, matmul_of_onnxruntime
+from .nets import HyperNet, SliceNets
 from .order import slices_of
 from .tables import Tables
 

@@ -60,7 +60,7 @@ def squeeze(grid: NDArray[Scalar], *, anchors: bool) -> NDArray[Scalar]:
 
 
 def scatter(grid: NDArray[Scalar], values: NDArray[Scalar], *, anchors: bool) -> None:
-    """Write values [H, W/2, ...] to the anchors, or the non-anchors, of a grid [H, W, ...]: the inverse of `squeeze`."""
+    """Write values [H, W/2, ...] to the anchors, or the non-anchors, of a grid [H, W, ...]; undoes `squeeze`."""
     first = int(anchors)
     grid[0::2, first::2] = values[0::2]
     grid[1::2, 1 - first :: 2] = values[1::2]

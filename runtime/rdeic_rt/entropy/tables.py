@@ -34,7 +34,7 @@ class Tables:
 
     @staticmethod
     def from_arrays(reader: ArrayReader) -> Tables:
-        """Build the tables from arrays ``scale_*``, ``skip_below`` and ``prior_masses``; BundleCorruptError if unfit."""
+        """Read ``scale_*``, ``skip_below`` and ``prior_masses``; BundleCorruptError if they are unfit."""
         thresholds = reader.take("scale_thresholds", np.int32, (N_SCALES - 1,))
         reader.check((np.diff(thresholds.astype(np.int64)) > 0).all(), "'scale_thresholds' do not rise")
         lengths = reader.take("scale_lengths", np.int32, (N_SCALES,))
@@ -50,14 +50,20 @@ class Tables:
         return Tables(
             gaussians=tuple(GaussianTable(table) for table in tables),
             thresholds=thresholds,
-            skip_below=reader.number("skip_below", 0, N_SCALES),
+            skip_below=reader.number("skip_below", 0, N_SCALES - 1),
             prior=Distribution(prior),
             plain_bits=(prior.size - 1).bit_length(),
         )
 
     def scale_index(self, scales: NDArray[np.int32]) -> NDArray[np.uint8]:
-        """Return the scale index, uint8 0 ... 63, of each scale on the grid of the networks; same shape."""
-        return np.searchsorted(self.thresholds, scales, side="left").astype(np.uint8)
+        """Return the scale index, uint8 0 ... 63, of each scale, int32 [n] on the grid of the networks.
+
+        Those under ``skip_below`` may all get 0: nothing depends on which they are, and they are most.
+        """
+        index = np.zeros(scales.shape, np.uint8)
+        coded = np.flatnonzero(scales > self.thresholds[self.skip_below - 1]) if self.skip_below else slice(None)
+        index[coded] = np.searchsorted(self.thresholds, scales[coded], side="left")
+        return index
 
 
 def _check_masses(reader: ArrayReader, masses: NDArray[np.int32], what: str) -> None:
