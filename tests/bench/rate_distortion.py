@@ -65,7 +65,7 @@ def row(photos: list[NDArray[np.uint8]], coded: list[tuple[int, NDArray[np.uint8
 
 def tensor(image: NDArray[np.uint8]) -> torch.Tensor:
     """Return float [1, 3, H, W] of uint8 [H, W, 3]."""
-    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
+    return torch.tensor(image.copy()).permute(2, 0, 1)[None].float()
 
 
 def nearest(
