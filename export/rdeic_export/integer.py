@@ -69,9 +69,10 @@ def rate_overhead(codec: CompressionModel, model: EntropyModel, samples: Sequenc
 
     Returns:
         Sums over the samples: ``y_bits_float``, the ideal code length of y under the float networks; ``y_bits_actual``,
-        8 times the bytes of the y sections; ``overhead``, by what fraction that is longer; ``z_bits_plain`` and
-        ``z_bits_actual``, VQ indices without and with the prior; ``bits_float`` and ``bits_actual``, y and z together;
-        ``mse_float`` and ``mse_actual``, mean squared error of y_hat, which not coding some symbols raises.
+        8 times the bytes of the y sections; ``z_bits_plain`` and ``z_bits_actual``, VQ indices without and with the
+        prior; ``bits_float`` and ``bits_actual``, y of either kind and the same ``z_bits_actual``; ``overhead``, by
+        what fraction the second is longer. ``mse_float``, ``mse_actual``: mean squared error of y_hat, which not coding
+        some symbols raises.
     """
     total = dict.fromkeys(("y_bits_float", "y_bits_actual", "z_bits_plain", "z_bits_actual"), 0.0)
     squares = np.zeros(2)
@@ -88,11 +89,12 @@ def rate_overhead(codec: CompressionModel, model: EntropyModel, samples: Sequenc
         total["z_bits_actual"] += 8 * len(coded.z)
         squares += [float(((x - y).double() ** 2).sum()) for x in (y_float, torch.from_numpy(coded.y_hat))]
         n_values += y.numel()
+    bits_float, bits_actual = (total[y] + total["z_bits_actual"] for y in ("y_bits_float", "y_bits_actual"))
     return {
         **total,
-        "bits_float": total["y_bits_float"] + total["z_bits_plain"],
-        "bits_actual": total["y_bits_actual"] + total["z_bits_actual"],
-        "overhead": total["y_bits_actual"] / total["y_bits_float"] - 1,
+        "bits_float": bits_float,
+        "bits_actual": bits_actual,
+        "overhead": bits_actual / bits_float - 1,
         "mse_float": float(squares[0] / n_values),
         "mse_actual": float(squares[1] / n_values),
     }

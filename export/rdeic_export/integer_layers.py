@@ -33,7 +33,7 @@ _MARGIN = (
     0.5  # added to a range on either side if 16 bits see it: costs a bit of them, and other photos are not clipped
 )
 _CLIPS = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)  # fractions of a range that are tried
-_ROWS = 1 << 14  # positions that a range is fitted to
+_ROWS = 1 << 14  # positions that errors are measured at
 _SMALLEST_SHARE = (
     1e-3  # least range of a channel in that of all, so that one that hardly varies gets no huge multiplier
 )
@@ -160,7 +160,7 @@ def level_grid(values: Floats, *, padded: bool, fine: bool) -> Grid:
         fine: whether all layers see the tensor with 16 bits. If some see 8, the range is the one with the least squared
             error, which leaves the rarest values out.
     """
-    rows = _sample(values)
+    rows = _rows(values)
     centre = np.zeros(rows.shape[1]) if padded else rows.mean(0)
     slack = _SMALLEST_SHARE * np.abs(rows).max() + _SMALLEST
     low, high = np.minimum(rows.min(0), centre) - slack, np.maximum(rows.max(0), centre) + slack
@@ -171,6 +171,7 @@ def level_grid(values: Floats, *, padded: bool, fine: bool) -> Grid:
 
     if fine:
         return grid(low - _MARGIN * (high - low), high + _MARGIN * (high - low))
+    rows = _thinned(rows)
     candidates = [grid(centre + clip * (low - centre), centre + clip * (high - centre)) for clip in _CLIPS]
     errors = [((g.coarse().real(g.levels(rows) >> 8) - rows) ** 2).mean(0) for g in candidates]
     best = np.argmin(errors, axis=0), np.arange(rows.shape[1])
@@ -189,13 +190,14 @@ def activated(
         parts: what follows the layer's name in the names of each input's arrays.
         shared: each run of so many output channels has one grid (they become one channel).
     """
-    rows = _sample(layer.values)
+    rows = _rows(layer.values)
     rows = rows.reshape(len(rows), -1, shared).swapaxes(1, 2).reshape(len(rows) * shared, -1)
-    wanted = activation(rows)
     axis = 0 if activation.is_homogeneous else None
     slack = _SMALLEST_SHARE * np.abs(rows).max() + _SMALLEST
     reach = np.broadcast_to(np.abs(rows).max(axis) + slack, rows.shape[1:]).astype(np.float64)
     candidates = np.stack([clip * reach / _LUT_TOP for clip in ((1 + _MARGIN,) if layer.fine else _CLIPS)])
+    rows = _thinned(rows)
+    wanted = activation(rows)
     errors = []
     for unit in candidates:
         lut, grid = _lut(activation, unit)
@@ -276,9 +278,13 @@ def _weight_steps(folded: NDArray[np.float64], power: NDArray[np.float64], large
     return best
 
 
-def _sample(values: Floats) -> NDArray[np.float32]:
-    """Return at most about `_ROWS` rows [n, C], evenly spread over the positions of all samples."""
-    rows = np.concatenate([v.reshape(-1, v.shape[-1]) for v in values])
+def _rows(values: Floats) -> NDArray[np.float32]:
+    """Return the positions of all samples as rows [n, C]."""
+    return np.concatenate([v.reshape(-1, v.shape[-1]) for v in values])
+
+
+def _thinned(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return about `_ROWS` rows, evenly spread, or all if there are fewer."""
     return rows[:: max(1, len(rows) // _ROWS)]
 
 

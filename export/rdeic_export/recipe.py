@@ -16,6 +16,10 @@ It is a TOML file beside its weights::
     weights = "rate_0.safetensors"      # compression module and control net
 
     [provenance]                        # free-form, copied into the bundle
+
+With ``layout = "released"`` the weights are in the released key layout instead: ``base`` is one Stable Diffusion 2.1
+checkpoint or diffusers folder, each rate's ``weights`` a released RDEIC checkpoint, and ``context`` a safetensors file
+whose tensor ``context`` is the constant text context, float [1, tokens, context_dim].
 """
 
 from __future__ import annotations
@@ -32,6 +36,7 @@ from .modules.config import SD21, TINY, ModelConfig
 from .modules.model import RdeicModel
 
 MODELS = {config.name: config for config in (SD21, TINY)}
+_LAYOUTS = {"rdeic-rt": False, "released": True}  # whether the text context has a file of its own
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,13 @@ class Recipe:
     half_weights: bool
     rates: tuple[RateRecipe, ...]
     provenance: dict[str, Any]
+    released_context: Path | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        """Every file or folder of weights."""
+        context = [self.released_context] if self.released_context else []
+        return [*self.base, *context, *(rate.weights for rate in self.rates)]
 
 
 def load(path: Path) -> Recipe:
@@ -78,12 +90,13 @@ def load(path: Path) -> Recipe:
                 for r in raw["rates"]
             ),
             provenance=raw.get("provenance", {}),
+            released_context=path.parent / raw["context"] if _LAYOUTS[raw.get("layout", "rdeic-rt")] else None,
         )
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise ExportError(f"{path}: not a readable recipe: {error}") from error
     except KeyError as error:
         raise ExportError(f"{path}: missing or unknown value for {error}; models are {', '.join(MODELS)}") from error
-    missing = [str(p) for p in (*recipe.base, *(r.weights for r in recipe.rates)) if not p.is_file()]
+    missing = [str(p) for p in recipe.files if not p.exists()]
     if missing:
         raise ExportError(f"{path}: no such weights: {', '.join(missing)}")
     return recipe
@@ -95,6 +108,9 @@ def build_model(recipe: Recipe, rate: RateRecipe) -> RdeicModel:
     Raises:
         ExportError: keys are missing, unexpected or misshapen; all are listed.
     """
+    if recipe.released_context:
+        context = checkpoint.read_state(recipe.released_context)["context"]
+        return checkpoint.load(recipe.config, rate.weights, recipe.base[0], context)
     model = RdeicModel(recipe.config)
     state = {}
     for path in (*recipe.base, rate.weights):

@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rdeic_export import checkpoint
+from rdeic_export import checkpoint, recipe
 from rdeic_export.modules.config import SD21, VaeConfig
 from rdeic_export.modules.model import RdeicModel
 from rdeic_rt.errors import ExportError
@@ -67,6 +67,25 @@ def test_load_released_layout_restores_every_weight(model: RdeicModel, tmp_path:
     save_file(own, tmp_path / "rdeic.safetensors")
     torch.save({"state_dict": sd}, tmp_path / "sd.ckpt")
     loaded = checkpoint.load(model.config, tmp_path / "rdeic.safetensors", tmp_path / "sd.ckpt", model.context)
+    for (key, a), b in zip(model.state_dict().items(), loaded.state_dict().values(), strict=True):
+        assert torch.equal(a, b), key
+
+
+def test_build_model_released_recipe_loads_both_checkpoints(
+    model: RdeicModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, sd = split(released_state(model))
+    save_file(own, tmp_path / "rdeic_2_step2.safetensors")
+    torch.save({"state_dict": sd}, tmp_path / "sd.ckpt")
+    save_file({"context": model.context}, tmp_path / "context.safetensors")
+    (tmp_path / "recipe.toml").write_text(
+        'name = "full"\nmodel = "micro"\nlicence = "the weights\' own"\ndefault_rate = 0\nhalf_weights = false\n'
+        'layout = "released"\nbase = ["sd.ckpt"]\ncontext = "context.safetensors"\n'
+        '[[rates]]\nlabel = "2"\nlambda_r = 2.0\nn_steps = 2\nweights = "rdeic_2_step2.safetensors"\n'
+    )
+    monkeypatch.setitem(recipe.MODELS, "micro", model.config)
+    chosen = recipe.load(tmp_path / "recipe.toml")
+    loaded = recipe.build_model(chosen, chosen.rates[0])
     for (key, a), b in zip(model.state_dict().items(), loaded.state_dict().values(), strict=True):
         assert torch.equal(a, b), key
 

@@ -38,6 +38,16 @@ def test_group_with_escapes_round_trips() -> None:
     decoder.finish()
 
 
+def test_escapes_of_every_length_agree_with_the_specification() -> None:
+    magnitudes = [TABLE.radius + (1 << e) + low for e in range(15) for low in (0, (1 << e) - 1, (1 << e) // 3)]
+    symbols = [sign * m for m in magnitudes for sign in (1, -1) if m <= coder.MAX_SYMBOL]
+    masses_of_table = np.array([100, 1 << 10, (1 << 24) - 2200 - 2 * (1 << 10), 1 << 10, 100, 2000])
+    model = {"scale_masses": masses_of_table, "scale_lengths": np.array([6] + [0] * 63), "skip_below": np.array([0])}
+    decoder = specification.RangeDecoder(encoded(symbols))
+    assert specification.decode_symbols(model, decoder, [0] * len(symbols)) == symbols
+    decoder.finish()
+
+
 def test_random_symbols_round_trip_and_agree_with_the_specification() -> None:
     rng = np.random.default_rng(3)
     table = masses(1, 3000, 1 << 20, 77, 1 << 22)
