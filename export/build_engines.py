@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from rdeic_export import bundle_writer, graphs, integer, onnx_export, recipe, schedule, verify
 from rdeic_export.modules.model import RdeicModel
+from rdeic_export.photos import photos_in
 from rdeic_export.recipe import RateRecipe, Recipe
 from rdeic_export.schedule import StepTable
 from rdeic_rt import pixels
@@ -29,7 +30,6 @@ from rdeic_rt.entropy import EntropyModel
 from rdeic_rt.errors import ExportError, RdeicError
 
 ROOT = Path(__file__).parents[1]
-PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
 STEPS = (2, 5)  # every rate can be decoded in either number of steps
 
 logger = logging.getLogger("build_engines")
@@ -134,8 +134,8 @@ def _samples(model: RdeicModel, images: list[NDArray[np.uint8]]) -> Samples:
 def _write_step_tables(model: RdeicModel, tables: dict[str, StepTable], folder: Path, index: int) -> dict[str, str]:
     """Write a file of rows per number of steps; return schedule name -> file (samplers share their timesteps' rows)."""
     files = {name: f"steps_r{index}_{table.n_steps}.npz" for name, table in tables.items()}
-    for name, table in tables.items():
-        (folder / files[name]).write_bytes(_npz(graphs.step_tables(model, table)))
+    for file, table in {files[name]: table for name, table in tables.items()}.items():
+        (folder / file).write_bytes(_npz(graphs.step_tables(model, table)))
     return files
 
 
@@ -171,10 +171,7 @@ def _npz(arrays: dict[str, NDArray[Any]]) -> bytes:
 
 
 def _load_images(sources: Sequence[Path]) -> list[NDArray[np.uint8]]:
-    paths = []
-    for source in sources:
-        found = [p for p in source.rglob("*") if p.suffix.lower() in PICTURES] if source.is_dir() else [source]
-        paths += sorted(found)
+    paths = [path for source in sources for path in photos_in(source)]
     if not paths:
         raise ExportError(f"no photos in {', '.join(map(str, sources))}; some are needed for calibration")
     return [pixels.read_image(path)[0] for path in paths]

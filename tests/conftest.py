@@ -1,4 +1,4 @@
-"""Markers, and what most tests need: photos and a codec.
+"""What most tests need: photos and a codec.
 
 Missing data fails where the environment variable CI is set and skips only at a desk.
 """
@@ -20,12 +20,6 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).resolve().parent.parent
 PHOTOS = REPOSITORY / "tests" / "data" / "photos"
 EMBEDDED_BUNDLE = REPOSITORY / "engines" / "tiny"
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "gpu: needs an NVIDIA GPU and driver")
-    config.addinivalue_line("markers", "slow: takes more than a few seconds")
-    config.addinivalue_line("markers", "weights: needs weights that are not in the repository")
 
 
 def missing(what: str) -> NoReturn:

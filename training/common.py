@@ -15,14 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rdeic_export.modules.config import TINY
 from rdeic_export.modules.model import RdeicModel
+from rdeic_export.recipe import MODELS
 
 from . import data
 from .loop import Schedule
 
 Samples = Callable[[], NDArray[np.uint8]]
-MODELS = {config.name: config for config in (TINY,)}
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
+from rdeic_export.photos import SUFFIXES, photos_in
+
 MIN_SCALE = 0.6  # smallest random rescaling of a photo before cropping
 
 
@@ -37,10 +38,7 @@ def load_photos(sources: Sequence[Path], min_side_px: int) -> list[NDArray[np.ui
 
 
 def _encoded(source: Path) -> Iterator[bytes]:
-    if source.is_dir():
-        for path in sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES):
-            yield path.read_bytes()
-    elif tarfile.is_tarfile(source):
+    if source.is_file() and tarfile.is_tarfile(source):
         with tarfile.open(source) as archive:
             members = [m for m in archive.getmembers() if m.isfile() and Path(m.name).suffix.lower() in SUFFIXES]
             for member in sorted(members, key=lambda m: m.name):
@@ -48,7 +46,8 @@ def _encoded(source: Path) -> Iterator[bytes]:
                 assert file is not None  # a regular file, by the filter above
                 yield file.read()
     else:
-        yield source.read_bytes()
+        for path in photos_in(source):
+            yield path.read_bytes()
 
 
 def batch(photos: Sequence[NDArray[np.uint8]], size: int, crop_px: int, seed: int, step: int) -> Tensor:

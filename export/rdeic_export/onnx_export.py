@@ -63,7 +63,7 @@ def run(module: nn.Module, spec: GraphSpec, path: Path, *, half_weights: bool) -
 
 
 def _arguments(spec: GraphSpec) -> tuple[tuple[object, ...], tuple[object, ...]]:
-    """Return sample arguments and their dynamic shapes; trailing ``residual_*`` inputs become one list."""
+    """Return sample arguments and their dynamic shapes."""
     dims = {
         "batch": torch.export.Dim("batch", min=1, max=64),
         "hz": torch.export.Dim("hz", min=1, max=1024),
@@ -74,14 +74,8 @@ def _arguments(spec: GraphSpec) -> tuple[tuple[object, ...], tuple[object, ...]]
     def dynamic(tensor: TensorSpec) -> dict[int, object]:
         return {axis: _dim(dim, dims) for axis, dim in enumerate(tensor.shape) if isinstance(dim, str)}
 
-    plain = [t for t in spec.inputs if not t.name.startswith("residual_")]
-    grouped = [t for t in spec.inputs if t.name.startswith("residual_")]
-    arguments: list[object] = [t.sample(generator) for t in plain]
-    shapes: list[object] = [dynamic(t) for t in plain]
-    if grouped:
-        arguments.append([t.sample(generator) for t in grouped])
-        shapes.append([dynamic(t) for t in grouped])
-    return tuple(arguments), tuple(shapes)
+    samples = spec.arguments([tensor.sample(generator) for tensor in spec.inputs])
+    return samples, spec.arguments([dynamic(tensor) for tensor in spec.inputs])
 
 
 def _dim(dim: str, dims: Mapping[str, Any]) -> object:

@@ -35,9 +35,7 @@ def graph(module: nn.Module, spec: GraphSpec, path: Path) -> dict[str, float]:
     generator = torch.Generator().manual_seed(1)
     inputs = [tensor.sample(generator, SIZES) for tensor in spec.inputs]
     names = [tensor.name for tensor in spec.inputs]
-    grouped = [x for name, x in zip(names, inputs, strict=True) if name.startswith("residual_")]
-    plain = [x for name, x in zip(names, inputs, strict=True) if not name.startswith("residual_")]
-    expected = tensors_of(module(*plain, grouped) if grouped else module(*plain))
+    expected = tensors_of(module(*spec.arguments(inputs)))
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     actual = session.run(None, {name: x.numpy() for name, x in zip(names, inputs, strict=True)})
     errors = {}

@@ -49,12 +49,14 @@ class Latents:
         rate: the bundle's rate it was made with.
         y_hat: float32 [1, M, h/16, w/16], exact.
         crc: the file's checksum, the default seed.
+        metadata: ICC profile and EXIF that travel with the image.
     """
 
     size: Size
     rate: Rate
     y_hat: NDArray[np.float32]
     crc: int
+    metadata: Metadata
 
 
 class Codec:
@@ -164,7 +166,7 @@ class Codec:
         with timing.stage("entropy"):
             z_size = _hyper_size(header.size, self._bundle.size_multiple_px)
             y_hat = entropy.decode_latents(model, file.z, header.z_is_plain, file.y, z_size)
-        return Latents(header.size, rate, y_hat, file.crc)
+        return Latents(header.size, rate, y_hat, file.crc, file.metadata)
 
     def reconstruct(
         self, latents: Latents, *, sharpness: float = 1.0, seed: int | None = None, steps: int | None = None

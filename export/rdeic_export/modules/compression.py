@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .config import CompressionConfig
 
 SCALE_BOUND = 0.11  # smallest scale of the Gaussian; also the first entry of the scale table
+LIKELIHOOD_FLOOR = 1e-9  # of a symbol, where its code length is estimated
 
 
 class ResBlock(nn.Module):

@@ -6,6 +6,7 @@ same three free dimensions: ``batch``, ``hz`` and ``wz``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,6 +44,13 @@ class GraphSpec:
     name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+
+    def arguments(self, values: Sequence[object]) -> tuple[object, ...]:
+        """Return values, one per input in order, as the module takes them: ``residual_*`` as one list at the end."""
+        pairs = list(zip(self.inputs, values, strict=True))
+        plain = [value for tensor, value in pairs if not tensor.name.startswith("residual_")]
+        grouped = [value for tensor, value in pairs if tensor.name.startswith("residual_")]
+        return (*plain, grouped) if grouped else tuple(plain)
 
 
 def resolve(dim: Dim, sizes: dict[str, int]) -> int:

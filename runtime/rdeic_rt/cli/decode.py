@@ -80,19 +80,19 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 def decode_one(job: outputs.Job, codec: Codec, args: argparse.Namespace, limits: Limits) -> str:
     """Decode one input and return the line that says how it went."""
-    from .. import container, files, pixels
+    from .. import files, pixels
 
     began = time.perf_counter()
     if args.no_overwrite:
         outputs.refuse_existing(job)
     data = files.read_bytes(job.source, limits.max_file_bytes)
-    metadata = container.Metadata() if args.strip else container.parse(data, limits).metadata
     latents = codec.read_latents(data)
     try:
         codec.bundle.choose_schedule(latents.rate, args.steps)
     except ValueError as error:
         raise outputs.UsageError(str(error)) from None
     image = codec.reconstruct(latents, sharpness=args.sharpness, seed=args.seed, steps=args.steps)
+    metadata = None if args.strip else latents.metadata
     pixels.write_image(job.target, image, metadata, overwrite=not args.no_overwrite)
     height, width = image.shape[:2]
     return f"{job.source} -> {job.target}: {width}x{height}, {time.perf_counter() - began:.2f} s"
