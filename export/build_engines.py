@@ -30,6 +30,7 @@ from rdeic_rt.entropy import EntropyModel
 from rdeic_rt.errors import ExportError, RdeicError
 
 ROOT = Path(__file__).parents[1]
+UNREADABLE = 3  # exit code when a file cannot be read or written, as of the command rdeic-rt
 STEPS = (2, 5)  # every rate can be decoded in either number of steps
 
 logger = logging.getLogger("build_engines")
@@ -47,6 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RdeicError as error:
         print(f"build_engines: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        print(f"build_engines: {error}", file=sys.stderr)
+        return UNREADABLE
     return 0
 
 

@@ -109,8 +109,10 @@ def build_model(recipe: Recipe, rate: RateRecipe) -> RdeicModel:
         ExportError: keys are missing, unexpected or misshapen; all are listed.
     """
     if recipe.released_context:
-        context = checkpoint.read_state(recipe.released_context)["context"]
-        return checkpoint.load(recipe.config, rate.weights, recipe.base[0], context)
+        texts = checkpoint.read_state(recipe.released_context)
+        if "context" not in texts:
+            raise ExportError(f"{recipe.released_context}: no tensor 'context', only {', '.join(sorted(texts))}")
+        return checkpoint.load(recipe.config, rate.weights, recipe.base[0], texts["context"])
     model = RdeicModel(recipe.config)
     state = {}
     for path in (*recipe.base, rate.weights):

@@ -98,6 +98,15 @@ def test_main_absent_recipe_is_one_line_and_an_exit_code(tmp_path: Path, capsys:
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_main_absent_photos_are_one_line_and_an_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = build_engines.main(["--photos", str(tmp_path / "none.jpg"), "--output", str(tmp_path / "out")])
+    assert code == build_engines.UNREADABLE
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "none.jpg" in message
+    assert not (tmp_path / "out").exists()
+
+
 def test_load_recipe_names_every_missing_file(tmp_path: Path) -> None:
     text = Path(build_engines.ROOT / "training/weights/tiny/recipe.toml").read_text()
     (tmp_path / "recipe.toml").write_text(text)

@@ -88,6 +88,9 @@ def test_build_model_released_recipe_loads_both_checkpoints(
     loaded = recipe.build_model(chosen, chosen.rates[0])
     for (key, a), b in zip(model.state_dict().items(), loaded.state_dict().values(), strict=True):
         assert torch.equal(a, b), key
+    save_file({"prompt": model.context}, tmp_path / "context.safetensors")
+    with pytest.raises(ExportError, match="no tensor 'context', only prompt"):
+        recipe.build_model(chosen, chosen.rates[0])
 
 
 def test_load_bad_keys_lists_all_of_them_in_one_error(model: RdeicModel, tmp_path: Path) -> None:
