@@ -1,6 +1,6 @@
 """Weights in, verified bundle out.
 
-    python export/build_engines.py                          # rebuild the embedded bundle
+    python export/build_engines.py                          # the embedded bundle, calibrated on the test photos
     python export/build_engines.py --recipe my/recipe.toml --photos photos/ --output engines/my
 
 The recipe (``rdeic_export/recipe.py``) names the weights. Photos calibrate the integer entropy networks; the
