@@ -15,7 +15,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -62,6 +62,7 @@ class GraphSpec:
         path: the file, inside the bundle's folder.
         precision: ``fp32``, ``fp16`` or ``int8``.
         inputs, outputs: in the graph's order.
+        variants: other forms of the same graph (``fp16``, ``int8``, ``int8-cpu``) -> graph id.
     """
 
     id: str
@@ -69,6 +70,7 @@ class GraphSpec:
     precision: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    variants: Mapping[str, str] = field(default_factory=dict)
 
     def input(self, name: str) -> TensorSpec:
         """Return the input called name; KeyError if there is none."""
@@ -159,6 +161,11 @@ class Bundle:
             f"the file needs model {model_id.hex()} at rate {rate}; bundle {self.name!r} in {self.folder} has {has}. "
             f"Load the bundle that the file was made with (by path, or from a folder in {SEARCH_VARIABLE})."
         )
+
+    def forms(self, graph_id: str) -> dict[str, GraphSpec]:
+        """Return every form of a graph by name: the graph itself under its precision, and its variants."""
+        base = self.graphs[graph_id]
+        return {base.precision: base} | {form: self.graphs[name] for form, name in base.variants.items()}
 
     def choose_rate(self, index: int | None) -> Rate:
         """Return the rate with this index, or the default one for None; ValueError lists the choices."""
@@ -323,6 +330,7 @@ class _Reader:
         for name in files:
             self._check_path(name)
         graphs = {name: self._graph(name, entry) for name, entry in doc["graphs"].items()}
+        self._check_variants(graphs)
         schedules = {name: self._schedule(name, entry) for name, entry in doc["schedules"].items()}
         rates = tuple(self._rate(entry, graphs, schedules) for entry in doc["rates"])
         if [rate.index for rate in rates] != list(range(len(rates))):
@@ -354,7 +362,18 @@ class _Reader:
             for side in ("inputs", "outputs")
         )
         path = self._listed(entry["file"], f"graph {name!r}")
-        return GraphSpec(name, path, entry["precision"], inputs, outputs)
+        variants = MappingProxyType(dict(entry.get("variants", {})))
+        return GraphSpec(name, path, entry["precision"], inputs, outputs, variants)
+
+    def _check_variants(self, graphs: Mapping[str, GraphSpec]) -> None:
+        for graph in graphs.values():
+            for form, name in graph.variants.items():
+                variant = self._known(name, graphs, f"graph {graph.id!r}: {form} variant")
+                same = [_names(side) for side in (graph.inputs, graph.outputs)]
+                if [_names(side) for side in (variant.inputs, variant.outputs)] != same:
+                    raise self._error(f"graph {graph.id!r}: its {form} variant {name!r} has other inputs or outputs")
+                if variant.precision != form.removesuffix("-cpu") or variant.precision == graph.precision:
+                    raise self._error(f"graph {graph.id!r}: its {form} variant {name!r} is in {variant.precision}")
 
     def _schedule(self, name: str, entry: Mapping[str, Any]) -> Schedule:
         try:

@@ -2,9 +2,10 @@
 
     encode   image ─ as_rgb ─ pad ─ analysis ─ entropy.encode_latents ─ container.pack ─▶ .rdc bytes
     decode   .rdc bytes ─ container.parse ─ entropy.decode_latents ─ y_hat
-             y_hat ─ synthesis ─ noise.start ─ denoise ─ vae ─ crop ─▶ image
+             y_hat, noise ─ reconstruct (synthesis ─ start ─ denoise ─ vae) ─ crop ─▶ image
 
-Everything up to y_hat is exact on every machine; what follows agrees between backends to a tolerance.
+Everything up to y_hat is exact on every machine; what follows, in `reconstruct`, agrees between backends to a
+tolerance.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import operator
 import platform
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any, Generic, TypeVar
@@ -22,7 +24,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from . import analysis, container, denoise, entropy, noise, pipeline, pixels, synthesis, timing, vae
+from . import analysis, container, denoise, entropy, pipeline, pixels, reconstruct, timing
 from . import bundle as bundles
 from .backends import select
 from .backends.base import Graph
@@ -30,7 +32,8 @@ from .bundle import Bundle, Rate
 from .container import Header, Metadata
 from .errors import BundleCorruptError, RdeicError
 from .limits import DEFAULT_LIMITS, Limits, Size
-from .schedule import Schedule, StepRows, load_arrays, load_step_rows
+from .reconstruct import Decoder
+from .schedule import load_arrays, load_step_rows
 
 # y has one position for every 16 padded pixels along a side and the hyper latent one for every 64 (docs/format.md).
 _HYPER_FACTOR_PX = 64
@@ -66,14 +69,17 @@ class Codec:
     many threads at once.
     """
 
-    def __init__(self, bundle: Bundle, selection: select.Selection, *, threads: int | None, limits: Limits) -> None:
+    def __init__(
+        self, bundle: Bundle, selection: select.Selection, *, precision: str, threads: int | None, limits: Limits
+    ) -> None:
         self._bundle = bundle
         self._selection = selection
+        self._precision = precision
         self._threads = threads
         self._limits = limits
         self._graphs = _LoadOnce(self._load_graph)
         self._entropy_models = _LoadOnce(self._load_entropy_model)
-        self._step_rows = _LoadOnce(self._load_step_rows)
+        self._decoders = _LoadOnce(self._load_decoder)
 
     def __repr__(self) -> str:
         return f"<rdeic_rt.Codec {self._bundle.name!r} on {self.backend}>"
@@ -175,18 +181,14 @@ class Codec:
         _check_options(sharpness, seed)
         seed = latents.crc if seed is None else operator.index(seed)
         rate, backend = latents.rate, self._selection.backend
-        denoiser = self._denoiser(rate, self._bundle.choose_schedule(rate, steps))
-        graph, vae_graph = self._graph(rate, "synthesis"), self._graph(rate, "vae_decoder")
-        with timing.stage("synthesis"):
-            z_c, hint = synthesis.run(backend, graph, latents.y_hat)
+        schedule = self._bundle.choose_schedule(rate, steps)
+        decoder = self._decoders[rate.index, schedule.name]
         with timing.stage("noise"):
-            z_start = noise.start(backend.get(z_c), seed, denoiser.schedule.abar_start)
-        with timing.stage("denoise"):
-            z_0 = denoise.run(backend, denoiser, z_start, hint, seed=seed, sharpness=sharpness)
-        with timing.stage("vae"):
-            padded = vae.decode(backend, vae_graph, z_0)
+            inputs = reconstruct.inputs(decoder, latents.y_hat, seed, sharpness)
+        key = (rate.index, schedule.name)
+        padded = backend.execute(key, partial(reconstruct.run, backend, decoder), inputs)
         with timing.stage("pixels"):
-            return pixels.crop(padded, latents.size)
+            return pixels.crop(backend.get(padded)[0], latents.size)
 
     def decode_many(
         self,
@@ -211,16 +213,11 @@ class Codec:
         _check_options(sharpness, seed)
         return pipeline.decode_many(self, paths, sharpness=sharpness, seed=seed, steps=steps, on_error=on_error)
 
-    def _denoiser(self, rate: Rate, schedule: Schedule) -> denoise.Denoiser:
-        return denoise.Denoiser(
-            control=self._graph(rate, "control"),
-            unet_step=self._graph(rate, "unet_step"),
-            schedule=schedule,
-            rows=self._step_rows[rate.index, schedule.name],
-        )
-
     def _graph(self, rate: Rate, role: str) -> Graph:
-        return self._graphs[rate.graphs[role]]
+        graph_id = rate.graphs[role]
+        if role == "analysis":  # encoding is the same whatever decodes
+            return self._graphs[graph_id]
+        return self._graphs[select.choose_form(self._selection.backend, self._bundle, graph_id, self._precision).id]
 
     def _load_graph(self, graph_id: str) -> Graph:
         with timing.stage("load"):
@@ -237,10 +234,18 @@ class Codec:
             )
         return model
 
-    def _load_step_rows(self, key: tuple[int, str]) -> StepRows:
+    def _load_decoder(self, key: tuple[int, str]) -> Decoder:
         rate, schedule = self._bundle.rates[key[0]], self._bundle.schedules[key[1]]
-        widths = [self._bundle.graphs[rate.graphs[role]].input("step").shape[-1] for role in ("control", "unet_step")]
-        return load_step_rows(rate.step_tables[schedule.name], schedule.n_steps, *map(int, widths))
+        backend = self._selection.backend
+        control, unet_step = self._graph(rate, "control"), self._graph(rate, "unet_step")
+        widths = [int(graph.spec.input("step").shape[-1]) for graph in (control, unet_step)]
+        rows = load_step_rows(rate.step_tables[schedule.name], schedule.n_steps, *widths)
+        return Decoder(
+            synthesis=self._graph(rate, "synthesis"),
+            denoiser=denoise.prepare(backend, control, unet_step, schedule, rows),
+            vae_decoder=self._graph(rate, "vae_decoder"),
+            start_weights=backend.put(schedule.start_weights()),
+        )
 
 
 def load(
@@ -269,8 +274,9 @@ def load(
     """
     selection = select.open_backend(backend, threads=threads)
     found = bundles.load(bundle, verify=verify)
-    for graph in found.graphs.values():
-        select.check_precision(selection.backend, graph, precision)
+    for rate in found.rates:
+        for role in ("synthesis", "control", "unet_step", "vae_decoder"):
+            select.choose_form(selection.backend, found, rate.graphs[role], precision)
     facts = ", ".join(f"{name} {value}" for name, value in selection.backend.facts().items())
     _log.info(
         "bundle %s in %s on %s (%s), Python %s, %s",
@@ -281,7 +287,7 @@ def load(
         platform.python_version(),
         platform.platform(),
     )
-    return Codec(found, selection, threads=threads, limits=limits)
+    return Codec(found, selection, precision=precision, threads=threads, limits=limits)
 
 
 class _LoadOnce(Generic[_K, _V]):

@@ -5,83 +5,116 @@
 
 Guidance (RDEIC, Eq. 11) scales how far eps moves away from what the frozen denoiser predicts on its own, which is
 unet_step with zero residuals: eps = eps_plain + lambda_s (eps_controlled - eps_plain). The update is linear in eps, so
-both run as a batch of two and the results are blended.
+both run as a batch of two and the results are combined.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import noise, timing
+from . import timing
 from .backends.base import Backend, Buffer, Graph
 from .schedule import Schedule, StepRows
 
 
 @dataclass(frozen=True)
 class Denoiser:
-    """The two graphs of a rate, and the loop they are run in.
+    """The two graphs of a rate, the loop they are run in and its constants where the graphs compute; see `prepare`.
 
     Attributes:
         control: z_n, hint, step -> residuals.
         unet_step: z_n, step, coefficients, noise, residuals -> z_prev.
-        schedule: coefficients of each step.
-        rows: the input ``step`` of both graphs at each step.
+        schedule: what the loop is.
+        control_rows, unet_rows: the input ``step`` of each graph at each step, float32 [1, D].
+        coefficients: (a, b, c) of each step, float32 [3].
     """
 
     control: Graph
     unet_step: Graph
     schedule: Schedule
-    rows: StepRows
+    control_rows: tuple[Buffer, ...]
+    unet_rows: tuple[Buffer, ...]
+    coefficients: tuple[Buffer, ...]
+
+
+def prepare(backend: Backend, control: Graph, unet_step: Graph, schedule: Schedule, rows: StepRows) -> Denoiser:
+    """Return the loop with its constants put where the graphs run."""
+    steps = range(schedule.n_steps)
+    return Denoiser(
+        control,
+        unet_step,
+        schedule,
+        control_rows=tuple(backend.put(rows.control[step : step + 1]) for step in steps),
+        unet_rows=tuple(backend.put(rows.unet_step[step : step + 1]) for step in steps),
+        coefficients=tuple(backend.put(schedule.coefficients(step)) for step in steps),
+    )
+
+
+def guidance_weights(sharpness: float) -> NDArray[np.float32]:
+    """Return float32 [2], what the controlled and the plain result of a guided step are multiplied by."""
+    return np.array([sharpness, 1.0 - sharpness], np.float32)
 
 
 def run(
-    backend: Backend, denoiser: Denoiser, z_start: NDArray[np.float32], hint: Buffer, *, seed: int, sharpness: float
+    backend: Backend,
+    denoiser: Denoiser,
+    z_start: Buffer,
+    hint: Buffer,
+    noises: Sequence[Buffer | None],
+    guidance: Buffer | None,
 ) -> Buffer:
     """Return z_0, float32 [1, C, h/8, w/8].
 
     Args:
         backend: where the graphs run.
         denoiser: graphs and schedule.
-        z_start: float32 [1, C, h/8, w/8], z_N from `noise.start`.
+        z_start: float32 [1, C, h/8, w/8], z_N.
         hint: float32 [1, K, h/8, w/8], from `synthesis.run`.
-        seed: step k adds draw k + 1 of this seed, wherever its c is not zero.
-        sharpness: lambda_s; 1 runs the controlled denoiser alone, 0 is the frozen one alone.
+        noises: what each step adds, float32 like z_start; None for a step whose c is zero.
+        guidance: `guidance_weights` of lambda_s; None runs the controlled denoiser alone, as lambda_s = 1.
 
     Raises:
         BackendError: a graph could not be run.
     """
-    z_n = backend.put(z_start)
-    for step in range(denoiser.schedule.n_steps):
-        with timing.stage("denoise.control"):
-            control_row = backend.put(denoiser.rows.control[step : step + 1])
-            residuals = denoiser.control.run({"z_n": z_n, "hint": hint, "step": control_row})
-        with timing.stage("denoise.unet_step"):
-            inputs = {
-                "z_n": z_n,
-                "noise": backend.put(_step_noise(denoiser.schedule, step, z_start.shape, seed)),
-                "step": backend.put(denoiser.rows.unet_step[step : step + 1]),
-                "coefficients": backend.put(denoiser.schedule.coefficients(step)),
-            }
-            if sharpness == 1.0:
-                z_n = denoiser.unet_step.run({**inputs, **residuals})["z_prev"]
-            else:
-                z_n = _guided_step(backend, denoiser.unet_step, inputs, residuals, sharpness)
+    z_n = z_start
+    for step, noise in enumerate(noises):
+        z_n = run_step(backend, denoiser, step, z_n, hint, noise, guidance)
     return z_n
 
 
+def run_step(
+    backend: Backend,
+    denoiser: Denoiser,
+    step: int,
+    z_n: Buffer,
+    hint: Buffer,
+    noise: Buffer | None,
+    guidance: Buffer | None,
+) -> Buffer:
+    """Return z_(n-1), float32 like z_n; arguments and errors as for `run`."""
+    with timing.stage("denoise.control"):
+        residuals = denoiser.control.run({"z_n": z_n, "hint": hint, "step": denoiser.control_rows[step]})
+    with timing.stage("denoise.unet_step"):
+        inputs = {
+            "z_n": z_n,
+            "noise": backend.zeros_like(z_n) if noise is None else noise,
+            "step": denoiser.unet_rows[step],
+            "coefficients": denoiser.coefficients[step],
+        }
+        if guidance is None:
+            return denoiser.unet_step.run({**inputs, **residuals})["z_prev"]
+        return _guided_step(backend, denoiser.unet_step, inputs, residuals, guidance)
+
+
 def _guided_step(
-    backend: Backend, unet_step: Graph, inputs: Mapping[str, Buffer], residuals: Mapping[str, Buffer], sharpness: float
+    backend: Backend, unet_step: Graph, inputs: Mapping[str, Buffer], residuals: Mapping[str, Buffer], guidance: Buffer
 ) -> Buffer:
     pair = {name: backend.stack([residual, backend.zeros_like(residual)]) for name, residual in residuals.items()}
     for name in ("z_n", "noise"):
         pair[name] = backend.stack([inputs[name], inputs[name]])
     controlled, plain = backend.split(unet_step.run({**inputs, **pair})["z_prev"])
-    return backend.blend(plain, controlled, sharpness)
-
-
-def _step_noise(schedule: Schedule, step: int, shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
-    return noise.gaussian(shape, seed, step + 1) if schedule.c[step] else np.zeros(shape, np.float32)
+    return backend.combine(controlled, plain, guidance)

@@ -38,24 +38,3 @@ def gaussian(shape: tuple[int, ...], seed: int, draw: int) -> NDArray[np.float32
     values[:, 0] = radius * np.cos(angle)
     values[:, 1] = radius * np.sin(angle)
     return values.reshape(-1)[:count].reshape(shape)
-
-
-def start(z_c: NDArray[np.float32], seed: int, abar_start: float) -> NDArray[np.float32]:
-    """Return z_N = sqrt(abar) z_c + sqrt(1 - abar) eps, the latent that denoising starts from (RDEIC, section 3.2).
-
-    Args:
-        z_c: float32 [1, C, h/8, w/8], the decoded content in the VAE's scaled latent units.
-        seed: 0 <= seed < 2**64; eps is its draw 0.
-        abar_start: abar at the first timestep of the schedule, 0 to 1.
-    Returns:
-        float32, same shape.
-    Raises:
-        ValueError: z_c is not a float32 latent of one image, or seed or abar_start is out of range.
-    """
-    if z_c.ndim != 4 or z_c.shape[0] != 1 or z_c.dtype != np.float32:
-        raise ValueError(f"z_c is {z_c.dtype} {list(z_c.shape)}, should be float32 [1, C, h/8, w/8]")
-    if not 0.0 <= abar_start <= 1.0:
-        raise ValueError(f"abar_start is {abar_start}, should be from 0 to 1")
-    keep, add = np.float32(math.sqrt(abar_start)), np.float32(math.sqrt(1.0 - abar_start))
-    z_start: NDArray[np.float32] = keep * z_c + add * gaussian(z_c.shape, seed, 0)
-    return z_start

@@ -59,6 +59,10 @@ class Schedule:
         """Return (a, b, c) of a step, 0 <= step < n_steps, as float32 [3]: the input ``coefficients`` of unet_step."""
         return np.array([self.a[step], self.b[step], self.c[step]], np.float32)
 
+    def start_weights(self) -> NDArray[np.float32]:
+        """Return (sqrt(abar_N), sqrt(1 - abar_N)), float32 [2]: what z_N takes of z_c and of the noise."""
+        return np.array([math.sqrt(self.abar_start), math.sqrt(1.0 - self.abar_start)], np.float32)
+
 
 @dataclass(frozen=True)
 class StepRows:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
-from .backends.base import Backend, Buffer, Graph
+from .backends.base import Buffer, Graph
 
 
-def run(backend: Backend, graph: Graph, y_hat: NDArray[np.float32]) -> tuple[Buffer, Buffer]:
+def run(graph: Graph, y_hat: Buffer) -> tuple[Buffer, Buffer]:
     """Return what the decoder knows of the image (RDEIC, section 3.1).
 
     Args:
-        backend: where the graph runs.
         graph: the rate's ``synthesis`` graph.
         y_hat: float32 [1, M, h/16, w/16], exact, from the entropy decoder.
 
@@ -23,5 +19,5 @@ def run(backend: Backend, graph: Graph, y_hat: NDArray[np.float32]) -> tuple[Buf
     Raises:
         BackendError: the graph could not be run.
     """
-    outputs = graph.run({"y_hat": backend.put(y_hat)})
+    outputs = graph.run({"y_hat": y_hat})
     return outputs["z_c"], outputs["hint"]

@@ -88,28 +88,3 @@ def test_gaussian_draws_and_seeds_differ_from_each_other() -> None:
 def test_gaussian_seed_or_draw_out_of_range_raises_value_error(seed: int, draw: int) -> None:
     with pytest.raises(ValueError, match=r"must be from 0 to 2\*\*64 - 1"):
         noise.gaussian((4,), seed, draw)
-
-
-def test_start_mixes_content_and_noise_by_abar() -> None:
-    z_c = np.linspace(-2, 2, 2 * 4 * 6, dtype=np.float32).reshape(1, 2, 4, 6)
-    eps = noise.gaussian(z_c.shape, 11, 0)
-    z_start = noise.start(z_c, 11, 0.64)
-    assert z_start.dtype == np.float32
-    np.testing.assert_allclose(z_start, 0.8 * z_c + 0.6 * eps, atol=1e-6)
-    np.testing.assert_array_equal(noise.start(z_c, 11, 1.0), z_c)
-    np.testing.assert_array_equal(noise.start(z_c, 11, 0.0), eps)
-
-
-@pytest.mark.parametrize(
-    ("z_c", "abar"),
-    [
-        (np.zeros((4, 8, 8), np.float32), 0.5),
-        (np.zeros((2, 4, 8, 8), np.float32), 0.5),
-        (np.zeros((1, 4, 8, 8), np.float64), 0.5),
-        (np.zeros((1, 4, 8, 8), np.float32), 1.5),
-        (np.zeros((1, 4, 8, 8), np.float32), math.nan),
-    ],
-)
-def test_start_bad_latent_or_abar_raises_value_error(z_c: np.ndarray, abar: float) -> None:
-    with pytest.raises(ValueError, match="should be"):
-        noise.start(z_c, 0, abar)

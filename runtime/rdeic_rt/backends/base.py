@@ -14,7 +14,7 @@ Between `put` and `get` nothing leaves the place where the backend computes. The
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -52,6 +52,10 @@ class Backend(Protocol):
     def name(self) -> str:
         """``cpu``, ... as given to `rdeic_rt.load`."""
 
+    @property
+    def forms(self) -> Mapping[str, tuple[str, ...]]:
+        """Precision, or ``auto`` -> the forms of a graph that it runs as such, the one it runs best first."""
+
     def facts(self) -> dict[str, str]:
         """Return versions, device and threads for `doctor`, benchmarks and the log, by name."""
 
@@ -75,8 +79,23 @@ class Backend(Protocol):
     def zeros_like(self, buffer: Buffer) -> Buffer:
         """Return zeros of the same type and shape."""
 
-    def blend(self, plain: Buffer, controlled: Buffer, weight: float) -> Buffer:
-        """Return plain + weight (controlled - plain), float32, for buffers of one shape."""
+    def combine(self, x: Buffer, y: Buffer, weights: Buffer) -> Buffer:
+        """Return weights[0] x + weights[1] y, float32, for x and y of one shape and weights float32 [2]."""
 
     def split(self, buffer: Buffer) -> tuple[Buffer, ...]:
         """Return the batch items of a buffer [B, ...], each [1, ...]."""
+
+    def execute(
+        self, key: Hashable, function: Callable[[Mapping[str, Buffer]], Buffer], inputs: Mapping[str, NDArray[Any]]
+    ) -> Buffer:
+        """Return function(buffers), for buffers with the content of the host arrays.
+
+        Args:
+            key: names what the function does, apart from the shapes of its inputs. A backend may record the work the
+                function queues, and replay it for the same key and shapes without calling the function again.
+            function: works with this backend's graphs and methods alone; must not call `put` or `get`.
+            inputs: host arrays by name.
+
+        Raises:
+            BackendError: as the calls inside the function do.
+        """

@@ -6,7 +6,8 @@ releases the interpreter lock while it computes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, cast
 
 import numpy as np
@@ -32,6 +33,15 @@ class OrtBackend:
     """
 
     name = "cpu"
+    # 8-bit activations run in integer kernels only when unsigned and with quantised outputs: the form int8-cpu.
+    forms: Mapping[str, tuple[str, ...]] = MappingProxyType(
+        {
+            "auto": ("fp32", "fp16", "int8-cpu", "int8"),
+            "fp32": ("fp32",),
+            "fp16": ("fp16",),
+            "int8": ("int8-cpu", "int8"),
+        }
+    )
 
     def __init__(self, threads: int | None) -> None:
         self.threads = threads
@@ -67,16 +77,22 @@ class OrtBackend:
         """Return zeros of the same type and shape."""
         return np.zeros_like(_array(buffer))
 
-    def blend(self, plain: Buffer, controlled: Buffer, weight: float) -> NDArray[np.float32]:
-        """Return plain + weight (controlled - plain)."""
-        base: NDArray[np.float32] = _array(plain)
-        result: NDArray[np.float32] = base + np.float32(weight) * (_array(controlled) - base)
+    def combine(self, x: Buffer, y: Buffer, weights: Buffer) -> NDArray[np.float32]:
+        """Return weights[0] x + weights[1] y."""
+        first, second = _array(weights)
+        result: NDArray[np.float32] = first * _array(x) + second * _array(y)
         return result
 
     def split(self, buffer: Buffer) -> tuple[NDArray[Any], ...]:
         """Return the batch items, each [1, ...], as views."""
         array = _array(buffer)
         return tuple(array[item : item + 1] for item in range(len(array)))
+
+    def execute(
+        self, key: Hashable, function: Callable[[Mapping[str, Buffer]], Buffer], inputs: Mapping[str, NDArray[Any]]
+    ) -> Buffer:
+        """Return function(inputs); nothing is recorded."""
+        return function({name: self.put(array) for name, array in inputs.items()})
 
 
 class OrtGraph:

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..bundle import GraphSpec
+from ..bundle import Bundle, GraphSpec
 from ..errors import BackendUnavailableError
 from .base import Backend
 
@@ -74,20 +74,24 @@ def availability() -> dict[str, str | None]:
     return reasons
 
 
-def check_precision(backend: Backend, graph: GraphSpec, precision: str) -> None:
-    """Raise unless a graph has the precision asked for (``auto`` takes any).
+def choose_form(backend: Backend, bundle: Bundle, graph_id: str, precision: str) -> GraphSpec:
+    """Return the form of a graph that the backend runs in this precision; ``auto`` takes what the backend prefers.
 
     Raises:
-        BackendUnavailableError: the graph has another one.
+        BackendUnavailableError: the bundle has the graph in none of them.
         ValueError: no such precision.
     """
     if precision not in (AUTO, *PRECISIONS):
         raise ValueError(f"precision {precision!r} is not one of: {', '.join((AUTO, *PRECISIONS))}")
-    if precision not in (AUTO, graph.precision):
-        raise BackendUnavailableError(
-            f"{backend.name}: the bundle has its graph {graph.id!r} in {graph.precision}, not in {precision}. "
-            f"Use precision {graph.precision!r}, or export a bundle in {precision} with export/build_engines.py."
-        )
+    have = bundle.forms(graph_id)
+    for form in backend.forms[precision]:
+        if form in have:
+            return have[form]
+    wanted = precision if precision != AUTO else " or ".join(backend.forms[AUTO])
+    raise BackendUnavailableError(
+        f"{backend.name}: bundle {bundle.name!r} has its graph {graph_id!r} in {' and '.join(have)}, not in {wanted}. "
+        f"Build that with `python export/build_engines.py --bundle {bundle.folder} --precision {wanted}`."
+    )
 
 
 def _open(name: str, threads: int | None) -> Backend:

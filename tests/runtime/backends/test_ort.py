@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from rdeic_rt import bundle
+from rdeic_rt.backends.base import Buffer
 from rdeic_rt.backends.ort import OrtBackend
 from rdeic_rt.bundle import GraphSpec, TensorSpec
 from rdeic_rt.errors import BackendError, BundleCorruptError
@@ -104,12 +106,25 @@ def test_run_failing_inside_raises_backend_error(tmp_path: Path, backend: OrtBac
         graph.run({"x": backend.put(np.zeros((2, 3), np.float32))})
 
 
-def test_stack_split_and_blend_are_inverse_and_linear(backend: OrtBackend) -> None:
+def test_stack_split_and_combine_are_inverse_and_linear(backend: OrtBackend) -> None:
     one, two = np.full((1, 3), 1, np.float32), np.full((1, 3), 3, np.float32)
     parts = backend.split(backend.stack([one, two]))
     assert [part.tolist() for part in parts] == [one.tolist(), two.tolist()]
     assert backend.zeros_like(one).tolist() == [[0, 0, 0]]
-    assert [backend.blend(one, two, weight).tolist()[0][2] for weight in (0, 0.5, 1, 1.5)] == [1, 2, 3, 4]
+    combined = [backend.combine(one, two, np.array(w, np.float32)) for w in ((1, 0), (0.5, 0.5), (-0.5, 1.5))]
+    assert [array.tolist()[0][2] for array in combined] == [1, 2, 4]
+
+
+def test_execute_puts_the_inputs_by_name(backend: OrtBackend) -> None:
+    arrays = {"x": np.arange(4, dtype=np.float32)[::-1], "y": np.ones(1, np.uint8)}
+    seen = {}
+
+    def function(buffers: Mapping[str, Buffer]) -> Buffer:
+        seen.update({name: backend.get(buffer).tolist() for name, buffer in buffers.items()})
+        return buffers["y"]
+
+    assert backend.get(backend.execute("key", function, arrays)).tolist() == [1]
+    assert seen == {"x": [3, 2, 1, 0], "y": [1]}
 
 
 def test_load_every_graph_of_the_embedded_bundle(embedded_bundle: Path, backend: OrtBackend) -> None:

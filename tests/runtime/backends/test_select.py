@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,12 +61,23 @@ def test_availability_covers_every_name() -> None:
     assert reasons["cpu"] is None
 
 
-def test_check_precision_of_another_kind_names_both(micro_folder: Path) -> None:
+def test_choose_form_takes_what_the_backend_prefers_and_names_what_is_missing(micro_folder: Path) -> None:
     backend = select.open_backend("cpu").backend
-    graph = bundle.read(micro_folder).graphs["control"]
-    select.check_precision(backend, graph, "auto")
-    select.check_precision(backend, graph, "fp32")
-    with pytest.raises(BackendUnavailableError, match="in fp32, not in fp16"):
-        select.check_precision(backend, graph, "fp16")
+    found = bundle.read(micro_folder)
+    assert select.choose_form(backend, found, "control", "auto").id == "control"
+    assert select.choose_form(backend, found, "control", "fp32").id == "control"
+    with pytest.raises(BackendUnavailableError, match=r"in fp32, not in fp16.*build_engines\.py --bundle"):
+        select.choose_form(backend, found, "control", "fp16")
     with pytest.raises(ValueError, match="auto, fp32, fp16, int8"):
-        select.check_precision(backend, graph, "fp8")
+        select.choose_form(backend, found, "control", "fp8")
+
+
+def test_choose_form_int8_on_a_cpu_is_the_form_made_for_it(micro_folder: Path) -> None:
+    backend = select.open_backend("cpu").backend
+    found = bundle.read(micro_folder)
+    variants = {"int8": "control.int8", "int8-cpu": "control.int8-cpu"}
+    graphs = {"control": replace(found.graphs["control"], variants=variants)}
+    graphs |= {name: replace(found.graphs["control"], id=name, precision="int8") for name in variants.values()}
+    found = replace(found, graphs=graphs)
+    assert select.choose_form(backend, found, "control", "auto").id == "control"
+    assert select.choose_form(backend, found, "control", "int8").id == "control.int8-cpu"
