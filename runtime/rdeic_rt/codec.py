@@ -19,18 +19,18 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import analysis, container, denoise, entropy, pipeline, pixels, reconstruct, timing
+from . import analysis, container, denoise, entropy, pipeline, pixels, reconstruct, tiling, timing
 from . import bundle as bundles
 from .backends import select
-from .backends.base import Graph
+from .backends.base import Backend, Graph
 from .bundle import Bundle, Rate
 from .container import Header, Metadata
-from .errors import BundleCorruptError, RdeicError
+from .errors import BackendUnavailableError, BundleCorruptError, RdeicError
 from .limits import DEFAULT_LIMITS, Limits, Size
 from .reconstruct import Decoder
 from .schedule import load_arrays, load_step_rows
@@ -70,14 +70,24 @@ class Codec:
     """
 
     def __init__(
-        self, bundle: Bundle, selection: select.Selection, *, precision: str, threads: int | None, limits: Limits
+        self,
+        bundle: Bundle,
+        selection: select.Selection,
+        *,
+        precision: str,
+        threads: int | None,
+        limits: Limits,
+        tile_px: int = tiling.DEFAULT_TILE_PX,
     ) -> None:
+        tiling.check_tile_px(tile_px)
         self._bundle = bundle
         self._selection = selection
         self._precision = precision
         self._threads = threads
         self._limits = limits
-        self._graphs = _LoadOnce(self._load_graph)
+        self._tile_px = tile_px
+        self._analyses = _LoadOnce(partial(self._load_graph, selection.encoder))
+        self._graphs = _LoadOnce(partial(self._load_graph, selection.backend))
         self._entropy_models = _LoadOnce(self._load_entropy_model)
         self._decoders = _LoadOnce(self._load_decoder)
 
@@ -99,6 +109,18 @@ class Codec:
         """Why the backends that ``auto`` prefers to this one could not be taken, by name."""
         return dict(self._selection.skipped)
 
+    def facts(self) -> dict[str, str]:
+        """Return versions, device and threads of the backend, by name."""
+        return self._selection.backend.facts()
+
+    def peak_device_bytes(self) -> int | None:
+        """Return the most device memory that the backend has had in use; None where it works in the host's."""
+        return self._selection.backend.peak_bytes()
+
+    def synchronize(self) -> None:
+        """Wait for all work that was queued on the backend's device; at once where there is none."""
+        self._selection.backend.synchronize()
+
     @property
     def limits(self) -> Limits:
         """The ceilings on what is read."""
@@ -119,20 +141,46 @@ class Codec:
             BackendError: the graph could not be run.
         """
         chosen = self._bundle.choose_rate(rate)
-        backend = self._selection.backend
+        backend = self._selection.encoder
         with timing.stage("pixels"):
             rgb = pixels.as_rgb(image)
             size = Size(height=rgb.shape[0], width=rgb.shape[1])
             self._limits.check_size(size)
             padded = pixels.pad(rgb, self._bundle.size_multiple_px)
-        model, graph = self._entropy_models[chosen.entropy], self._graph(chosen, "analysis")
+        model, graph = self._entropy_models[chosen.entropy], self._analyses[chosen.graphs["analysis"]]
+        tiles = self._tiles(size, backend, graph)
         with timing.stage("analysis"):
-            y, vq_indices = analysis.run(backend, graph, padded)
+            if tiles.is_single:
+                y, vq_indices = analysis.run(backend, graph, padded)
+            else:
+                y, vq_indices = tiling.analyse(backend, graph, padded, tiles)
         with timing.stage("entropy"):
             coded = entropy.encode_latents(model, y, vq_indices)
         with timing.stage("container"):
             header = Header(size=size, model_id=chosen.model_id, rate=chosen.index, z_is_plain=coded.z_is_plain)
             return container.pack(header, coded.z, coded.y, metadata or Metadata())
+
+    @overload
+    def decode(
+        self,
+        data: bytes | bytearray | memoryview,
+        *,
+        sharpness: float = ...,
+        seed: int | None = ...,
+        steps: int | None = ...,
+        out: Literal["host"] = ...,
+    ) -> NDArray[np.uint8]: ...
+
+    @overload
+    def decode(
+        self,
+        data: bytes | bytearray | memoryview,
+        *,
+        sharpness: float = ...,
+        seed: int | None = ...,
+        steps: int | None = ...,
+        out: Literal["device"],
+    ) -> Any: ...
 
     def decode(
         self,
@@ -141,8 +189,9 @@ class Codec:
         sharpness: float = 1.0,
         seed: int | None = None,
         steps: int | None = None,
-    ) -> NDArray[np.uint8]:
-        """Return the image in an .rdc file, uint8 [H, W, 3], RGB, C-contiguous.
+        out: Literal["host", "device"] = "host",
+    ) -> Any:
+        """Return the image in an .rdc file, uint8 [H, W, 3], RGB.
 
         Args:
             data: the whole file.
@@ -150,17 +199,21 @@ class Codec:
                 but 1 takes up to twice the time.
             seed: 0 <= seed < 2**64, of the noise; None for the file's checksum, so that decoding is reproducible.
             steps: denoising steps; None for the rate's own number.
+            out: ``host`` for a C-contiguous numpy array. ``device`` for the image where it was decoded, as soon as it
+                is queued: on a GPU a `buffers.DeviceBuffer`, with ``__dlpack__`` and ``__cuda_array_interface__``, its
+                rows apart by the padded width; it is valid as long as it, or what a consumer made of it, is referred
+                to, and consumers wait for the codec's stream by themselves. Elsewhere it is the numpy array.
 
         Raises:
             FileFormatError: not an .rdc file, damaged, or beyond ``limits``.
             BundleMismatchError: made with another model than this bundle's.
             BundleCorruptError: a file of the bundle is not what it should be.
-            ValueError: sharpness, seed or steps out of range; steps lists the choices.
+            ValueError: sharpness, seed, steps or out is out of range; steps lists the choices.
             BackendError: a graph could not be run.
         """
-        _check_options(sharpness, seed)
+        _check_options(sharpness, seed, out)
         latents = self.read_latents(data)
-        return self.reconstruct(latents, sharpness=sharpness, seed=seed, steps=steps)
+        return self.reconstruct(latents, sharpness=sharpness, seed=seed, steps=steps, out=out)
 
     def read_latents(self, data: bytes | bytearray | memoryview) -> Latents:
         """Return the exact half of `decode`: everything up to y_hat, on the CPU. Errors as there."""
@@ -174,11 +227,39 @@ class Codec:
             y_hat = entropy.decode_latents(model, file.z, header.z_is_plain, file.y, z_size)
         return Latents(header.size, rate, y_hat, file.crc, file.metadata)
 
+    @overload
     def reconstruct(
-        self, latents: Latents, *, sharpness: float = 1.0, seed: int | None = None, steps: int | None = None
-    ) -> NDArray[np.uint8]:
+        self,
+        latents: Latents,
+        *,
+        sharpness: float = ...,
+        seed: int | None = ...,
+        steps: int | None = ...,
+        out: Literal["host"] = ...,
+    ) -> NDArray[np.uint8]: ...
+
+    @overload
+    def reconstruct(
+        self,
+        latents: Latents,
+        *,
+        sharpness: float = ...,
+        seed: int | None = ...,
+        steps: int | None = ...,
+        out: Literal["host", "device"],
+    ) -> Any: ...
+
+    def reconstruct(
+        self,
+        latents: Latents,
+        *,
+        sharpness: float = 1.0,
+        seed: int | None = None,
+        steps: int | None = None,
+        out: Literal["host", "device"] = "host",
+    ) -> Any:
         """Return the other half of `decode`: the image for latents of `read_latents`. Arguments and errors as there."""
-        _check_options(sharpness, seed)
+        _check_options(sharpness, seed, out)
         seed = latents.crc if seed is None else operator.index(seed)
         rate, backend = latents.rate, self._selection.backend
         schedule = self._bundle.choose_schedule(rate, steps)
@@ -186,9 +267,17 @@ class Codec:
         with timing.stage("noise"):
             inputs = reconstruct.inputs(decoder, latents.y_hat, seed, sharpness)
         key = (rate.index, schedule.name)
-        padded = backend.execute(key, partial(reconstruct.run, backend, decoder), inputs)
+        tiles = self._tiles(latents.size, backend, *decoder.graphs)
+        if not tiles.is_single:
+            padded = tiling.reconstruct(backend, decoder, inputs, tiles, key)
+            with timing.stage("pixels"):
+                tiled = pixels.crop(padded[0], latents.size)
+                return backend.put(tiled) if out == "device" else tiled
+        image = backend.execute(key, partial(reconstruct.run, backend, decoder), inputs)
         with timing.stage("pixels"):
-            return pixels.crop(backend.get(padded)[0], latents.size)
+            if out == "device":
+                return backend.crop(image, latents.size)
+            return pixels.crop(backend.get(image)[0], latents.size)
 
     def decode_many(
         self,
@@ -210,18 +299,21 @@ class Codec:
         Raises:
             ValueError: an option is out of range. OSError: a file cannot be read. RdeicError: as for `decode`.
         """
-        _check_options(sharpness, seed)
+        _check_options(sharpness, seed, "host")
         return pipeline.decode_many(self, paths, sharpness=sharpness, seed=seed, steps=steps, on_error=on_error)
+
+    def _tiles(self, size: Size, backend: Backend, *graphs: Graph) -> tiling.Grid:
+        """Return the tiles that the graphs work on an image in: one, unless it is above a bound."""
+        multiple = self._bundle.size_multiple_px
+        return tiling.grid(pixels.padded_size(size, multiple), self._tile_px, backend.largest_size(graphs), multiple)
 
     def _graph(self, rate: Rate, role: str) -> Graph:
         graph_id = rate.graphs[role]
-        if role == "analysis":  # encoding is the same whatever decodes
-            return self._graphs[graph_id]
         return self._graphs[select.choose_form(self._selection.backend, self._bundle, graph_id, self._precision).id]
 
-    def _load_graph(self, graph_id: str) -> Graph:
+    def _load_graph(self, backend: Backend, graph_id: str) -> Graph:
         with timing.stage("load"):
-            return self._selection.backend.load(self._bundle.graphs[graph_id])
+            return backend.load(self._bundle.graphs[graph_id])
 
     def _load_entropy_model(self, path: Path) -> entropy.EntropyModel:
         with timing.stage("load"):
@@ -256,6 +348,10 @@ def load(
     threads: int | None = None,
     verify: bool = True,
     limits: Limits = DEFAULT_LIMITS,
+    tile_px: int = tiling.DEFAULT_TILE_PX,
+    max_vram: int | None = None,
+    capture: bool = True,
+    stream: object | None = None,
 ) -> Codec:
     """Return a codec, ready to use.
 
@@ -266,17 +362,30 @@ def load(
         threads: CPU threads of one graph run; None for one per physical core.
         verify: check the SHA-256 of every file of the bundle.
         limits: ceilings on what is read from files.
+        tile_px: images of more than tile_px squared pixels are worked on in overlapping tiles, each at most that large,
+            so that memory stays bounded; at least 256. See docs/tiling.md.
+        max_vram: bytes of GPU memory to stay within, by smaller tiles where it must be; None for all there is.
+        capture: record the GPU work of an image size that comes again as a CUDA graph, and replay it.
+        stream: CUDA stream that all GPU work is queued on: a handle, or torch's or CuPy's stream object, see
+            `backends.base.Options`; None for one of the codec's own. It must outlive the codec and its images.
 
     Raises:
         BundleError: the bundle is not found, damaged, or of a schema this version does not read.
         BackendUnavailableError: the backend cannot run here, or not in this precision.
-        ValueError: no such backend or precision, or threads < 1.
+        ValueError: no such backend or precision, threads < 1, tile_px < 256 or max_vram < 1.
+        TypeError: stream is no stream.
     """
-    selection = select.open_backend(backend, threads=threads)
     found = bundles.load(bundle, verify=verify)
-    for rate in found.rates:
-        for role in ("synthesis", "control", "unet_step", "vae_decoder"):
-            select.choose_form(selection.backend, found, rate.graphs[role], precision)
+    selection = select.open_backend(
+        backend,
+        threads=threads,
+        bundle=found,
+        precision=precision,
+        max_vram=max_vram,
+        capture=capture,
+        stream=stream,
+    )
+    _check_precision(selection.backend, found, precision)
     facts = ", ".join(f"{name} {value}" for name, value in selection.backend.facts().items())
     _log.info(
         "bundle %s in %s on %s (%s), Python %s, %s",
@@ -287,7 +396,20 @@ def load(
         platform.python_version(),
         platform.platform(),
     )
-    return Codec(found, selection, precision=precision, threads=threads, limits=limits)
+    return Codec(found, selection, precision=precision, threads=threads, limits=limits, tile_px=tile_px)
+
+
+def _check_precision(backend: Backend, bundle: Bundle, precision: str) -> None:
+    """Raise unless some rate has all its graphs in this precision for the backend; errors as for `choose_form`."""
+    failures = []
+    for rate in bundle.rates:
+        try:
+            for role in ("synthesis", "control", "unet_step", "vae_decoder"):
+                select.choose_form(backend, bundle, rate.graphs[role], precision)
+        except BackendUnavailableError as error:
+            failures.append(error)
+    if len(failures) == len(bundle.rates):
+        raise failures[0]
 
 
 class _LoadOnce(Generic[_K, _V]):
@@ -311,11 +433,13 @@ class _LoadOnce(Generic[_K, _V]):
 
 def _hyper_size(size: Size, multiple_px: int) -> tuple[int, int]:
     """Return height and width of the hyper latent of an image, after padding its sides to a multiple."""
-    height, width = (-(-side // multiple_px) * multiple_px for side in (size.height, size.width))
-    return height // _HYPER_FACTOR_PX, width // _HYPER_FACTOR_PX
+    padded = pixels.padded_size(size, multiple_px)
+    return padded.height // _HYPER_FACTOR_PX, padded.width // _HYPER_FACTOR_PX
 
 
-def _check_options(sharpness: Any, seed: Any) -> None:
+def _check_options(sharpness: Any, seed: Any, out: Any) -> None:
+    if out not in ("host", "device"):
+        raise ValueError(f"out is {out!r}; it must be 'host' or 'device'")
     if not math.isfinite(sharpness) or sharpness < 0:
         raise ValueError(f"sharpness is {sharpness}; it must be a finite number, 0 or more")
     if seed is not None and not 0 <= seed < 2**64:

@@ -96,9 +96,9 @@ def run_step(
     guidance: Buffer | None,
 ) -> Buffer:
     """Return z_(n-1), float32 like z_n; arguments and errors as for `run`."""
-    with timing.stage("denoise.control"):
+    with timing.stage("denoise.control", step):
         residuals = denoiser.control.run({"z_n": z_n, "hint": hint, "step": denoiser.control_rows[step]})
-    with timing.stage("denoise.unet_step"):
+    with timing.stage("denoise.unet_step", step):
         inputs = {
             "z_n": z_n,
             "noise": backend.zeros_like(z_n) if noise is None else noise,

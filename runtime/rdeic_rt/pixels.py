@@ -138,6 +138,12 @@ def pad(image: NDArray[np.uint8], multiple_px: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(image[rows][:, columns])
 
 
+def padded_size(size: Size, multiple_px: int) -> Size:
+    """Return the size that `pad` gives an image of this one."""
+    height, width = (-(-side // multiple_px) * multiple_px for side in (size.height, size.width))
+    return Size(height=height, width=width)
+
+
 def crop(image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
     """Return the top left of the image, C-contiguous: the inverse of `pad`.
 

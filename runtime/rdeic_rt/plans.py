@@ -57,8 +57,8 @@ class PlanKey:
     """Everything that decides whether a plan may be used.
 
     Attributes:
-        graph: id of the graph in ``bundle.json``.
-        onnx_sha256: of the graph's files, see `onnx_digest`.
+        graph: id of the graph in ``bundle.json`` that rates refer to; the plan's precision may be another one.
+        onnx_sha256: of that graph's files, see `onnx_digest`.
         flavor: ``tensorrt`` or ``tensorrt-rtx``.
         version: of that library.
         target: compute capabilities it runs on, such as ``sm_89`` or ``sm_80+86+89+120``.
@@ -118,6 +118,8 @@ class Plan:
 
 def onnx_digest(bundle: Bundle, graph: GraphSpec) -> str:
     """Return the SHA-256 of a graph's file, or over its digest and that of its external weights (``FILE.data``)."""
+    if not graph.path.is_relative_to(bundle.folder):  # one of the runtime's own
+        return hashlib.sha256(graph.path.read_bytes()).hexdigest()
     name = graph.path.relative_to(bundle.folder).as_posix()
     digests = [bundle.files[file].sha256 for file in (name, f"{name}.data") if file in bundle.files]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
@@ -181,7 +183,8 @@ def find(bundle: Bundle, graph: GraphSpec, *, flavor: str, version: str, capabil
 
     Args:
         bundle: where plans lie.
-        graph: which one, in the form (fp32, fp16, int8) that the plan must have been built from.
+        graph: the graph that rates refer to, whatever its own precision: the forms that plans are built from (float16,
+            8 bits) are derived from it while building, and need not be in the bundle.
         flavor, version: of the installed library.
         capability: of the device, 89 for 8.9.
         precision: ``fp32``, ``fp16`` or ``int8``.

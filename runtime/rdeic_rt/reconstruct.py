@@ -38,6 +38,11 @@ class Decoder:
     start_weights: Buffer
 
     @property
+    def graphs(self) -> tuple[Graph, ...]:
+        """All graphs that `run` runs."""
+        return self.synthesis, self.denoiser.control, self.denoiser.unet_step, self.vae_decoder
+
+    @property
     def latent_channels(self) -> int:
         """C, channels of z_0."""
         return int(self.vae_decoder.spec.input("z_0").shape[1])
@@ -57,7 +62,7 @@ def inputs(decoder: Decoder, y_hat: NDArray[np.float32], seed: int, sharpness: f
     named = {Y_HAT: y_hat, START: noise.gaussian(shape, seed, 0)}
     for step, c in enumerate(decoder.denoiser.schedule.c):
         if c:
-            named[_step(step)] = noise.gaussian(shape, seed, step + 1)
+            named[step_noise(step)] = noise.gaussian(shape, seed, step + 1)
     if sharpness != 1.0:
         named[GUIDANCE] = denoise.guidance_weights(sharpness)
     return named
@@ -74,11 +79,12 @@ def run(backend: Backend, decoder: Decoder, buffers: Mapping[str, Buffer]) -> Bu
     with timing.stage("start"):
         z_start = backend.combine(z_c, buffers[START], decoder.start_weights)
     with timing.stage("denoise"):
-        noises = [buffers.get(_step(step)) for step in range(decoder.denoiser.schedule.n_steps)]
+        noises = [buffers.get(step_noise(step)) for step in range(decoder.denoiser.schedule.n_steps)]
         z_0 = denoise.run(backend, decoder.denoiser, z_start, hint, noises, buffers.get(GUIDANCE))
     with timing.stage("vae"):
         return vae.decode(decoder.vae_decoder, z_0)
 
 
-def _step(step: int) -> str:
+def step_noise(step: int) -> str:
+    """Return the name of the noise that a step adds, among `inputs`."""
     return f"noise_{step}"

@@ -6,19 +6,29 @@
 
 A stage inside another is named after it (``denoise.control``) and counted in both. A collector sees the stages run in
 its own context (`contextvars`), so that codecs used from other threads are not mixed in. Stages that work on a device
-are timed until the host goes on, unless the backend waits.
+are timed until the host goes on, unless the collector waits for the device.
+
+NVTX ranges are named ``rdeic_rt.STAGE``, and ``rdeic_rt.STAGE.STEP`` in the denoising loop. With the environment
+variable ``RDEIC_RT_NVTX=1`` every thread of the process marks them, without a collector (docs/profiling.md).
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
+import logging
+import os
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import ModuleType
+
+NVTX_VARIABLE = "RDEIC_RT_NVTX"
+
+_log = logging.getLogger("rdeic_rt.timing")
 
 
 @dataclass
@@ -27,31 +37,43 @@ class StageTimes:
 
     seconds: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     nvtx: ModuleType | None = None
+    wait: Callable[[], None] | None = None
 
     def total_ms(self) -> dict[str, float]:
         """Return the sum of each stage in milliseconds, in the order the stages first ended."""
         return {name: 1e3 * sum(values) for name, values in self.seconds.items()}
 
 
+def _nvtx_of_process() -> ModuleType | None:
+    if os.environ.get(NVTX_VARIABLE, "0") in ("", "0"):
+        return None
+    try:
+        nvtx = importlib.import_module("nvtx")
+    except ModuleNotFoundError:
+        _log.warning("%s is set, but nvtx is not installed: `pip install 'rdeic-rt[nvtx]'`. No ranges", NVTX_VARIABLE)
+        return None
+    return nvtx
+
+
 _collector: ContextVar[StageTimes | None] = ContextVar("rdeic_rt.timing", default=None)
+_always_nvtx = _nvtx_of_process()
 _NOTHING = contextlib.nullcontext()
 
 
 @contextlib.contextmanager
-def collect(*, nvtx: bool = False) -> Iterator[StageTimes]:
+def collect(*, nvtx: bool = False, wait: Callable[[], None] | None = None) -> Iterator[StageTimes]:
     """Collect stage times in this context until the block ends.
 
     Args:
         nvtx: also mark each stage as an NVTX range, for Nsight Systems.
+        wait: called before a stage is taken to have ended; `Codec.synchronize` books work on a device where it belongs.
 
     Raises:
         ModuleNotFoundError: NVTX was asked for and the package ``nvtx`` is not installed.
     """
-    times = StageTimes()
+    times = StageTimes(wait=wait)
     if nvtx:
-        import nvtx as nvtx_module
-
-        times.nvtx = nvtx_module
+        times.nvtx = importlib.import_module("nvtx")
     token = _collector.set(times)
     try:
         yield times
@@ -59,17 +81,33 @@ def collect(*, nvtx: bool = False) -> Iterator[StageTimes]:
         _collector.reset(token)
 
 
-def stage(name: str) -> AbstractContextManager[None]:
-    """Return a context that books its duration under name, or does nothing where nobody collects."""
+def stage(name: str, step: int | None = None) -> AbstractContextManager[None]:
+    """Return a context that books its duration under name, or does nothing where nobody collects.
+
+    Args:
+        name: of the stage.
+        step: of the denoising loop; durations of all steps are booked under one name, NVTX ranges tell them apart.
+    """
     times = _collector.get()
-    return _NOTHING if times is None else _timed(times, name)
+    if times is None:
+        return _NOTHING if _always_nvtx is None else _range(_always_nvtx, name, step)
+    return _timed(times, name, step)
 
 
 @contextlib.contextmanager
-def _timed(times: StageTimes, name: str) -> Iterator[None]:
-    with times.nvtx.annotate(f"rdeic_rt.{name}") if times.nvtx else _NOTHING:
+def _timed(times: StageTimes, name: str, step: int | None) -> Iterator[None]:
+    nvtx = times.nvtx or _always_nvtx
+    with _range(nvtx, name, step) if nvtx else _NOTHING:
         start = time.perf_counter()
         try:
             yield
+            if times.wait is not None:
+                times.wait()
         finally:
             times.seconds[name].append(time.perf_counter() - start)
+
+
+def _range(nvtx: ModuleType, name: str, step: int | None) -> AbstractContextManager[None]:
+    text = f"rdeic_rt.{name}" if step is None else f"rdeic_rt.{name}.{step}"
+    annotation: AbstractContextManager[None] = nvtx.annotate(text)
+    return annotation

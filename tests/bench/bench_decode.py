@@ -1,9 +1,9 @@
 """Decode time of the runtime against the same weights in PyTorch eager, stage by stage, in one run.
 
-    python tests/bench/bench_decode.py [--recipe R] [--size 768x512] [--runs 7] [--threads 2]
+    python tests/bench/bench_decode.py [--backend cpu,openvino,openvino:fp32] [--size 768x512] [--runs 7] [--threads 2]
 
-Also prints entropy decoding on its own (ms and symbols/s), the whole process from start to written picture, and its
-peak memory. The photo is a test photo resized to the asked size.
+Also prints entropy decoding on its own (ms and symbols/s), the PSNR of each further backend against the first, the
+whole process from start to written picture, and its peak memory. The photo is a test photo resized to the asked size.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -32,6 +32,15 @@ from rdeic_rt import container
 from rdeic_rt.codec import Codec
 
 ROOT = Path(__file__).parents[2]
+# The process says itself what it took: rusage of a child counts the memory of the parent it was forked from.
+PROCESS = """
+import sys
+from rdeic_rt.cli.main import main
+from rdeic_rt.cli.measure import peak_rss_bytes
+status = main(sys.argv[1:])
+print(peak_rss_bytes() / 1e6)
+sys.exit(status)
+"""
 
 
 def main() -> None:
@@ -40,6 +49,11 @@ def main() -> None:
     p.add_argument(
         "--recipe", type=Path, default=ROOT / "training/weights/tiny/recipe.toml", help="the bundle's weights"
     )
+    p.add_argument(
+        "--backend",
+        default="cpu",
+        help="backends with commas, each with an optional :PRECISION; the first is 'the' runtime",
+    )
     p.add_argument("--size", default="768x512", help="width x height of the photo")
     p.add_argument("--runs", type=int, default=7, help="counted runs of each side, after one warm-up")
     p.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of both sides")
@@ -47,20 +61,32 @@ def main() -> None:
     width, height = map(int, args.size.split("x"))
     photo = np.asarray(Image.open(ROOT / "tests/data/photos/coffee.jpg").convert("RGB").resize((width, height)))
     torch.set_num_threads(args.threads)
-    codec = rdeic_rt.load(threads=args.threads)
+    codecs = {}
+    for side in args.backend.split(","):
+        name, _, precision = side.partition(":")
+        codecs[side] = rdeic_rt.load(backend=name, precision=precision or "auto", threads=args.threads)
     names = ("rdeic-rt", "onnxruntime", "torch", "numpy", "constriction")
     print(", ".join(f"{name} {version(name)}" for name in names))
+    for side, codec in codecs.items():
+        print(f"{side}: {codec.backend}, " + ", ".join(f"{name} {value}" for name, value in codec.facts().items()))
     print(f"{platform.machine()}, {args.threads} threads, {args.size}, median of {args.runs} (min-max)\n")
     chosen = recipes.load(args.recipe)
     for index, rate in enumerate(chosen.rates):
-        data = codec.encode(photo, rate=index)
+        first = next(iter(codecs))
+        data = codecs[first].encode(photo, rate=index)
         print(f"rate {index} ({rate.label}), L = {rate.n_steps}, {len(data)} bytes")
-        runtime, eager = alternate(partial(codec.decode, data), eager_decode(chosen, rate, codec, data), args.runs)
-        report("rdeic-rt decode, warm", runtime)
-        report("PyTorch eager decode", eager)
-        print(f"  ratio eager / rdeic-rt      {statistics.median(eager) / statistics.median(runtime):.2f}")
-        report_entropy(codec, data, args.runs)
-        report_process(data, args.runs)
+        eager = eager_decode(chosen, rate, codecs[first], data)
+        times = alternate([*(partial(codec.decode, data) for codec in codecs.values()), eager], args.runs)
+        for side, seconds in zip([*codecs, "PyTorch eager"], times, strict=True):
+            report(f"{side}, warm decode", seconds)
+        for side, seconds in zip(codecs, times[:-1], strict=True):
+            print(f"  ratio eager / {side:13s} {statistics.median(times[-1]) / statistics.median(seconds):.2f}")
+        reference = codecs[first].decode(data)
+        for side, codec in list(codecs.items())[1:]:
+            print(f"  PSNR {side} against {first}: {psnr_db(codec.decode(data), reference):.1f} dB")
+        report_entropy(codecs[first], data, args.runs)
+        for side in codecs:
+            report_process(data, side, args.runs)
 
 
 def eager_decode(
@@ -92,31 +118,36 @@ def report_entropy(codec: Codec, data: bytes, runs: int) -> None:
     print(f"  symbols                     {y_hat.size} ({y_hat.size / statistics.median(seconds) / 1e6:.2f} M/s)")
 
 
-def report_process(data: bytes, runs: int) -> None:
+def report_process(data: bytes, side: str, runs: int) -> None:
     """Print wall time and peak memory of ``rdeic-rt decode`` as a whole process."""
+    name, _, precision = side.partition(":")
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "photo.rdc"
         source.write_bytes(data)
-        command = [sys.executable, "-m", "rdeic_rt", "decode", "-q", str(source), "-o", str(Path(folder) / "photo.png")]
-        subprocess.run(command, check=True)
+        command = [sys.executable, "-c", PROCESS, "decode", "-q", str(source), "-o", str(Path(folder) / "photo.png")]
+        command += ["--backend", name, "--precision", precision or "auto"]
+        subprocess.run(command, check=True, capture_output=True)
         seconds, peaks = [], []
         for _ in range(runs):
             start = time.perf_counter()
-            process = subprocess.Popen(command)
-            _, status, usage = os.wait4(process.pid, 0)
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
             seconds.append(time.perf_counter() - start)
-            process.returncode = os.waitstatus_to_exitcode(status)
-            assert process.returncode == 0
-            peaks.append(usage.ru_maxrss / 1024)
-    report("whole process", seconds)
+            peaks.append(float(done.stdout))
+    report(f"{side}, whole process", seconds)
     print(f"  peak memory                 {statistics.median(peaks):.0f} MB")
 
 
-def alternate(first: Callable[[], object], second: Callable[[], object], runs: int) -> tuple[list[float], list[float]]:
-    """Time the two in turn, so that a drift of the machine's speed meets both."""
-    first(), second()
-    pairs = [(timed(first), timed(second)) for _ in range(runs)]
-    return [a for a, _ in pairs], [b for _, b in pairs]
+def alternate(functions: Sequence[Callable[[], object]], runs: int) -> list[list[float]]:
+    """Time them in turn, after one warm-up of each, so that a drift of the machine's speed meets all."""
+    for function in functions:
+        function()
+    rounds = [[timed(function) for function in functions] for _ in range(runs)]
+    return [list(seconds) for seconds in zip(*rounds, strict=True)]
+
+
+def psnr_db(image: np.ndarray, reference: np.ndarray) -> float:
+    """Return 10 log10(255^2 / mean squared error)."""
+    return float(10 * np.log10(255**2 / np.mean((image.astype(np.float64) - reference) ** 2)))
 
 
 def timed(function: Callable[[], object]) -> float:

@@ -98,7 +98,10 @@ def test_wheel_requires_nothing_heavy_without_an_extra(wheel: Path) -> None:
 def test_wheel_has_the_extras_and_the_licence(wheel: Path) -> None:
     metadata = metadata_of(wheel)
 
-    assert set(metadata.get_all("Provides-Extra") or []) == {"tensorrt", "cuda", "export", "train", "dev"}
+    assert set(metadata.get_all("Provides-Extra") or []) == {
+        *("tensorrt", "cuda", "openvino", "plot", "nvtx"),
+        *("export", "train", "dev"),
+    }
     assert metadata["License-Expression"] == "Apache-2.0"
     assert any(name.endswith("/licenses/LICENSE") for name in names_in(wheel))
 

@@ -29,6 +29,7 @@ from rdeic_rt import (
     container,
     timing,
 )
+from rdeic_rt.backends import select
 
 Picture = NDArray[np.uint8]
 # A JPEG of 25 dB is a recognisable photo; the smallest of these files have less than a tenth of its bits.
@@ -237,9 +238,8 @@ def test_load_precision_the_bundle_does_not_have_is_refused(codec: Codec) -> Non
 
 def test_load_auto_says_what_was_skipped(codec: Codec) -> None:
     chosen = rdeic_rt.load(codec.bundle.folder)
-    assert chosen.backend == "cpu"
-    assert "cpu" not in chosen.skipped_backends
-    assert repr(chosen) == "<rdeic_rt.Codec 'tiny' on cpu>"
+    assert list(chosen.skipped_backends) == list(select.NAMES[: select.NAMES.index(chosen.backend)])
+    assert repr(chosen) == f"<rdeic_rt.Codec 'tiny' on {chosen.backend}>"
 
 
 def test_decode_inside_a_collector_books_every_stage_and_nothing_after(codec: Codec, data: bytes) -> None:

@@ -19,7 +19,7 @@ def test_eight_threads_on_one_fresh_codec_agree_with_one_thread(codec: Codec, ph
     files = [codec.encode(picture, n % rates) for n, picture in enumerate(pictures)]
     images = [codec.decode(file, sharpness=1.0 if n % 3 else 0.7) for n, file in enumerate(files)]
 
-    fresh = rdeic_rt.load(codec.bundle.folder)
+    fresh = rdeic_rt.load(codec.bundle.folder, backend="cpu")
     start = Barrier(N_THREADS)
 
     def work(n: int) -> None:

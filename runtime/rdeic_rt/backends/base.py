@@ -15,11 +15,59 @@ Between `put` and `get` nothing leaves the place where the backend computes. The
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from ..bundle import GraphSpec
+from ..bundle import Bundle, GraphSpec, TensorSpec
+from ..errors import BackendUnavailableError
+from ..limits import Size
+
+AUTO = "auto"
+
+_ANY_LATENT = ("batch", "channels", "height", "width")
+# out = weights[0] x + weights[1] y, what `Backend.combine` computes, for backends that compute nothing but graphs.
+COMBINE = GraphSpec(
+    id="combine",
+    path=Path(__file__).with_name("combine.onnx"),
+    precision="fp32",
+    inputs=(
+        TensorSpec("x", "float32", _ANY_LATENT),
+        TensorSpec("y", "float32", _ANY_LATENT),
+        TensorSpec("weights", "float32", (2,)),
+    ),
+    outputs=(TensorSpec("out", "float32", _ANY_LATENT),),
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a backend is asked for when it is opened; each takes what means something to it.
+
+    Attributes:
+        threads: CPU threads of one graph run; None leaves it to the backend.
+        bundle: whose graphs it is to run; None to find out whether it can run anything.
+        precision: ``fp32``, ``fp16``, ``int8``, or ``auto`` for what it runs best of what the bundle has.
+        max_vram: bytes of GPU memory it may take; None for all there is.
+        capture: record what `Backend.execute` queues and replay it.
+        stream: CUDA stream to work on: its handle as an integer, or an object with ``__cuda_stream__``,
+            ``cuda_stream`` (torch) or ``ptr`` (CuPy); None for one of its own.
+        every_rate: refuse a bundle of which it can decode only some rates.
+    """
+
+    threads: int | None = None
+    bundle: Bundle | None = None
+    precision: str = AUTO
+    max_vram: int | None = None
+    capture: bool = True
+    stream: object | None = None
+    every_rate: bool = False
+
+
+class BackendAbsentError(BackendUnavailableError):
+    """The backend's library or its device is not there, which is nothing to warn of."""
 
 
 class Buffer(Protocol):
@@ -84,6 +132,25 @@ class Backend(Protocol):
 
     def split(self, buffer: Buffer) -> tuple[Buffer, ...]:
         """Return the batch items of a buffer [B, ...], each [1, ...]."""
+
+    def crop(self, buffer: Buffer, size: Size) -> Any:
+        """Return the top left corner of an image, uint8 [1, h, w, 3], as [H, W, 3] where it is.
+
+        What is returned has ``__dlpack__``, and ``__cuda_array_interface__`` on a GPU.
+        """
+
+    def synchronize(self) -> None:
+        """Wait for everything queued so far; for timing, as every other call waits for what it needs."""
+
+    def peak_bytes(self) -> int | None:
+        """Return the most device memory that it has had in use, with weights; None if it works in the host's."""
+
+    def largest_size(self, graphs: Sequence[Graph]) -> Size | None:
+        """Return the largest padded image that all these graphs, of this backend, take at once; None for any size.
+
+        What a plan's profile and the memory of the device allow. A larger image is worked on in tiles (`tiling`), which
+        are at most this high and this wide.
+        """
 
     def execute(
         self, key: Hashable, function: Callable[[Mapping[str, Buffer]], Buffer], inputs: Mapping[str, NDArray[Any]]

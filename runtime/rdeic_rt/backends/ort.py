@@ -6,25 +6,23 @@ releases the interpreter lock while it computes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, cast
 
-import numpy as np
 import onnxruntime as ort
-from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
-from ..bundle import GraphSpec, TensorSpec
+from ..bundle import GraphSpec
 from ..errors import BackendError, BundleCorruptError, DeviceMemoryError
 from .base import Buffer
+from .host import HostArrays, check_tensors
 
 _TYPES = {"tensor(uint8)": "uint8", "tensor(int64)": "int64", "tensor(float)": "float32", "tensor(float16)": "float16"}
-_NOT_A_MODEL = (ort_state.InvalidProtobuf, ort_state.InvalidGraph, ort_state.NoSuchFile, ort_state.NoModel)
-_FAILED = (ort_state.Fail, ort_state.RuntimeException, ort_state.EPFail, ort_state.NotImplemented)
+NOT_A_MODEL = (ort_state.InvalidProtobuf, ort_state.InvalidGraph, ort_state.NoSuchFile, ort_state.NoModel)
+FAILED = (ort_state.Fail, ort_state.RuntimeException, ort_state.EPFail, ort_state.NotImplemented)
 
 
-class OrtBackend:
+class OrtBackend(HostArrays):
     """The ``cpu`` backend.
 
     Attributes:
@@ -53,46 +51,13 @@ class OrtBackend:
     def load(self, spec: GraphSpec) -> OrtGraph:
         """Return a session for the graph; errors as in `base.Backend.load`."""
         try:
-            session = ort.InferenceSession(spec.path, _options(self.threads), providers=["CPUExecutionProvider"])
-        except _NOT_A_MODEL as error:
+            session = ort.InferenceSession(spec.path, session_options(self.threads), providers=["CPUExecutionProvider"])
+        except NOT_A_MODEL as error:
             raise BundleCorruptError(f"{spec.path}: not a graph that ONNX Runtime can read: {error}") from None
-        except _FAILED as error:
+        except FAILED as error:
             raise BackendError(f"ONNX Runtime {ort.__version__} cannot load {spec.path}: {error}") from None
-        _check_io(spec, session)
+        check_io(spec, session)
         return OrtGraph(spec, session)
-
-    def put(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Return the array itself, made C-contiguous."""
-        return np.ascontiguousarray(array)
-
-    def get(self, buffer: Buffer) -> NDArray[Any]:
-        """Return the buffer itself, made C-contiguous."""
-        return np.ascontiguousarray(_array(buffer))
-
-    def stack(self, buffers: Sequence[Buffer]) -> NDArray[Any]:
-        """Return the buffers joined along the batch axis."""
-        return np.concatenate([_array(buffer) for buffer in buffers])
-
-    def zeros_like(self, buffer: Buffer) -> NDArray[Any]:
-        """Return zeros of the same type and shape."""
-        return np.zeros_like(_array(buffer))
-
-    def combine(self, x: Buffer, y: Buffer, weights: Buffer) -> NDArray[np.float32]:
-        """Return weights[0] x + weights[1] y."""
-        first, second = _array(weights)
-        result: NDArray[np.float32] = first * _array(x) + second * _array(y)
-        return result
-
-    def split(self, buffer: Buffer) -> tuple[NDArray[Any], ...]:
-        """Return the batch items, each [1, ...], as views."""
-        array = _array(buffer)
-        return tuple(array[item : item + 1] for item in range(len(array)))
-
-    def execute(
-        self, key: Hashable, function: Callable[[Mapping[str, Buffer]], Buffer], inputs: Mapping[str, NDArray[Any]]
-    ) -> Buffer:
-        """Return function(inputs); nothing is recorded."""
-        return function({name: self.put(array) for name, array in inputs.items()})
 
 
 class OrtGraph:
@@ -107,17 +72,18 @@ class OrtGraph:
         """Return the outputs by name; errors as in `base.Graph.run`."""
         try:
             return dict(zip(self._outputs, self._session.run(self._outputs, dict(inputs)), strict=True))
-        except _FAILED as error:
+        except FAILED as error:
             if "Failed to allocate memory" in str(error):
                 shapes = ", ".join(f"{name} {list(buffer.shape)}" for name, buffer in inputs.items())
                 raise DeviceMemoryError(
                     f"graph {self.spec.id!r} on {shapes}: ONNX Runtime found no memory ({error}). "
-                    "Decode a smaller image, or fewer at a time."
+                    "Use smaller tiles (tile_px, --tile), or decode fewer images at a time."
                 ) from None
             raise BackendError(f"ONNX Runtime {ort.__version__}, graph {self.spec.id!r}: {error}") from None
 
 
-def _options(threads: int | None) -> ort.SessionOptions:
+def session_options(threads: int | None) -> ort.SessionOptions:
+    """Return the options of every session."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads or 0
@@ -128,22 +94,10 @@ def _options(threads: int | None) -> ort.SessionOptions:
     return options
 
 
-def _check_io(spec: GraphSpec, session: ort.InferenceSession) -> None:
-    for side, promised, there in (
-        ("inputs", spec.inputs, session.get_inputs()),
-        ("outputs", spec.outputs, session.get_outputs()),
-    ):
-        found = {node.name: (_TYPES.get(node.type, node.type), len(node.shape)) for node in there}
-        wanted = {tensor.name: (tensor.dtype, len(tensor.shape)) for tensor in promised}
-        if found != wanted:
-            raise BundleCorruptError(
-                f"{spec.path}: bundle.json gives graph {spec.id!r} the {side} {_listed(promised)}; the file has {found}"
-            )
-
-
-def _listed(tensors: Sequence[TensorSpec]) -> str:
-    return ", ".join(f"{tensor.name} {tensor.dtype} {list(tensor.shape)}" for tensor in tensors)
-
-
-def _array(buffer: Buffer) -> NDArray[Any]:
-    return cast("NDArray[Any]", buffer)
+def check_io(spec: GraphSpec, session: ort.InferenceSession) -> None:
+    """Raise BundleCorruptError unless the session has the inputs and outputs that bundle.json promises."""
+    inputs, outputs = (
+        {node.name: (_TYPES.get(node.type, node.type), len(node.shape)) for node in nodes}
+        for nodes in (session.get_inputs(), session.get_outputs())
+    )
+    check_tensors(spec, inputs, outputs)

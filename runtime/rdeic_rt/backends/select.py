@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from ..bundle import Bundle, GraphSpec
 from ..errors import BackendUnavailableError
-from .base import Backend
+from .base import AUTO as AUTO
+from .base import Backend, BackendAbsentError, Options
 
-AUTO = "auto"
 # The order in which `auto` tries: fastest first. Names without an opener are known, but not part of this version.
 NAMES = ("tensorrt", "cuda", "openvino", "cpu")
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -26,37 +26,58 @@ class Selection:
     """The outcome of a choice.
 
     Attributes:
-        backend: what runs.
+        backend: what decodes.
+        encoder: what runs the ``analysis`` graph when encoding; another one where no plan is built for that, or the
+            file would depend on it.
         skipped: name -> reason, for each backend that comes before it in the order and could not run.
     """
 
     backend: Backend
+    encoder: Backend
     skipped: dict[str, str]
 
 
-def open_backend(name: str = AUTO, *, threads: int | None = None) -> Selection:
+def open_backend(
+    name: str = AUTO,
+    *,
+    threads: int | None = None,
+    bundle: Bundle | None = None,
+    precision: str = AUTO,
+    max_vram: int | None = None,
+    capture: bool = True,
+    stream: object | None = None,
+) -> Selection:
     """Return the backend of this name, or for ``auto`` the first that can run here.
 
     Args:
         name: ``auto`` or one of `NAMES`.
-        threads: CPU threads of one graph run; None leaves it to the backend.
+        threads, bundle, precision, max_vram, capture, stream: see `base.Options`.
 
     Raises:
         BackendUnavailableError: it cannot run here; says why, and what to do.
-        ValueError: no such backend, or threads < 1.
+        ValueError: no such backend or precision, threads < 1 or max_vram < 1.
     """
     if name != AUTO and name not in NAMES:
         raise ValueError(f"backend {name!r} is not one of: {', '.join((AUTO, *NAMES))}")
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads is {threads}; it must be at least 1, or None")
+    if precision not in (AUTO, *PRECISIONS):
+        raise ValueError(f"precision {precision!r} is not one of: {', '.join((AUTO, *PRECISIONS))}")
+    for option, value in (("threads", threads), ("max_vram", max_vram)):
+        if value is not None and value < 1:
+            raise ValueError(f"{option} is {value}; it must be at least 1, or None")
+    options = Options(threads, bundle, precision, max_vram, capture, stream, every_rate=name == AUTO)
     skipped: dict[str, str] = {}
     for candidate in NAMES if name == AUTO else (name,):
         try:
-            return Selection(_open(candidate, threads), skipped)
+            backend = _open(candidate, options)
+            if name == AUTO:
+                _check_fastest(backend, options)
+            return Selection(backend, _encoder(backend, options), skipped)
         except BackendUnavailableError as error:
             skipped[candidate] = str(error)
             if candidate in _OPENERS and name == AUTO:
-                _log.warning("backend %s not used: %s", candidate, error)
+                level = logging.INFO if isinstance(error, BackendAbsentError) else logging.WARNING
+                # As text: a record that is kept would keep the frames, and what they hold.
+                _log.log(level, "backend %s not used: %s", candidate, str(error))
     if name != AUTO:
         raise BackendUnavailableError(skipped[name])
     raise BackendUnavailableError("no backend can run here: " + "; ".join(skipped.values()))
@@ -67,7 +88,7 @@ def availability() -> dict[str, str | None]:
     reasons: dict[str, str | None] = {}
     for name in NAMES:
         try:
-            _open(name, threads=None)
+            _open(name, Options())
             reasons[name] = None
         except BackendUnavailableError as error:
             reasons[name] = str(error)
@@ -94,24 +115,67 @@ def choose_form(backend: Backend, bundle: Bundle, graph_id: str, precision: str)
     )
 
 
-def _open(name: str, threads: int | None) -> Backend:
+def _open(name: str, options: Options) -> Backend:
     if name not in _OPENERS:
         have = ", ".join(_OPENERS)
         raise BackendUnavailableError(
             f"{name}: not part of this version of rdeic-rt (it has: {have}). Upgrade with `pip install -U rdeic-rt`,"
             f" or use backend {next(iter(_OPENERS))!r}."
         )
-    return _OPENERS[name](threads)
+    return _OPENERS[name](options)
 
 
-def _open_cpu(threads: int | None) -> Backend:
+def _encoder(backend: Backend, options: Options) -> Backend:
+    # Encoding is one graph, once: not worth a plan. It is in fp32 whatever decodes, and on a CPU gives the same file.
+    return _open_cpu(options) if backend.name in ("tensorrt", "openvino") else backend
+
+
+def _check_fastest(backend: Backend, options: Options) -> None:
+    """Raise BackendAbsentError where one that comes later is faster (docs/openvino.md)."""
+    if backend.name == "openvino" and options.precision != "int8" and backend.facts()["arithmetic"] == "f32":
+        why = "this CPU has no bfloat16" if options.precision == AUTO else f"{options.precision} was asked for"
+        raise BackendAbsentError(f"openvino: slower than cpu in float32, and {why}. Backend 'openvino' takes it.")
+
+
+def _open_cpu(options: Options) -> Backend:
     try:
         from .ort import OrtBackend
     except ImportError as error:
         raise BackendUnavailableError(
             f"cpu: onnxruntime cannot be imported ({error}). Install it with `pip install onnxruntime`."
         ) from None
-    return OrtBackend(threads)
+    return OrtBackend(options.threads)
 
 
-_OPENERS: dict[str, Callable[[int | None], Backend]] = {"cpu": _open_cpu}
+def _open_cuda(options: Options) -> Backend:
+    try:
+        from .ort_cuda import OrtCudaBackend
+    except ImportError as error:
+        raise BackendUnavailableError(
+            f"cuda: onnxruntime cannot be imported ({error}). Install it with `pip install onnxruntime-gpu`."
+        ) from None
+    return OrtCudaBackend.open(options)
+
+
+def _open_tensorrt(options: Options) -> Backend:
+    from . import trt
+
+    return trt.open_backend(options)
+
+
+def _open_openvino(options: Options) -> Backend:
+    try:
+        from . import openvino
+    except ImportError as error:
+        raise BackendAbsentError(
+            f"openvino: OpenVINO cannot be imported ({error}). Install it with `pip install 'rdeic-rt[openvino]'`."
+        ) from None
+    return openvino.open_backend(options)
+
+
+_OPENERS: dict[str, Callable[[Options], Backend]] = {
+    "tensorrt": _open_tensorrt,
+    "cuda": _open_cuda,
+    "openvino": _open_openvino,
+    "cpu": _open_cpu,
+}

@@ -39,27 +39,7 @@ examples:
     )
     options.add_inputs(parser, "IN", ".rdc files, or '-' for standard input")
     options.add_output(parser, f"NAME{SUFFIX} beside each input. The suffix chooses the format; standard output is PNG")
-    model = options.add_model(parser)
-    model.add_argument(
-        "--sharpness",
-        metavar="S",
-        type=options.sharpness,
-        default=1.0,
-        help="0 to 10: below 1 smoother, above 1 crisper than the model was trained for; anything but 1 takes up to "
-        "twice the time. Default: 1",
-    )
-    model.add_argument(
-        "--steps",
-        metavar="L",
-        type=options.whole_number(1, 1000),
-        help="denoising steps, one of the numbers the bundle has for the file's rate. Default: the rate's own",
-    )
-    model.add_argument(
-        "--seed",
-        metavar="N",
-        type=options.whole_number(0, 2**64 - 1),
-        help="of the noise, 0 to 2^64 - 1. Default: the file's checksum",
-    )
+    options.add_decoding(options.add_model(parser))
     options.add_device(parser)
     options.add_limits(parser)
     options.add_messages(parser)

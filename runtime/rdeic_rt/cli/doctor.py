@@ -6,7 +6,7 @@ import argparse
 import os
 import platform
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import BackendError, BundleError, RdeicError
 from . import options
@@ -14,14 +14,19 @@ from .batch import describe, exit_code
 from .console import Console
 from .info import write_facts
 
+if TYPE_CHECKING:
+    from ..bundle import Bundle
+
 _PACKAGES = (
     "rdeic-rt",
     "numpy",
     "onnxruntime",
     "onnxruntime-gpu",
+    "openvino",
     "constriction",
     "Pillow",
     "google-crc32c",
+    "tensorrt",
     "tensorrt-rtx",
     "cuda-python",
 )
@@ -35,8 +40,9 @@ def add_parser(commands: options.Commands[argparse.ArgumentParser]) -> argparse.
         arguments="",
         summary="show what can run here, and test it",
         description="""\
-Show the versions of what is installed, which backends can run here and why the
-others cannot, and which bundles are found; then encode and decode a small picture.
+Show the versions of what is installed, the GPU, which backends can run here and
+why the others cannot, and which bundles are found with which plans; then encode
+and decode a small picture.
 The exit code is 0 only when that works.""",
         epilog="",
     )
@@ -53,8 +59,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
     """Write the findings to standard output; return the exit code of what is wrong, the highest first."""
     self_test, status = _self_test(args)
     facts = {
-        "system": _system(),
-        "versions": _versions(),
+        "system": system_facts(),
+        "versions": package_versions(),
+        "gpu": _gpu(),
         "backends": _backends(),
         "bundles": _bundles(),
         "self_test": self_test,
@@ -63,7 +70,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
     return status
 
 
-def _system() -> dict[str, Any]:
+def system_facts() -> dict[str, Any]:
+    """Return the Python, the platform and the CPU."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "python": platform.python_version(),
@@ -84,7 +92,8 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _versions() -> dict[str, str | None]:
+def package_versions() -> dict[str, str | None]:
+    """Return the version of every package that matters here, None for one that is not installed."""
     from importlib.metadata import PackageNotFoundError, version
 
     found: dict[str, str | None] = {}
@@ -94,6 +103,25 @@ def _versions() -> dict[str, str | None]:
         except PackageNotFoundError:
             found[package] = None
     return found
+
+
+def _gpu() -> dict[str, str]:
+    """Return the GPU and each flavor of TensorRT, or why there is none."""
+    from .. import plans
+    from ..backends import cuda, trt_library
+
+    facts = {}
+    try:
+        device = cuda.device_facts()
+        facts = {**device.facts(), "free": f"{device.free_bytes() / 2**30:.1f} GiB"}
+    except BackendError as error:
+        facts["gpu"] = describe(error)
+    for flavor in plans.FLAVORS:
+        try:
+            facts[flavor] = f"can be used, {trt_library.open_library(flavor).version}"
+        except BackendError as error:
+            facts[flavor] = describe(error)
+    return facts
 
 
 def _backends() -> dict[str, str]:
@@ -112,10 +140,28 @@ def _bundles() -> dict[str, Any]:
     for folder in bundles.installed():
         try:
             bundle = bundles.read(folder, verify=False)
-            found[str(folder)] = f"{bundle.name}, with rates {', '.join(str(rate.index) for rate in bundle.rates)}"
+            text = f"{bundle.name}, with rates {', '.join(str(rate.index) for rate in bundle.rates)}"
+            found[str(folder)] = f"{text}; {_plans(bundle)}"
         except BundleError as error:
             found[str(folder)] = f"cannot be used: {describe(error)}"
     return {"searched": [str(folder) for folder in bundles.search_folders()], "found": found}
+
+
+def _plans(bundle: Bundle) -> str:
+    """Return which of a bundle's folders of plans is used here, or why none is."""
+    from .. import plans
+    from ..backends import trt
+    from ..backends.base import Options
+
+    folders = sorted({plan.path.parent.name for plan in plans.installed(bundle.folder)})
+    if not folders:
+        return "no plans"
+    try:
+        used = trt.open_backend(Options(bundle=bundle, capture=False))
+        why = f"tensorrt uses those of {used.library.flavor} {used.library.version} in {used.precision}"
+    except BackendError as error:
+        why = f"not used: {describe(error)}"
+    return f"plans {', '.join(folders)}: {why}"
 
 
 def _self_test(args: argparse.Namespace) -> tuple[dict[str, Any], int]:

@@ -37,12 +37,7 @@ examples:
     )
     options.add_inputs(parser, "IN", "pictures, or '-' for standard input")
     options.add_output(parser, f"NAME{SUFFIX} beside each input")
-    options.add_model(parser).add_argument(
-        "--rate",
-        metavar="R",
-        type=options.whole_number(0, 255),
-        help="which of the bundle's rates, 0 being the first that 'rdeic-rt info BUNDLE' lists. Default: the bundle's",
-    )
+    options.add_rate(options.add_model(parser))
     options.add_device(parser)
     options.add_limits(parser)
     options.add_messages(parser)

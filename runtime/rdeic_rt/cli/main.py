@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import RdeicError
-from . import decode, doctor, encode, info
+from . import bench, decode, doctor, encode, info
 from .batch import EXIT_OS_ERROR, describe, exit_code
 from .console import PROGRAM, Console
 from .outputs import UsageError
@@ -56,7 +56,7 @@ def build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argument
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and leave")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
-    verbs = {module.__name__.rpartition(".")[2]: module for module in (encode, decode, info, doctor)}
+    verbs = {module.__name__.rpartition(".")[2]: module for module in (encode, decode, info, bench, doctor)}
     return parser, {name: module.add_parser(commands) for name, module in verbs.items()}
 
 

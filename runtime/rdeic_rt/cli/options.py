@@ -15,6 +15,7 @@ Commands = argparse._SubParsersAction  # what a verb adds itself to; argparse ha
 # As in backends.select, which is not imported here so that --help stays quick.
 BACKENDS = ("auto", "tensorrt", "cuda", "openvino", "cpu")
 PRECISIONS = ("auto", "fp32", "fp16", "int8")
+_UNIT_BYTES = {"": 1, "M": 2**20, "G": 2**30}
 
 
 def add_verb(
@@ -75,6 +76,40 @@ def add_model(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     return group
 
 
+def add_rate(group: argparse._ArgumentGroup) -> None:
+    """Add how small files are to be."""
+    group.add_argument(
+        "--rate",
+        metavar="R",
+        type=whole_number(0, 255),
+        help="which of the bundle's rates, 0 being the first that 'rdeic-rt info BUNDLE' lists. Default: the bundle's",
+    )
+
+
+def add_decoding(group: argparse._ArgumentGroup) -> None:
+    """Add what changes the picture that a file decodes to."""
+    group.add_argument(
+        "--sharpness",
+        metavar="S",
+        type=sharpness,
+        default=1.0,
+        help="0 to 10: below 1 smoother, above 1 crisper than the model was trained for; anything but 1 takes up to "
+        "twice the time. Default: 1",
+    )
+    group.add_argument(
+        "--steps",
+        metavar="L",
+        type=whole_number(1, 1000),
+        help="denoising steps, one of the numbers the bundle has for the file's rate. Default: the rate's own",
+    )
+    group.add_argument(
+        "--seed",
+        metavar="N",
+        type=whole_number(0, 2**64 - 1),
+        help="of the noise, 0 to 2^64 - 1. Default: the file's checksum",
+    )
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Add where and how the networks run."""
     group = parser.add_argument_group("device")
@@ -94,6 +129,20 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--threads", metavar="N", type=whole_number(1, 1024), help="CPU threads. Default: one for each core"
+    )
+    group.add_argument(
+        "--tile",
+        metavar="N",
+        type=whole_number(256, 65_536),
+        help="work on pictures of more than N x N pixels in overlapping tiles of at most that many, so that memory "
+        "stays bounded; at least 256. Default: 1024",
+    )
+    group.add_argument(
+        "--max-vram",
+        metavar="N[M|G]",
+        type=memory_bytes,
+        help="GPU memory to take at most, in bytes, MiB (M) or GiB (G); larger pictures are worked on in tiles. "
+        "Default: what is free",
     )
 
 
@@ -125,14 +174,15 @@ def limits_from(args: argparse.Namespace) -> Limits:
     return DEFAULT_LIMITS if args.max_pixels is None else replace(DEFAULT_LIMITS, max_pixels=args.max_pixels)
 
 
-def codec_from(args: argparse.Namespace, limits: Limits) -> Codec:
-    """Return the codec that the model and device options describe.
+def codec_from(args: argparse.Namespace, limits: Limits, *, capture: bool = True) -> Codec:
+    """Return the codec that the model and device options describe; ``capture`` as for `rdeic_rt.load`.
 
     Raises:
         BundleError: there is no such bundle, or it is damaged.
         BackendError: the backend cannot run here.
     """
     from ..codec import load
+    from ..tiling import DEFAULT_TILE_PX
 
     return load(
         args.bundle,
@@ -141,6 +191,9 @@ def codec_from(args: argparse.Namespace, limits: Limits) -> Codec:
         threads=args.threads,
         verify=args.verify,
         limits=limits,
+        tile_px=args.tile or DEFAULT_TILE_PX,
+        max_vram=args.max_vram,
+        capture=capture,
     )
 
 
@@ -157,6 +210,18 @@ def whole_number(lowest: int, highest: int) -> Callable[[str], int]:
         return value
 
     return parse
+
+
+def memory_bytes(text: str) -> int:
+    """Return the value of `--max-vram`: bytes, or MiB or GiB with the suffix M or G."""
+    number, unit = (text[:-1], text[-1].upper()) if text[-1:].upper() in _UNIT_BYTES else (text, "")
+    try:
+        value = float(number) * _UNIT_BYTES[unit]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of bytes, like 500M or 2G") from None
+    if not 1 <= value < 2**63:
+        raise argparse.ArgumentTypeError(f"{text} is not between 1 byte and 2^63")
+    return int(value)
 
 
 def sharpness(text: str) -> float:

@@ -1,32 +1,76 @@
 from __future__ import annotations
 
 import logging
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import onnxruntime
 import pytest
 
-from rdeic_rt import bundle
-from rdeic_rt.backends import select
-from rdeic_rt.backends.base import Backend
+from rdeic_rt import backends, bundle
+from rdeic_rt.backends import cuda, select
+from rdeic_rt.backends.base import Backend, BackendAbsentError, Options
 from rdeic_rt.errors import BackendUnavailableError
 
+from . import fake_tensorrt
 
-def unavailable(threads: int | None) -> Backend:
+
+def unavailable(options: Options) -> Backend:
     raise BackendUnavailableError("openvino: no such CPU. Use cpu.")
 
 
-def test_open_auto_takes_the_first_that_runs_and_says_why_not_the_others() -> None:
-    chosen = select.open_backend()
-    assert chosen.backend.name == "cpu"
+def absent(options: Options) -> Backend:
+    raise BackendAbsentError("openvino: not installed")
+
+
+@pytest.fixture
+def only_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with neither a GPU nor OpenVINO."""
+    for module in ("tensorrt", "tensorrt_rtx", "cuda.bindings.runtime", "openvino"):
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.delitem(sys.modules, "rdeic_rt.backends.openvino", raising=False)
+    monkeypatch.delattr(backends, "openvino", raising=False)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    cuda.api.cache_clear()
+
+
+@pytest.mark.usefixtures("only_cpu")
+def test_open_auto_takes_the_first_that_runs_and_says_why_not_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "rdeic_rt"):
+        chosen = select.open_backend()
+    assert chosen.backend.name == chosen.encoder.name == "cpu"
     assert list(chosen.skipped) == ["tensorrt", "cuda", "openvino"]
-    assert all("not part of this version" in reason for reason in chosen.skipped.values())
+    assert all("pip install" in reason for reason in chosen.skipped.values())
+    assert not caplog.records  # what is not there is nothing to warn of
 
 
-@pytest.mark.parametrize("name", ["tensorrt", "cuda", "openvino"])
-def test_open_backend_not_in_this_version_says_what_to_do(name: str) -> None:
-    with pytest.raises(BackendUnavailableError, match=rf"^{name}: .*pip install -U rdeic-rt.*'cpu'"):
+@pytest.mark.usefixtures("only_cpu")
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("tensorrt", r"cuda-python cannot be imported .*pip install 'rdeic-rt\[tensorrt\]'"),
+        ("cuda", r"has no CUDAExecutionProvider.*pip install 'rdeic-rt\[cuda\]'"),
+        ("openvino", r"OpenVINO cannot be imported .*pip install 'rdeic-rt\[openvino\]'"),
+    ],
+)
+def test_open_backend_that_is_not_installed_says_what_to_do(name: str, reason: str) -> None:
+    with pytest.raises(BackendUnavailableError, match=rf"^{name}: .*{reason}"):
         select.open_backend(name)
+
+
+@pytest.mark.parametrize(("option", "value"), [("max_vram", 0), ("precision", "fp8")])
+def test_open_with_an_option_out_of_range_is_refused(option: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{option} .*{value}"):
+        select.open_backend("cpu", **{option: value})
+
+
+def test_open_tensorrt_encodes_on_the_cpu(tensorrt: Any, micro_folder: Path) -> None:
+    fake_tensorrt.write_plans(micro_folder)
+    chosen = select.open_backend("tensorrt", bundle=bundle.read(micro_folder))
+    assert (chosen.backend.name, chosen.encoder.name) == ("tensorrt", "cpu")
 
 
 def test_open_unknown_name_lists_the_choices() -> None:
@@ -40,13 +84,14 @@ def test_open_without_threads_is_refused(threads: int) -> None:
         select.open_backend("cpu", threads=threads)
 
 
-def test_open_auto_past_an_installed_backend_that_fails_warns(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("opener", "warns"), [(unavailable, True), (absent, False)])
+def test_open_auto_past_a_backend_that_is_there_and_fails_warns(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, opener: Callable[[Options], Backend], warns: bool
 ) -> None:
-    monkeypatch.setitem(select._OPENERS, "openvino", unavailable)
+    monkeypatch.setattr(select, "_OPENERS", {"openvino": opener, "cpu": select._open_cpu})
     with caplog.at_level(logging.WARNING, "rdeic_rt"):
-        assert select.open_backend().skipped["openvino"] == "openvino: no such CPU. Use cpu."
-    assert "no such CPU" in caplog.text
+        assert select.open_backend().skipped["openvino"].startswith("openvino: no")
+    assert ("no such CPU" in caplog.text) == warns
 
 
 def test_open_when_nothing_runs_gives_every_reason(monkeypatch: pytest.MonkeyPatch) -> None:

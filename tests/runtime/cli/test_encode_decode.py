@@ -38,7 +38,7 @@ def test_encode_and_decode_without_o_write_beside_the_input(command: Command, he
 
 
 def test_decode_matches_the_library(command: Command, here: Path, small_rdc: bytes, codec: Codec) -> None:
-    assert command("decode", "made.rdc", "--seed", "7") == 0
+    assert command("decode", "made.rdc", "--seed", "7", "--backend", "cpu") == 0
 
     assert np.array_equal(pixels_of(here / "made.png"), codec.decode(small_rdc, seed=7))
 
@@ -58,7 +58,7 @@ def test_decode_sharpness_and_steps_reach_the_codec(
     rate = codec.bundle.choose_rate(None)
     schedules = [codec.bundle.schedules[name] for name in (rate.schedule, *rate.step_tables)]
     steps = max(schedule.n_steps for schedule in schedules if schedule.sampler == schedules[0].sampler)
-    assert command("decode", "made.rdc", "--sharpness", "0.5", "--steps", str(steps)) == 0
+    assert command("decode", "made.rdc", "--sharpness", "0.5", "--steps", str(steps), "--backend", "cpu") == 0
 
     assert np.array_equal(pixels_of(here / "made.png"), codec.decode(small_rdc, sharpness=0.5, steps=steps))
 

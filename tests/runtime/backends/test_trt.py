@@ -1,0 +1,453 @@
+"""The tensorrt backend from plan to image, on `fake_cuda` and `fake_tensorrt`, against the cpu backend."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import re
+import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import rdeic_rt
+from rdeic_rt import Codec
+from rdeic_rt import bundle as bundles
+from rdeic_rt.backends import cuda as cuda_calls
+from rdeic_rt.backends import select, trt_library
+from rdeic_rt.codec import Latents
+from rdeic_rt.container import Metadata
+from rdeic_rt.errors import BackendError, BackendUnavailableError, BundleCorruptError, DeviceMemoryError
+from rdeic_rt.limits import Size
+from rdeic_rt.plans import PlanKey, Profile, read_key, write_key
+
+from . import fake_tensorrt
+from .fake_cuda import Error, FakeCuda
+
+pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+
+SIZES = (Size(64, 64), Size(100, 190), Size(129, 70))
+
+
+@pytest.fixture
+def planned(micro_folder: Path) -> Path:
+    """The micro bundle with plans that fit the fake GPU."""
+    fake_tensorrt.write_plans(micro_folder)
+    return micro_folder
+
+
+def latents(size: Size, seed: int = 0) -> Latents:
+    tables = dict.fromkeys(("ddpm-2", "ddpm-1"), Path())  # all that is asked of a rate is its number and its schedules
+    rate = bundles.Rate(0, "", 1.0, 0.1, "ddpm-2", b"", {}, tables, Path())
+    shape = (1, 4, -(-size.height // 64) * 4, -(-size.width // 64) * 4)
+    y_hat = np.random.default_rng(seed).uniform(0, 255, shape).astype(np.float32)
+    return Latents(size, rate, y_hat, seed, Metadata())
+
+
+def images(codec: Codec, sizes: tuple[Size, ...], **options: Any) -> list[NDArray[np.uint8]]:
+    return [codec.reconstruct(latents(size, seed), **options) for seed, size in enumerate(sizes)]
+
+
+def assert_alike(folder: Path, codec: Codec, sizes: tuple[Size, ...], **options: Any) -> None:
+    expected = images(rdeic_rt.load(folder, backend="cpu"), sizes, **options)
+    for image, other in zip(images(codec, sizes, **options), expected, strict=True):
+        assert image.shape == other.shape
+        # The same arithmetic, but for the rounding of one multiplication and addition.
+        assert np.abs(image.astype(int) - other).max() <= 1
+
+
+@pytest.mark.parametrize("options", [{}, {"sharpness": 0.7}, {"steps": 1}, {"seed": 5}])
+@pytest.mark.parametrize("capture", [True, False])
+def test_decode_gives_the_image_of_the_cpu(
+    tensorrt: Any, planned: Path, capture: bool, options: dict[str, Any]
+) -> None:
+    codec = rdeic_rt.load(planned, backend="tensorrt", capture=capture)
+    assert codec.backend == "tensorrt"
+    assert_alike(planned, codec, SIZES[:2] * 4, **options)
+
+
+def test_decode_the_embedded_bundle_end_to_end(
+    tensorrt: Any, embedded_bundle: Path, codec: Codec, photo: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(embedded_bundle, tmp_path / "tiny", ignore=lambda *_: ["plans"])
+    fake_tensorrt.write_plans(folder)
+    fast = rdeic_rt.load(folder, backend="tensorrt")
+    data = codec.encode(photo[:64, :60])
+    assert fast.encode(photo[:64, :60]) == data  # on the cpu backend, whatever decodes
+    expected = codec.decode(data)
+    for _ in range(3):
+        assert np.abs(fast.decode(data).astype(int) - expected).max() <= 1
+
+
+def test_decode_to_the_device_is_a_view_that_outlives_the_codec(tensorrt: Any, cuda: FakeCuda, planned: Path) -> None:
+    size = SIZES[1]
+    codec = rdeic_rt.load(planned, backend="tensorrt")
+    expected = codec.reconstruct(latents(size))
+    there = [codec.reconstruct(latents(size), out="device") for _ in range(3)]
+    del codec
+    gc.collect()
+    cuda.drain()
+    for image in there:
+        interface = image.__cuda_array_interface__
+        assert interface["shape"] == (100, 190, 3)
+        assert interface["strides"] == (192 * 3, 3, 1)
+        padded = cuda.view(interface["data"][0], 128 * 192 * 3).reshape(128, 192, 3)
+        np.testing.assert_array_equal(padded[:100, :190], expected)
+    assert len({image.address for image in there}) == 3
+
+
+def test_decode_to_the_device_waits_for_nothing(tensorrt: Any, cuda: FakeCuda, planned: Path) -> None:
+    codec = rdeic_rt.load(planned, backend="tensorrt")
+    for _ in range(2):
+        codec.reconstruct(latents(SIZES[0]), out="device")
+    cuda.drain()
+    before = cuda.waits
+    for _ in range(4):
+        codec.reconstruct(latents(SIZES[0]), out="device")
+    assert cuda.waits == before
+    assert cuda.calls["cudaGraphLaunch"] == 4
+
+
+def test_decode_on_the_stream_of_the_user(tensorrt: Any, cuda: FakeCuda, planned: Path) -> None:
+    _, stream = cuda.cudaStreamCreateWithFlags(0)
+    assert_alike(planned, rdeic_rt.load(planned, backend="tensorrt", stream=stream), SIZES[:2] * 3)
+    gc.collect()
+    cuda.cudaStreamDestroy(stream)
+
+
+def test_decode_on_the_default_stream_is_recorded_on_another(tensorrt: Any, cuda: FakeCuda, planned: Path) -> None:
+    assert_alike(planned, rdeic_rt.load(planned, backend="tensorrt", stream=0), SIZES[:1] * 4)
+    assert cuda.calls["cudaGraphLaunch"] == 2
+
+
+def test_decode_from_threads_gives_each_its_own(tensorrt: Any, planned: Path) -> None:
+    codec = rdeic_rt.load(planned, backend="tensorrt")
+    expected = images(rdeic_rt.load(planned, backend="cpu"), SIZES)
+
+    def work(n: int) -> bool:
+        image = codec.reconstruct(latents(SIZES[n % 3], n % 3))
+        return int(np.abs(image.astype(int) - expected[n % 3]).max()) <= 1
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, range(48)))
+
+
+def test_decode_many_times_takes_no_more_memory(tensorrt: Any, cuda: FakeCuda, planned: Path) -> None:
+    codec = rdeic_rt.load(planned, backend="tensorrt")
+    used = []
+    for n in range(200):
+        codec.reconstruct(latents(SIZES[n % 2]))
+        used.append(cuda.used_bytes)
+    assert len(set(used[10:])) <= 2  # one for each size, if anything
+    there = cuda.leaks()
+    assert there["graphs"] == 2
+    assert there["host"] <= 4
+
+
+def test_out_of_memory_at_any_allocation_is_typed_and_leaks_nothing(
+    tensorrt: Any, cuda: FakeCuda, planned: Path
+) -> None:
+    """Each allocation of three decodes fails once: plain, recorded and replayed; the one after it works again."""
+    expected = rdeic_rt.load(planned, backend="cpu").reconstruct(latents(SIZES[0]))
+    call, failed, nth = "cudaMallocFromPoolAsync", 0, 0
+    while cuda.calls[call] >= nth:
+        nth, cuda.calls[call], cuda.failures = nth + 1, 0, {(call, nth + 1): Error.cudaErrorMemoryAllocation}
+        codec = rdeic_rt.load(planned, backend="tensorrt")
+        for _ in range(3):
+            try:
+                codec.reconstruct(latents(SIZES[0]))
+            except DeviceMemoryError as error:
+                failed += 1
+                assert re.search(r"\d+ bytes wanted, \d+ free of \d+ .* Decode a smaller image", str(error))
+        reached = cuda.calls[call]
+        assert np.abs(codec.reconstruct(latents(SIZES[0])).astype(int) - expected).max() <= 1
+        cuda.calls[call] = reached
+        del codec
+        gc.collect()
+        assert not cuda.leaks()
+    assert nth > 25
+    assert 10 < failed < nth  # once something is recorded, there is memory that can be given up instead
+
+
+@pytest.mark.parametrize("name", ["cudaGraphInstantiate", "cudaStreamBeginCapture", "cudaStreamEndCapture"])
+def test_recording_that_fails_warns_once_and_goes_on_without(
+    tensorrt: Any, cuda: FakeCuda, planned: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    cuda.failures[name, 1] = Error.cudaErrorStreamCaptureUnsupported
+    assert_alike(planned, rdeic_rt.load(planned, backend="tensorrt"), SIZES[:2] * 4)
+    assert [r.getMessage() for r in caplog.records if "no CUDA graphs" in r.getMessage()] == [
+        f"no CUDA graphs from here on: {name}: cudaErrorStreamCaptureUnsupported (900): "
+        "text of cudaErrorStreamCaptureUnsupported"
+    ]
+    assert cuda.calls["cudaGraphLaunch"] == 0
+
+
+@pytest.mark.parametrize(
+    "call", ["create_execution_context", "set_input_shape", "set_tensor_address", "execute_async_v3"]
+)
+def test_call_of_the_library_that_fails_names_graph_call_and_reason(tensorrt: Any, planned: Path, call: str) -> None:
+    codec = rdeic_rt.load(planned, backend="tensorrt")
+    tensorrt.failing.add(call)
+    message = rf"tensorrt-rtx 1\.7\.0, graph 'synthesis': {call}: (context|{call}) refused"
+    with pytest.raises(BackendError, match=message):
+        codec.reconstruct(latents(SIZES[0]))
+    tensorrt.failing.clear()
+    assert_alike(planned, codec, SIZES[:1])
+
+
+def test_plan_that_cannot_be_recorded_runs_all_the_same(tensorrt: Any, cuda: FakeCuda, planned: Path) -> None:
+    tensorrt.failing.add("is_stream_capturable")
+    assert_alike(planned, rdeic_rt.load(planned, backend="tensorrt"), SIZES[:1] * 4)
+    assert cuda.calls["cudaGraphLaunch"] == 0
+
+
+# --- plans
+
+
+def damage(plan: Path) -> None:
+    plan.write_bytes(plan.read_bytes()[:-10] + b"0123456789")
+
+
+def replace_content(plan: Path, content: bytes) -> None:
+    """Change a plan and its hash, as a broken build would."""
+    plan.write_bytes(content)
+    key = json.loads(plan.with_suffix(".json").read_text())
+    key["plan"] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    plan.with_suffix(".json").write_text(json.dumps(key))
+
+
+def plan_of(folder: Path, graph: str = "unet_step") -> Path:
+    (path,) = folder.glob(f"plans/*/{graph}.plan")
+    return path
+
+
+def test_damaged_plan_is_corrupt_with_the_command_that_rebuilds_it(tensorrt: Any, planned: Path) -> None:
+    damage(plan_of(planned))
+    with pytest.raises(BundleCorruptError, match=r"unet_step\.plan: .*build_engines\.py"):
+        rdeic_rt.load(planned, backend="tensorrt").reconstruct(latents(SIZES[0]))
+
+
+def test_plan_that_the_library_refuses_says_why_and_what_to_do(tensorrt: Any, planned: Path) -> None:
+    replace_content(plan_of(planned), b"no plan at all")
+    with pytest.raises(
+        BackendError,
+        match=r"unet_step\.plan: tensorrt-rtx 1\.7\.0 does not take this plan \(MALFORMED_ENGINE\): Serialization "
+        r"assertion failed\. Build it again with `python export/build_engines\.py --bundle .* --precision fp16`",
+    ):
+        rdeic_rt.load(planned, backend="tensorrt").reconstruct(latents(SIZES[0]))
+
+
+def test_plan_of_another_graph_is_corrupt(tensorrt: Any, planned: Path) -> None:
+    replace_content(plan_of(planned, "control"), plan_of(planned, "synthesis").read_bytes())
+    with pytest.raises(BundleCorruptError, match=r"control\.plan: not a plan of graph 'control'.*hint.*differ"):
+        rdeic_rt.load(planned, backend="tensorrt").reconstruct(latents(SIZES[0]))
+
+
+@pytest.mark.parametrize(
+    ("built", "differs"),
+    [
+        ({"version": "1.6.9"}, r"version 1\.6\.9 instead of 1\.7\.0"),
+        ({"capabilities": (120,)}, r"target sm_120 instead of sm_89"),
+        ({"precision": "int8"}, r"precision int8 instead of fp16"),
+        ({"flavor": "tensorrt"}, r"flavor tensorrt instead of tensorrt-rtx"),
+    ],
+)
+def test_plan_built_for_something_else_is_not_used(
+    tensorrt: Any, micro_folder: Path, built: dict[str, Any], differs: str
+) -> None:
+    fake_tensorrt.write_plans(micro_folder, **built)
+    with pytest.raises(BackendUnavailableError, match=rf"^tensorrt: no plan .*{differs}.*build_engines\.py"):
+        rdeic_rt.load(micro_folder, backend="tensorrt", precision="fp16")
+    if "precision" not in built:
+        chosen = rdeic_rt.load(micro_folder)
+        assert chosen.backend != "tensorrt"
+        assert re.search(differs, chosen.skipped_backends["tensorrt"])
+
+
+def test_plan_of_a_graph_that_has_changed_is_not_used(tensorrt: Any, planned: Path) -> None:
+    key = json.loads(plan_of(planned).with_suffix(".json").read_text())
+    key["key"]["onnx_sha256"] = "0" * 64
+    plan_of(planned).with_suffix(".json").write_text(json.dumps(key))
+    with pytest.raises(
+        BackendUnavailableError, match=r"'unet_step'.*onnx_sha256 000000000000 instead of [0-9a-f]{12}\."
+    ):
+        rdeic_rt.load(planned, backend="tensorrt")
+
+
+def test_auto_prefers_half_precision_plans(tensorrt: Any, planned: Path) -> None:
+    for precision in ("fp32", "int8"):
+        fake_tensorrt.write_plans(planned, precision=precision)
+    for asked, taken in (("auto", "fp16"), ("fp32", "fp32"), ("int8", "int8")):
+        codec = rdeic_rt.load(planned, precision=asked)
+        assert (codec.backend, codec.facts()["plans"]) == ("tensorrt", taken)
+
+
+def test_plans_of_some_rates_are_used_when_asked_for(tensorrt: Any, embedded_bundle: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(embedded_bundle, tmp_path / "tiny", ignore=lambda *_: ["plans"])
+    fake_tensorrt.write_plans(folder, rates=slice(1))
+    chosen = rdeic_rt.load(folder)
+    assert chosen.backend != "tensorrt"
+    assert "no plan of graph 'synthesis_r1'" in chosen.skipped_backends["tensorrt"]
+
+    codec = rdeic_rt.load(folder, backend="tensorrt")
+    gray = np.full((64, 64, 3), 128, np.uint8)
+    assert codec.decode(codec.encode(gray, 0)).shape == gray.shape
+    with pytest.raises(BackendUnavailableError, match=r"no plan of graph '\w+_r1'.*build_engines\.py"):
+        codec.decode(codec.encode(gray, 1))
+
+
+def test_neither_library_installed_says_how_to_get_one(
+    cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch, planned: Path
+) -> None:
+    for name in ("tensorrt", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(
+        BackendUnavailableError, match=r"^tensorrt: tensorrt cannot.*pip install 'rdeic-rt\[tensorrt\]'"
+    ):
+        rdeic_rt.load(planned, backend="tensorrt")
+
+
+# --- sizes and memory
+
+
+def test_image_smaller_than_the_profile_names_shapes_and_command(tensorrt: Any, micro_folder: Path) -> None:
+    fake_tensorrt.write_plans(micro_folder, profile=replace(fake_tensorrt.PROFILE, smallest=Size(128, 128)))
+    codec = rdeic_rt.load(micro_folder, backend="tensorrt")
+    with pytest.raises(
+        BackendError,
+        match=r"'synthesis': y_hat is \[1, 4, 4, 4\], its plan was built for \[1, 4, 8, 8\] to \[1, 4, 16, 20\].*build",
+    ):
+        codec.reconstruct(latents(Size(64, 64)))
+
+
+def test_guidance_on_plans_of_one_image_names_the_batch(tensorrt: Any, micro_folder: Path) -> None:
+    fake_tensorrt.write_plans(micro_folder, profile=replace(fake_tensorrt.PROFILE, max_batch=1))
+    codec = rdeic_rt.load(micro_folder, backend="tensorrt")
+    with pytest.raises(BackendError, match=r"'unet_step': \w+ is \[2, 4, 8, 8\].*\[1, 4, 32, 40\].*batch"):
+        codec.reconstruct(latents(Size(64, 64)), sharpness=0.5)
+
+
+def test_image_larger_than_the_profile_is_decoded_in_tiles(tensorrt: Any, planned: Path) -> None:
+    codec = rdeic_rt.load(planned, backend="tensorrt")
+    graphs = codec._decoders[0, "ddpm-2"].graphs
+    assert codec._selection.backend.largest_size(graphs) == Size(256, 320)
+    image = codec.reconstruct(latents(Size(400, 500)))
+    assert image.shape == (400, 500, 3)
+    del graphs
+
+
+def test_max_vram_makes_tiles_smaller_and_is_kept_to(tensorrt: Any, cuda: FakeCuda, micro_folder: Path) -> None:
+    profile = Profile(Size(64, 64), Size(512, 512), Size(1024, 1024), max_batch=2)
+    fake_tensorrt.write_plans(micro_folder, profile=profile, scratch=40)
+    free = rdeic_rt.load(micro_folder, backend="tensorrt")
+    bound = 6_000_000
+    bounded = rdeic_rt.load(micro_folder, backend="tensorrt", max_vram=bound)
+    largest = [codec._selection.backend.largest_size(codec._decoders[0, "ddpm-2"].graphs) for codec in (free, bounded)]
+    assert largest[0] == Size(1024, 1024)
+    assert largest[1] is not None
+    assert 64 < max(largest[1].height, largest[1].width) < 1024
+    del free
+    gc.collect()
+    size = Size(600, 700)
+    for _ in range(4):
+        assert bounded.reconstruct(latents(size)).shape == (600, 700, 3)
+        assert cuda.used_bytes <= bound
+    assert bounded.reconstruct(latents(Size(*(side - 3 for side in (largest[1].height, largest[1].width))))).any()
+
+
+def test_max_vram_below_the_smallest_size_says_how_much_is_wanted(tensorrt: Any, planned: Path) -> None:
+    codec = rdeic_rt.load(planned, backend="tensorrt", max_vram=40_000)
+    with pytest.raises(DeviceMemoryError, match=r"^\d+ bytes .* wanted for 64x64, .*\d+ of them for weights.* 40000\."):
+        codec.reconstruct(latents(SIZES[0]))
+
+
+def test_max_vram_below_the_weights_is_refused_before_they_are_loaded(tensorrt: Any, planned: Path) -> None:
+    codec = rdeic_rt.load(planned, backend="tensorrt", max_vram=2000)
+    with pytest.raises(DeviceMemoryError, match=r"^\d+ bytes of GPU memory wanted .*max_vram allows 2000"):
+        codec.reconstruct(latents(SIZES[0]))
+
+
+# --- what TensorRT for RTX compiles
+
+
+def caches(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("plans/*/*.kernels")}
+
+
+def test_compiled_kernels_are_kept_beside_the_plan_and_used_again(tensorrt: Any, planned: Path) -> None:
+    def decode_thrice() -> None:
+        images(rdeic_rt.load(planned, backend="tensorrt"), SIZES[:1] * 3)
+
+    decode_thrice()
+    kept = caches(planned)
+    assert sorted(kept) == [
+        f"{name}-Fake_GPU_13_0.kernels" for name in ("combine", "control", "synthesis", "unet_step", "vae_decoder")
+    ]
+    decode_thrice()
+    assert all(now.startswith(kept[name]) for name, now in caches(planned).items())
+
+
+def test_compiled_kernels_of_another_version_are_written_anew(tensorrt: Any, planned: Path) -> None:
+    cache = plan_of(planned).with_name("unet_step-Fake_GPU_13_0.kernels")
+    cache.write_bytes(b"of another version")
+    images(rdeic_rt.load(planned, backend="tensorrt"), SIZES[:1] * 2)
+    assert cache.read_bytes().startswith(b"1.7.0")
+
+
+def test_availability_says_that_tensorrt_can_run(tensorrt: Any) -> None:
+    assert select.availability()["tensorrt"] is None
+
+
+def test_facts_name_library_plans_and_device(tensorrt: Any, planned: Path) -> None:
+    assert rdeic_rt.load(planned, backend="tensorrt").facts() == {
+        "tensorrt-rtx": "1.7.0",
+        "plans": "fp16",
+        "gpu": "Fake GPU, sm_89, 1.0 GiB",
+        "cuda": "12.8, driver for 13.0",
+    }
+
+
+# --- the real library, as far as it goes without a GPU
+
+
+def test_real_library_refuses_what_is_no_plan_with_its_reasons(tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    library = trt_library.open_library("tensorrt-rtx")
+    path = tmp_path / "plans" / "folder" / "unet_step.plan"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(bytes(1000))
+    key = PlanKey("unet_step", "0" * 64, library.flavor, library.version, "sm_89", "fp16", fake_tensorrt.PROFILE, {})
+    write_key(path, key, {})
+    device = cuda_calls.Device(0, "none", 89, 0, "13.0", "13.0")
+    with pytest.raises(
+        BackendError, match=r"unet_step\.plan: tensorrt-rtx \S+ does not take this plan \(.*MALFORMED_ENG"
+    ):
+        trt_library.deserialise(read_key(path.with_suffix(".json")), library, device)
+
+
+def test_real_library_has_every_name_that_is_used() -> None:
+    """Most calls need a GPU; this is what can be known of them without one."""
+    trt = pytest.importorskip("tensorrt_rtx")
+    names = {
+        trt: "Runtime ILogger float32 float16 uint8 int64 TensorIOMode EngineInvalidityDiagnostics __version__",
+        trt.ExecutionContextAllocationStrategy: "USER_MANAGED",
+        trt.CudaGraphStrategy: "DISABLED",
+        trt.DynamicShapesKernelSpecializationStrategy: "EAGER NONE",
+        trt.Runtime: "deserialize_cuda_engine get_engine_validity",
+        trt.ICudaEngine: "num_io_tensors get_tensor_name get_tensor_mode get_tensor_dtype get_tensor_profile_shape "
+        "create_runtime_config create_execution_context",
+        trt.IExecutionContext: "set_input_shape infer_shapes get_tensor_shape update_device_memory_size_for_shapes "
+        "set_device_memory set_tensor_address is_stream_capturable execute_async_v3",
+        trt.IRuntimeConfig: "set_execution_context_allocation_strategy cuda_graph_strategy create_runtime_cache "
+        "dynamic_shapes_kernel_specialization_strategy set_runtime_cache",
+        trt.IRuntimeCache: "serialize deserialize",
+    }
+    missing = [(owner, name) for owner, known in names.items() for name in known.split() if not hasattr(owner, name)]
+    assert not missing
