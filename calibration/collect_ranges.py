@@ -1,0 +1,94 @@
+"""Photos in, activation ranges out: what 8-bit builds of a bundle are made with.
+
+    python calibration/collect_ranges.py --photos photos/                       # the embedded bundle
+    python calibration/collect_ranges.py --bundle engines/my --photos photos/ --output calibration/ranges/my.json
+
+Every photo is encoded and decoded at every rate, in float32 on the CPU, while the graphs report what is inside them
+(``export/rdeic_export/calibrate.py``). Then each layer is tried in 8 bits alone, to find those that must not be
+(``sensitivity.py``). The same bundle and photos give the same file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rdeic_export import calibrate, quantize, sensitivity
+from rdeic_export.photos import photos_in
+from rdeic_export.ranges import METHODS
+from rdeic_rt.errors import RdeicError
+
+ROOT = Path(__file__).parents[1]
+UNREADABLE = 3  # exit code when a file cannot be read or written, as of the command rdeic-rt
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, write, and return the process's exit code."""
+    args = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.ERROR, format="%(message)s")
+    logging.getLogger("rdeic_export").setLevel(logging.INFO)
+    try:
+        photos = [path for source in args.photos for path in photos_in(source)]
+        ranges = calibrate.collect(args.bundle, photos, threads=args.threads)
+        if args.sensitivity_photos:
+            chosen = photos[:: -(-len(photos) // args.sensitivity_photos)]
+            ranges = sensitivity.measure(
+                args.bundle, ranges, chosen, method=args.method, budget_db=args.budget_db, threads=args.threads
+            )
+        ranges.save(args.output)
+        if args.set is not None:
+            args.set.write_text("".join(f"{_sha256(path)}  {path.name}\n" for path in sorted(photos)))
+    except RdeicError as error:
+        print(f"collect_ranges: {error}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        print(f"collect_ranges: {error}", file=sys.stderr)
+        return UNREADABLE
+    return 0
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--bundle", type=Path, default=ROOT / "engines/tiny", help="bundle folder (default: engines/tiny)")
+    p.add_argument("--photos", type=Path, nargs="+", required=True, help="photos or folders of them, a few dozen")
+    p.add_argument(
+        "--output",
+        type=Path,
+        default=ROOT / "calibration/ranges/tiny.json",
+        help="the file to write (default: calibration/ranges/tiny.json)",
+    )
+    p.add_argument("--set", type=Path, help="also write the photos' names and SHA-256 to this file")
+    p.add_argument("--threads", type=int, help="CPU threads (default: one per physical core)")
+    p.add_argument(
+        "--sensitivity-photos",
+        type=int,
+        default=2,
+        metavar="N",
+        help="photos to try single layers on; 0 to keep every layer in 8 bits (default: 2)",
+    )
+    p.add_argument(
+        "--method",
+        choices=METHODS,
+        default=quantize.DEFAULT_METHOD,
+        help=f"how the layers' scales are chosen when they are tried (default: {quantize.DEFAULT_METHOD})",
+    )
+    p.add_argument(
+        "--budget-db",
+        type=float,
+        default=sensitivity.BUDGET_DB,
+        help="signal to noise ratio that the 8-bit layers of a graph must leave its outputs; more keeps more layers in"
+        f" floating point (default: {sensitivity.BUDGET_DB:g})",
+    )
+    return p
+
+
+if __name__ == "__main__":
+    sys.exit(main())
