@@ -8,8 +8,9 @@ of our modules is looked up under the name the source gives it; see ``released_k
 from __future__ import annotations
 
 import hashlib
+import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from rdeic_rt.errors import ExportError
 
+from . import architecture
 from .modules.config import ModelConfig
 from .modules.model import RdeicModel
 
@@ -27,6 +29,11 @@ State = dict[str, Tensor]
 IGNORED = re.compile(r"preprocess_model\.(gaussian_conditional\..*|quantize\.embed_prob)$")
 SCALE_LIST = "control_model.scale_list"  # gain of each connection; 1 in the release
 TORCH_SUFFIXES = {".ckpt", ".pt", ".pth", ".bin"}
+# Problems that one error lists; a checkpoint of another model has hundreds.
+LISTED_PROBLEMS = 8
+
+# Released checkpoints say in their name what they were trained for: rdeic_<lambda_r>_step<L>.ckpt.
+_RELEASED_FILE = re.compile(r"rdeic_(?P<lambda_r>\d+(?:\.\d+)?)_step(?P<n_steps>\d+)")
 
 _RENAMES_CODEC = [
     (r"^codec\.g_a\.", "preprocess_model.encoder.g_a."),
@@ -75,33 +82,49 @@ def load(config: ModelConfig, rdeic: Path, stable_diffusion: Path, context: Tens
         context: text context, float [1, tokens, context_dim].
 
     Raises:
-        ExportError: a file cannot be read, or keys are missing, unexpected or misshapen; all are listed.
+        ExportError: a file cannot be read, keys are missing, unexpected or misshapen, or the denoiser does not predict
+            noise; the message names the architecture where the shapes tell.
     """
     model = RdeicModel(config)
     merged = read_state(rdeic)
     problems: list[str] = []
+    hints = [architecture.of_rdeic(merged)]
     gains = merged.pop(SCALE_LIST, None)
     if gains is None or not torch.all(gains == 1):
-        problems.append(f"{rdeic}: {SCALE_LIST} must be all ones, the only gain this exporter supports")
+        problems.append(f"{rdeic.name}: {SCALE_LIST} must be all ones, the only gain this exporter supports")
     _take(model, merged, rdeic, ("control.", "codec."), _released_name(config), problems)
     if stable_diffusion.is_dir():
+        _check_predicts_noise(stable_diffusion, problems)
         unet = read_state(_diffusers_file(stable_diffusion / "unet"))
+        hints.append(architecture.of_stable_diffusion(unet, config))
         _take(model, unet, stable_diffusion / "unet", ("unet.",), _diffusers_unet_name(config), problems)
         vae = read_state(_diffusers_file(stable_diffusion / "vae"))
         _take(model, vae, stable_diffusion / "vae", ("vae.",), lambda key: key.removeprefix("vae.kl."), problems)
     else:
         released = read_state(stable_diffusion)
+        hints.append(architecture.of_stable_diffusion(released, config))
         _take(model, released, stable_diffusion, ("unet.", "vae."), _released_name(config), problems)
     if context.shape != model.context.shape:
         problems.append(f"text context: shape {list(context.shape)}, expected {list(model.context.shape)}")
     if problems:
-        raise ExportError(f"{len(problems)} problems with the checkpoints:\n  " + "\n  ".join(problems))
+        told = [f"{path}: {hint}" for path, hint in zip((rdeic, stable_diffusion), hints, strict=True) if hint]
+        raise ExportError(listed("; ".join(told) or f"{rdeic}, {stable_diffusion}", problems))
     model.context.copy_(context)
     return model.eval().requires_grad_(False)
 
 
+def listed(where: str, problems: Sequence[str]) -> str:
+    """Return one line: where the problems are, how many there are, and the first of them."""
+    if len(problems) == 1:
+        return f"{where}: {problems[0]}"
+    more = f", the first {LISTED_PROBLEMS}" if len(problems) > LISTED_PROBLEMS else ""
+    return f"{where}: {len(problems)} problems{more}: {'; '.join(problems[:LISTED_PROBLEMS])}"
+
+
 def read_state(path: Path) -> State:
     """Return the tensors of a safetensors or torch file; nothing in it is executed.
+
+    Tensors of a file are mapped, not read: memory is used where they are.
 
     Raises:
         ExportError: the file is absent, unreadable or holds more than tensors.
@@ -109,10 +132,25 @@ def read_state(path: Path) -> State:
     try:
         if path.suffix in TORCH_SUFFIXES:
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            return dict(loaded.get("state_dict", loaded))
-        return load_file(path)
+            state = loaded.get("state_dict", loaded)
+        else:
+            state = load_file(path)
+        return {key: value for key, value in state.items() if isinstance(value, Tensor)}
     except Exception as error:  # torch and safetensors raise a dozen unrelated types for a bad file
-        raise ExportError(f"{path}: not a readable checkpoint ({error}). Fetch it again.") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ExportError(f"{path}: not a readable checkpoint ({reason}). Fetch it again.") from error
+
+
+def n_steps_from_name(path: Path) -> int | None:
+    """Return L, which a released checkpoint is trained for, from its name; None if it has another kind of name."""
+    match = _RELEASED_FILE.match(path.name)
+    return int(match["n_steps"]) if match else None
+
+
+def lambda_r_from_name(path: Path) -> float | None:
+    """Return the rate's weight lambda_r of a released checkpoint from its name; None if it has another kind of name."""
+    match = _RELEASED_FILE.match(path.name)
+    return float(match["lambda_r"]) if match else None
 
 
 def sha256(path: Path) -> str:
@@ -174,6 +212,23 @@ def _diffusers_unet_name(config: ModelConfig) -> Callable[[str], str]:
     return lambda key: diffusers_unet_key(key, config)
 
 
+def _check_predicts_noise(folder: Path, problems: list[str]) -> None:
+    """Add a problem if a diffusers folder's scheduler says that its UNet predicts anything but the noise."""
+    path = folder / "scheduler" / "scheduler_config.json"
+    if not path.exists():
+        return
+    try:
+        prediction = json.loads(path.read_text()).get("prediction_type", "epsilon")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ExportError(
+            f"{path}: not a readable scheduler configuration ({error}). Fetch the folder again."
+        ) from error
+    if prediction != "epsilon":
+        problems.append(
+            f"{path.name}: the UNet predicts {prediction!r}, expected 'epsilon'; pass Stable Diffusion 2.1-base"
+        )
+
+
 def _take(
     model: nn.Module,
     source: Mapping[str, Tensor],
@@ -186,14 +241,14 @@ def _take(
     wanted = {name_in_source(k): v for k, v in model.state_dict().items() if k.startswith(prefixes)}
     roots = tuple({name.split(".")[0] + "." for name in wanted})
     for name in sorted(wanted.keys() - source.keys()):
-        problems.append(f"{path}: missing {name} {list(wanted[name].shape)}")
+        problems.append(f"{path.name}: missing {name} {list(wanted[name].shape)}")
     for name in sorted(source.keys() - wanted.keys()):
         if name.startswith(roots) and not IGNORED.match(name):
-            problems.append(f"{path}: unexpected {name} {list(source[name].shape)}")
+            problems.append(f"{path.name}: unexpected {name} {list(source[name].shape)}")
     for name in sorted(wanted.keys() & source.keys()):
         target, value = wanted[name], source[name]
         if value.shape != target.shape and _squeezed(value) != _squeezed(target):
-            problems.append(f"{path}: {name} has shape {list(value.shape)}, expected {list(target.shape)}")
+            problems.append(f"{path.name}: {name} has shape {list(value.shape)}, expected {list(target.shape)}")
         else:
             target.copy_(value.reshape(target.shape))
 

@@ -93,7 +93,7 @@ def test_build_model_released_recipe_loads_both_checkpoints(
         recipe.build_model(chosen, chosen.rates[0])
 
 
-def test_load_bad_keys_lists_all_of_them_in_one_error(model: RdeicModel, tmp_path: Path) -> None:
+def test_load_few_bad_keys_lists_all_of_them_on_one_line(model: RdeicModel, tmp_path: Path) -> None:
     own, sd = split(released_state(model))
     missing = own.pop("preprocess_model.out.bias")
     own["control_model.surprise.weight"] = missing
@@ -103,10 +103,72 @@ def test_load_bad_keys_lists_all_of_them_in_one_error(model: RdeicModel, tmp_pat
     with pytest.raises(ExportError) as caught:
         checkpoint.load(model.config, tmp_path / "rdeic.safetensors", tmp_path / "sd.safetensors", model.context)
     message = str(caught.value)
-    assert "3 problems" in message
+    assert "\n" not in message
+    assert "3 problems: " in message
     assert "missing preprocess_model.out.bias [4]" in message
     assert "unexpected control_model.surprise.weight" in message
     assert "model.diffusion_model.out.2.weight has shape [1, 2, 3, 3], expected [4, 16, 3, 3]" in message
+
+
+def test_load_many_bad_keys_lists_the_first_on_one_line(model: RdeicModel, tmp_path: Path) -> None:
+    own, sd = split(released_state(model))
+    save_file({k: v for k, v in own.items() if not k.startswith("preprocess_model.")}, tmp_path / "rdeic.safetensors")
+    save_file(sd, tmp_path / "sd.safetensors")
+    wanted = sum(k.startswith("preprocess_model.") and k != "preprocess_model.quantize.embed_prob" for k in own)
+    with pytest.raises(ExportError) as caught:
+        checkpoint.load(model.config, tmp_path / "rdeic.safetensors", tmp_path / "sd.safetensors", model.context)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert f"{wanted} problems, the first 8: " in message
+    assert message.count("missing preprocess_model.") == 8
+
+
+def test_load_other_context_width_names_the_architecture(model: RdeicModel, tmp_path: Path) -> None:
+    own, sd = split(released_state(model))
+    sd = {k: v.repeat(1, 64) if "attn2.to_k" in k or "attn2.to_v" in k else v for k, v in sd.items()}  # 12 -> 768
+    save_file(own, tmp_path / "rdeic.safetensors")
+    save_file(sd, tmp_path / "v1-5.safetensors")
+    message = r"v1-5.*looks like Stable Diffusion 1\.x \(context width 768, expected 12\): \d+ problems"
+    with pytest.raises(ExportError, match=message):
+        checkpoint.load(model.config, tmp_path / "rdeic.safetensors", tmp_path / "v1-5.safetensors", model.context)
+
+
+def test_load_checkpoints_exchanged_says_so(model: RdeicModel, tmp_path: Path) -> None:
+    own, sd = split(released_state(model))
+    save_file(own, tmp_path / "rdeic.safetensors")
+    save_file(sd, tmp_path / "sd.safetensors")
+    with pytest.raises(ExportError) as caught:
+        checkpoint.load(model.config, tmp_path / "sd.safetensors", tmp_path / "rdeic.safetensors", model.context)
+    assert "sd.safetensors: this is a Stable Diffusion checkpoint" in str(caught.value)
+    assert "rdeic.safetensors: this is an RDEIC checkpoint" in str(caught.value)
+
+
+def test_load_scheduler_that_predicts_velocity_is_refused(model: RdeicModel, tmp_path: Path) -> None:
+    own, _ = split(released_state(model))
+    save_file(own, tmp_path / "rdeic.safetensors")
+    folder = tmp_path / "sd"
+    (folder / "scheduler").mkdir(parents=True)
+    (folder / "scheduler" / "scheduler_config.json").write_text('{"prediction_type": "v_prediction"}')
+    for part in ("unet", "vae"):
+        (folder / part).mkdir()
+        save_file({"conv_in.weight": torch.zeros(1, 4)}, folder / part / "diffusion_pytorch_model.safetensors")
+    with pytest.raises(ExportError, match="predicts 'v_prediction', expected 'epsilon'"):
+        checkpoint.load(model.config, tmp_path / "rdeic.safetensors", folder, model.context)
+
+
+@pytest.mark.parametrize(
+    "name, n_steps, lambda_r",
+    [
+        ("rdeic_2_step2.ckpt", 2, 2.0),
+        ("rdeic_0.25_step5.ckpt", 5, 0.25),
+        ("rdeic_0.5_step5.safetensors", 5, 0.5),
+        ("model.ckpt", None, None),
+        ("rdeic_step2.ckpt", None, None),
+    ],
+)
+def test_released_name_says_steps_and_weight(name: str, n_steps: int | None, lambda_r: float | None) -> None:
+    assert checkpoint.n_steps_from_name(Path("weights_step9") / name) == n_steps
+    assert checkpoint.lambda_r_from_name(Path("weights_step9") / name) == lambda_r
 
 
 def test_load_other_gain_is_refused(model: RdeicModel, tmp_path: Path) -> None:

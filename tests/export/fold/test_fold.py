@@ -72,10 +72,11 @@ def test_update_fold_matches_the_sampler(model: RdeicModel, z_n: Tensor, hint: T
     noise = torch.randn(z_n.shape, generator=torch.Generator().manual_seed(5))
     expected = model.denoise(z_n, hint, table, [noise, noise])
     rows = graphs.step_tables(model, table)
-    control, unet = graphs.rate_graphs(model)["control"].module, graphs.shared_graphs(model)["unet_step"].module
+    folded = copy.deepcopy(model)
+    control, unet = graphs.rate_graphs(folded)["control"].module, graphs.shared_graphs(folded)["unet_step"].module
     assert isinstance(unet, UnetStep)
     z = z_n
-    for k, (_, *coefficients) in enumerate(table.rows()):
+    for k, (_, *coefficients) in enumerate(schedule.rows(table)):
         residuals = control(z, hint, torch.from_numpy(rows["control"][k : k + 1]))
         step = torch.from_numpy(rows["unet_step"][k : k + 1])
         z = unet(z, step, torch.tensor(coefficients), noise, residuals)
@@ -84,8 +85,8 @@ def test_update_fold_matches_the_sampler(model: RdeicModel, z_n: Tensor, hint: T
 
 def test_update_fold_zero_residuals_give_plain_estimator(model: RdeicModel, z_n: Tensor, hint: Tensor) -> None:
     rows = graphs.step_tables(model, schedule.ddpm(model.config.diffusion, 2))
-    unet = graphs.shared_graphs(model)["unet_step"]
-    control = graphs.rate_graphs(model)["control"].module
+    unet = graphs.shared_graphs(copy.deepcopy(model))["unet_step"]
+    control = graphs.rate_graphs(copy.deepcopy(model))["control"].module
     zeros = [torch.zeros_like(r) for r in control(z_n, hint, torch.from_numpy(rows["control"][:1]))]
     eps = unet.module(
         z_n, torch.from_numpy(rows["unet_step"][:1]), torch.tensor([0.0, 1.0, 0.0]), torch.zeros_like(z_n), zeros
