@@ -1,210 +1,273 @@
-"""Weights in, verified bundle out.
+"""Weights or a bundle in, verified engines out.
 
-    python export/build_engines.py                          # the embedded bundle, calibrated on the test photos
-    python export/build_engines.py --recipe my/recipe.toml --photos photos/ --output engines/my
+    python export/build_engines.py --steps 2                    TensorRT plans for the embedded bundle, fp16
+    python export/build_engines.py --checkpoint rdeic_2_step2.ckpt --sd v2-1_512-ema-pruned.ckpt --steps 2
+                                                                a full-size bundle, and its plans
+    python export/build_engines.py --random-weights sd21        the same graphs with random weights, for latency
+    python export/build_engines.py --recipe my/recipe.toml --photos photos/ --flavor onnx --precision fp32
+                                                                a bundle of own weights, without plans
 
-The recipe (``rdeic_export/recipe.py``) names the weights. Photos calibrate the integer entropy networks; the
-same recipe and photos give the same bundle, byte for byte.
+Plans are built with TensorRT where it is installed, else with TensorRT for RTX, which needs no GPU to build. With
+--flavor onnx the other precisions become variants in the bundle instead, for ONNX Runtime and OpenVINO.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from rdeic_export import bundle_writer, graphs, integer, onnx_export, recipe, schedule, verify
-from rdeic_export.modules.model import RdeicModel
-from rdeic_export.photos import photos_in
-from rdeic_export.recipe import RateRecipe, Recipe
-from rdeic_export.schedule import StepTable
-from rdeic_rt import pixels
-from rdeic_rt.entropy import EntropyModel
+from rdeic_export import forms, plans, ranges, recipe, verify
+from rdeic_export.bundle_build import STEPS, build
+from rdeic_export.recipe import Recipe
+from rdeic_rt import bundle as bundles
 from rdeic_rt.errors import ExportError, RdeicError
+from rdeic_rt.limits import Size
+from rdeic_rt.plans import FLAVORS, Profile
 
 ROOT = Path(__file__).parents[1]
-UNREADABLE = 3  # exit code when a file cannot be read or written, as of the command rdeic-rt
-STEPS = (2, 5)  # every rate can be decoded in either number of steps
+EMBEDDED = ROOT / "engines/tiny"
+UNREADABLE, INTERRUPTED = 3, 130  # exit codes as of the command rdeic-rt
+PRECISIONS = ("fp32", "fp16", "int8")
+LARGEST_SIDE_PX = 8192  # of a picture in one piece
 
 logger = logging.getLogger("build_engines")
 
-Samples = list[tuple[Any, Any]]
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Build a bundle and return the process's exit code."""
+    """Build what the command line asks for and return the process's exit code."""
     args = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.ERROR, format="%(message)s")
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of packages that these graphs do not need
     logger.setLevel(logging.INFO)
     try:
-        build(recipe.load(args.recipe), args.photos, args.evaluate, args.output)
+        run(args)
     except RdeicError as error:
         print(f"build_engines: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
         print(f"build_engines: {error}", file=sys.stderr)
         return UNREADABLE
+    except KeyboardInterrupt:
+        print("build_engines: interrupted; run it again with --resume to go on from here", file=sys.stderr)
+        return INTERRUPTED
     return 0
 
 
-def build(chosen: Recipe, photos: Sequence[Path], evaluate: Sequence[Path], output: Path) -> None:
-    """Write the bundle that a recipe describes.
-
-    Args:
-        chosen: names the weights and the networks they are for.
-        photos: files or folders; they calibrate the integer entropy networks.
-        evaluate: files or folders on which the integer networks' rate overhead is measured; ``photos`` when empty.
-        output: the bundle's folder; an older bundle there is replaced once the new one is complete.
+def run(args: argparse.Namespace) -> None:
+    """Write the bundle if weights are given, then its plans or variants, and compare the result with float32.
 
     Raises:
-        ExportError: weights do not fit, a graph is not exportable or is too far from its module; nothing is written.
+        ExportError: something asked for cannot be built; finished plans stay, a bundle that was not finished does not.
     """
-    config = chosen.config
-    calibration, held_out = _load_images(photos), _load_images(evaluate or photos)
-    tables = _step_tables(chosen)
-
-    with bundle_writer.staging(output) as folder:
-        graph_entries: dict[str, Any] = {}
-        rate_entries = []
-        overheads = {}
-        for index, rate in enumerate(chosen.rates):
-            model = recipe.build_model(chosen, rate)
-            if index == 0:
-                graph_entries |= _export(graphs.shared_graphs(model), folder, "", chosen.half_weights)
-            graph_entries |= _export(graphs.rate_graphs(model), folder, f"_r{index}", chosen.half_weights)
-            entropy_model = _freeze_entropy(model, calibration, folder / f"entropy_r{index}.npz")
-            overheads[rate.label] = _measure(model, entropy_model, held_out)
-            logger.info("rate %d (%s): %s", index, rate.label, overheads[rate.label])
-            step_files = _write_step_tables(model, tables, folder, index)
-            rate_entries.append(_rate_entry(index, rate, entropy_model, overheads[rate.label]["bpp"], step_files))
-        manifest = {
-            "name": chosen.name,
-            "family": "rdeic",
-            "licence": chosen.licence,
-            "provenance": chosen.provenance,
-            "size_multiple_px": config.image_multiple_px,
-            "latent": {"channels": config.vae.latent_channels, "factor_px": config.vae.factor_px},
-            "graphs": graph_entries,
-            "schedules": {name: bundle_writer.schedule_entry(table) for name, table in tables.items()},
-            "rates": rate_entries,
-            "default_rate": chosen.default_rate,
-            "calibration": {"photos": len(calibration), "held_out_photos": len(held_out), "rates": overheads},
-        }
-        bundle_writer.write_manifest(folder, manifest)
-    logger.info("%s: complete", output)
+    flavor, version = ("onnx", "") if args.flavor == "onnx" else plans.installed_flavor(args.flavor)
+    chosen = _recipe(args)
+    folder: Path = args.bundle
+    if chosen is not None:
+        folder = args.output or ROOT / "engines" / chosen.name
+        build(chosen, args.photos, args.evaluate, folder, resume=args.resume)
+    bundle = bundles.load(folder)
+    derive = forms.Derive(_ranges(args, bundle.name))
+    if flavor == "onnx":
+        output = folder if chosen is not None else args.output
+        if output is None:
+            raise ExportError("--flavor onnx adds graphs to a copy of the bundle: name its folder with --output")
+        wanted = [form for precision in args.precision for form in forms.FORMS_OF[precision]]
+        checked = verify.derived_forms(folder, wanted, args.steps, derive, args.photos) if args.verify else {}
+        if wanted or output != folder:
+            forms.write_variants(folder, output, wanted, args.steps, derive, checked)
+        folder = output
+    else:
+        target = plans.capabilities(flavor, args.target)
+        options = plans.Options(flavor, version, target, _profile(args), args.workspace)
+        names = forms.decoding_graphs(bundle, args.steps)
+        for precision in args.precision:
+            wanted = forms.FORMS_OF[precision][:1]
+            checked = verify.derived_forms(folder, wanted, args.steps, derive, args.photos) if args.verify else {}
+            built = plans.build(bundle, names, precision, options, derive, checked, resume=args.resume)
+            if args.verify:
+                verify.built_plans(folder, precision, built, args.steps, args.photos)
+    logger.info("%s: complete", folder)
 
 
-def _export(
-    folded: dict[str, graphs.FoldedGraph], folder: Path, suffix: str, half_weights: bool
-) -> dict[str, dict[str, Any]]:
-    """Export and verify each graph; return their entries for ``bundle.json``."""
-    entries = {}
-    for name, graph in folded.items():
-        file = f"{name}{suffix}.onnx"
-        onnx_export.run(graph.module, graph.spec, folder / file, half_weights=half_weights)
-        errors = verify.graph(graph.module, graph.spec, folder / file)
-        worst = max(errors.values())
-        logger.info("%s: %.1f MB, error %.1e", file, (folder / file).stat().st_size / 1e6, worst)
-        entries[name + suffix] = bundle_writer.graph_entry(file, graph.spec, "fp32")
-    return entries
+def _recipe(args: argparse.Namespace) -> Recipe | None:
+    """Return what the bundle is to be made of, or None for one that is there already."""
+    half_weights = "fp32" not in args.precision
+    if args.random_weights:
+        return recipe.random(args.random_weights, args.steps, half_weights=half_weights)
+    if args.checkpoint:
+        if args.sd is None:
+            raise ExportError(
+                "--checkpoint needs the Stable Diffusion 2.1 it was trained with: give v2-1_512-ema-pruned.ckpt, or a "
+                "diffusers folder, as --sd"
+            )
+        name = args.output.name if args.output else "sd21"
+        return recipe.from_checkpoints(
+            name,
+            args.checkpoint,
+            args.sd,
+            args.steps,
+            half_weights=half_weights,
+            prompt=args.prompt,
+            context=args.context,
+        )
+    return recipe.load(args.recipe) if args.recipe else None
 
 
-def _freeze_entropy(model: RdeicModel, images: list[NDArray[np.uint8]], path: Path) -> EntropyModel:
-    """Convert the entropy networks to integers, write them and return them as the runtime reads them."""
-    arrays = integer.convert(model.codec, _samples(model, images))
-    path.write_bytes(_npz(arrays))
-    return EntropyModel.load(arrays)
-
-
-def _measure(model: RdeicModel, entropy_model: EntropyModel, images: list[NDArray[np.uint8]]) -> dict[str, float]:
-    """Return bits per pixel and the rate overhead of the integer networks over the float ones, on these images."""
-    report = integer.rate_overhead(model.codec, entropy_model, _samples(model, images))
-    pixels_coded = sum(image.shape[0] * image.shape[1] for image in images)
-    return {**report, "bpp": round(report["bits_actual"] / pixels_coded, 5)}
-
-
-def _samples(model: RdeicModel, images: list[NDArray[np.uint8]]) -> Samples:
-    multiple = model.config.image_multiple_px
-    return [graphs.latents_of(model, pixels.pad(image, multiple)) for image in images]
-
-
-def _write_step_tables(model: RdeicModel, tables: dict[str, StepTable], folder: Path, index: int) -> dict[str, str]:
-    """Write a file of rows per number of steps; return schedule name -> file (samplers share their timesteps' rows)."""
-    files = {name: f"steps_r{index}_{table.n_steps}.npz" for name, table in tables.items()}
-    for file, table in {files[name]: table for name, table in tables.items()}.items():
-        (folder / file).write_bytes(_npz(graphs.step_tables(model, table)))
-    return files
-
-
-def _rate_entry(
-    index: int, rate: RateRecipe, entropy_model: EntropyModel, bpp: float, step_files: dict[str, str]
-) -> dict[str, Any]:
-    own = {name: f"{name}_r{index}" for name in ("analysis", "synthesis", "control")}
-    return {
-        "index": index,
-        "label": rate.label,
-        "lambda_r": rate.lambda_r,
-        "bpp": bpp,
-        "schedule": f"ddpm-{rate.n_steps}",
-        "model_id": entropy_model.model_id.hex(),
-        "graphs": {**own, "unet_step": "unet_step", "vae_decoder": "vae_decoder"},
-        "step_tables": step_files,
-        "entropy": f"entropy_r{index}.npz",
-    }
-
-
-def _step_tables(chosen: Recipe) -> dict[str, StepTable]:
-    diffusion = chosen.config.diffusion
-    counts = sorted({*STEPS, *(rate.n_steps for rate in chosen.rates)})
-    ddpm = {f"ddpm-{n}": schedule.ddpm(diffusion, n) for n in counts}
-    return ddpm | {f"ddim-{n}": schedule.relay_ddim(diffusion, n) for n in counts}
-
-
-def _npz(arrays: dict[str, NDArray[Any]]) -> bytes:
-    """Return an uncompressed .npz, whose bytes depend on the arrays only."""
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)  # type: ignore[arg-type]
-    return buffer.getvalue()
-
-
-def _load_images(sources: Sequence[Path]) -> list[NDArray[np.uint8]]:
-    paths = [path for source in sources for path in photos_in(source)]
-    if not paths:
-        raise ExportError(f"no photos in {', '.join(map(str, sources))}; some are needed for calibration")
-    return [pixels.read_image(path)[0] for path in paths]
+def _ranges(args: argparse.Namespace, name: str) -> ranges.Ranges | None:
+    if "int8" not in args.precision:
+        return None
+    path = args.ranges or ROOT / "calibration/ranges" / f"{name}.json"
+    if not path.exists():
+        raise ExportError(
+            f"{path}: no activation ranges of bundle {name!r}, which int8 needs. Measure them with "
+            f"`python calibration/collect_ranges.py --bundle FOLDER --photos PHOTOS --output {path}`."
+        )
+    return ranges.load(path)
 
 
 def _parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument(
-        "--recipe",
-        type=Path,
-        default=ROOT / "training/weights/tiny/recipe.toml",
-        help="which weights (default: tiny's)",
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    p.add_argument(
+    source = p.add_argument_group("source, the embedded bundle unless one is named")
+    one = source.add_mutually_exclusive_group()
+    one.add_argument("--bundle", metavar="B", type=Path, default=EMBEDDED, help="folder of a finished bundle")
+    one.add_argument("--recipe", metavar="R", type=Path, help="TOML file that names weights (rdeic_export/recipe.py)")
+    one.add_argument(
+        "--checkpoint",
+        metavar="C",
+        type=Path,
+        nargs="+",
+        help="released RDEIC checkpoints, one a rate; needs --sd",
+    )
+    one.add_argument("--random-weights", metavar="M", choices=recipe.MODELS, help="random weights: sd21 or tiny")
+    source.add_argument("--sd", metavar="SD", type=Path, help="Stable Diffusion 2.1: checkpoint or diffusers folder")
+    source.add_argument("--prompt", metavar="T", default="", help="what the constant text says. Default: nothing")
+    source.add_argument("--context", metavar="F", type=Path, help="safetensors file with the tensor 'context' instead")
+    source.add_argument(
         "--photos",
+        metavar="P",
         type=Path,
         nargs="+",
         default=[ROOT / "tests/data/photos"],
-        help="photos or folders that calibrate the integer entropy networks (default: the test photos)",
+        help="photos or folders that calibrate a new bundle and verify the result. Default: the test photos",
     )
-    p.add_argument(
+    source.add_argument(
         "--evaluate",
+        metavar="P",
         type=Path,
         nargs="+",
         default=[],
-        help="photos or folders to measure their rate overhead on (default: the calibration photos)",
+        help="photos or folders to measure a new bundle's rate on. Default: those of --photos",
     )
-    p.add_argument("--output", type=Path, default=ROOT / "engines/tiny", help="bundle folder (default: engines/tiny)")
+    engines = p.add_argument_group("engines")
+    engines.add_argument(
+        "--steps",
+        metavar="L",
+        type=_numbers(1000),
+        default=STEPS,
+        help="numbers of denoising steps: rates that cannot be decoded in one of them are left out. Default: 2,5",
+    )
+    engines.add_argument(
+        "--precision",
+        metavar="P",
+        type=_names(PRECISIONS),
+        default=("fp16",),
+        help="one or several of fp32, fp16, int8, such as fp16,int8. Default: fp16",
+    )
+    engines.add_argument(
+        "--flavor",
+        choices=("auto", *FLAVORS, "onnx"),
+        default="auto",
+        help="which library's plans; 'onnx' for variants in the bundle instead. Default: auto, the first installed",
+    )
+    engines.add_argument(
+        "--target",
+        metavar="SM",
+        type=_numbers(999),
+        default=(),
+        help="compute capabilities, such as 86,89 (TensorRT for RTX). Default: "
+        + ",".join(map(str, plans.PORTABLE))
+        + ", or the GPU here",
+    )
+    engines.add_argument(
+        "--sizes",
+        metavar="WxH",
+        type=_size,
+        nargs=3,
+        default=(Size(64, 64), Size(512, 768), Size(1024, 1024)),
+        help="smallest, typical and largest picture in one piece; larger ones are decoded in tiles. Default: 64x64 "
+        "768x512 1024x1024",
+    )
+    engines.add_argument(
+        "--batch",
+        metavar="N",
+        type=int,
+        choices=(1, 2),
+        default=2,
+        help="2 lets --sharpness run both of its denoisers at once, 1 builds without. Default: 2",
+    )
+    engines.add_argument(
+        "--workspace", metavar="MB", type=_megabytes, help="limit of scratch memory. Default: the library's"
+    )
+    engines.add_argument("--ranges", metavar="F", type=Path, help="activation ranges, for int8")
+    result = p.add_argument_group("result")
+    result.add_argument("--output", metavar="DIR", type=Path, help="folder of a new bundle. Default: engines/NAME")
+    result.add_argument("--resume", action="store_true", help="go on where an interrupted build stopped")
+    result.add_argument(
+        "--no-verify",
+        dest="verify",
+        action="store_false",
+        help="skip the comparison of whole decodes with float32 (graphs are compared with PyTorch in any case)",
+    )
     return p
+
+
+def _profile(args: argparse.Namespace) -> Profile:
+    smallest, typical, largest = args.sizes
+    ordered = all(
+        low.height <= high.height and low.width <= high.width for low, high in ((smallest, typical), (typical, largest))
+    )
+    if not ordered:
+        raise ExportError("--sizes: each size must be at least as large as the one before, on both sides")
+    return Profile(smallest, typical, largest, args.batch)
+
+
+def _size(text: str) -> Size:
+    try:
+        width, height = (int(side) for side in text.lower().split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT in pixels") from None
+    if not 1 <= min(width, height) <= max(width, height) <= LARGEST_SIDE_PX:
+        raise argparse.ArgumentTypeError(f"{text!r}: a side must be from 1 to {LARGEST_SIDE_PX} pixels")
+    return Size(height=-(-height // 64) * 64, width=-(-width // 64) * 64)
+
+
+def _numbers(highest: int) -> Callable[[str], tuple[int, ...]]:
+    def parse(text: str) -> tuple[int, ...]:
+        if not all(part.isdecimal() and 1 <= int(part) <= highest for part in text.split(",")):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers from 1 to {highest}, such as 2,5")
+        return tuple(sorted({int(part) for part in text.split(",")}))
+
+    return parse
+
+
+def _names(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+    def parse(text: str) -> tuple[str, ...]:
+        if unknown := set(text.split(",")) - set(known):
+            raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: not among {', '.join(known)}")
+        return tuple(name for name in known if name in text.split(","))
+
+    return parse
+
+
+def _megabytes(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of megabytes")
+    return int(text) * 10**6
 
 
 if __name__ == "__main__":

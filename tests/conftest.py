@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).resolve().parent.parent
 PHOTOS = REPOSITORY / "tests" / "data" / "photos"
 EMBEDDED_BUNDLE = REPOSITORY / "engines" / "tiny"
+GOLDEN_BUNDLE = REPOSITORY / "tests" / "golden" / "v1" / "bundle"
 
 
 def missing(what: str) -> NoReturn:
@@ -45,6 +46,12 @@ def embedded_bundle() -> Path:
     return (
         EMBEDDED_BUNDLE if (EMBEDDED_BUNDLE / "bundle.json").is_file() else missing("the embedded bundle engines/tiny")
     )
+
+
+@pytest.fixture(scope="session")
+def golden_bundle() -> Path:
+    """A whole bundle of 2 MB with random weights and every kind of layer; tests must not change it."""
+    return GOLDEN_BUNDLE if (GOLDEN_BUNDLE / "bundle.json").is_file() else missing("tests/golden/v1/bundle")
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from rdeic_export import schedule
 from rdeic_export.modules.model import RdeicModel
+from rdeic_rt.schedule import Schedule
 
 from . import common, data, loop, losses
 
@@ -147,7 +148,7 @@ def main() -> None:
     loop.run(trained, step_loss, samples, setup.schedule, setup.out, seed=setup.seed, device=setup.device)
 
 
-def sample_sheet(setup: common.Setup, model: RdeicModel, table: schedule.StepTable) -> common.Samples:
+def sample_sheet(setup: common.Setup, model: RdeicModel, table: Schedule) -> common.Samples:
     """Return a function that makes the sheet: the photo, D(z_c) without denoising, and the whole decode."""
 
     def samples() -> NDArray[np.uint8]:
@@ -160,7 +161,7 @@ def sample_sheet(setup: common.Setup, model: RdeicModel, table: schedule.StepTab
     return samples
 
 
-def start(z_c: Tensor, table: schedule.StepTable) -> Tensor:
+def start(z_c: Tensor, table: Schedule) -> Tensor:
     """Return z_N with fresh noise, float [B, C, h, w]."""
     return table.abar_start**0.5 * z_c + (1 - table.abar_start) ** 0.5 * torch.randn_like(z_c)
 

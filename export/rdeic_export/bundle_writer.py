@@ -2,39 +2,117 @@
 
 from __future__ import annotations
 
-import hashlib
+import fcntl
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import rdeic_rt.bundle
+from rdeic_rt.bundle import TensorSpec
+from rdeic_rt.errors import ExportError, RdeicError
+from rdeic_rt.schedule import Schedule
 
-from .modules.spec import GraphSpec, TensorSpec
-from .schedule import StepTable
+from .checkpoint import sha256
+from .modules.spec import GraphSpec
+
+
+class Staging:
+    """A bundle that is being written, in a folder beside the one it will replace.
+
+    An interrupted build leaves the folder, with a record of what was finished under which key; resuming takes up what
+    has the same key. It has no ``bundle.json`` before everything else is there, so it cannot be loaded.
+
+    Attributes:
+        folder: where the files go.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._file = folder.with_name(f"{folder.name}.json")
+        self._records: dict[str, Any] = json.loads(self._file.read_text()) if self._file.exists() else {}
+
+    def finished(self, file: str, key: Mapping[str, Any]) -> Any | None:
+        """Return what was recorded for a finished file of the same key, or None if it is still to be made."""
+        record = self._records.get(file)
+        path = self.folder / file
+        if record is None or record["key"] != key or not path.is_file() or path.stat().st_size != record["bytes"]:
+            return None
+        return record["facts"]
+
+    def record(self, file: str, key: Mapping[str, Any], facts: Any) -> None:
+        """Remember that a file is complete, with facts that a resumed build needs of it."""
+        self._records[file] = {"key": key, "bytes": (self.folder / file).stat().st_size, "facts": facts}
+        temporary = self._file.with_suffix(".tmp")
+        temporary.write_text(json.dumps(self._records))
+        temporary.replace(self._file)
+
+    def discard(self) -> None:
+        """Remove the folder and the record."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._file.unlink(missing_ok=True)
 
 
 @contextmanager
-def staging(target: Path) -> Iterator[Path]:
-    """Yield an empty folder beside ``target`` that takes its place on success and vanishes on failure."""
+def staging(target: Path, *, resume: bool = False) -> Iterator[Staging]:
+    """Yield a folder beside ``target`` that takes its place on success.
+
+    A build that fails leaves nothing; one that is interrupted (a signal, a full disk) leaves the folder for ``resume``.
+
+    Args:
+        target: the bundle's folder.
+        resume: begin with what an interrupted build left; else that is removed.
+
+    Raises:
+        ExportError: another process is building the same bundle.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    folder = target.with_name(f".{target.name}.partial")
+    with _locked(folder.with_name(f"{folder.name}.lock"), target):
+        if not resume:
+            Staging(folder).discard()
+        folder.mkdir(exist_ok=True)
+        stage = Staging(folder)
+        try:
+            yield stage
+        except RdeicError:
+            stage.discard()
+            raise
+        _replace(target, folder)
+        stage.discard()
+
+
+@contextmanager
+def _locked(path: Path, target: Path) -> Iterator[None]:
+    """Hold a lock file while building; a crash releases it."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ExportError(f"{target}: another build is writing this bundle. Wait for it to end.") from None
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _replace(target: Path, folder: Path) -> None:
+    if not target.exists():
+        os.replace(folder, target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
+    os.replace(target, old / "bundle")
     try:
-        yield folder
-        folder.chmod(0o755)
-        if target.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
-            os.replace(target, old / "bundle")
-            os.replace(folder, target)
-            shutil.rmtree(old)
-        else:
-            os.replace(folder, target)
+        os.replace(folder, target)
+    except OSError:
+        os.replace(old / "bundle", target)
+        raise
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(old)
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
@@ -48,16 +126,13 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
         rdeic_rt.errors.BundleError: the runtime would not load what was written.
     """
     files = {
-        path.relative_to(folder).as_posix(): {
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-            "bytes": path.stat().st_size,
-        }
+        path.relative_to(folder).as_posix(): {"sha256": sha256(path), "bytes": path.stat().st_size}
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.name != rdeic_rt.bundle.MANIFEST
     }
     whole = {"schema": rdeic_rt.bundle.SCHEMA, **manifest, "files": files}
     (folder / rdeic_rt.bundle.MANIFEST).write_text(json.dumps(whole, indent=1, sort_keys=True) + "\n")
-    rdeic_rt.bundle.read(folder, verify=True)
+    rdeic_rt.bundle.read(folder, verify=False)
 
 
 def graph_entry(file: str, spec: GraphSpec, precision: str) -> dict[str, Any]:
@@ -70,7 +145,7 @@ def graph_entry(file: str, spec: GraphSpec, precision: str) -> dict[str, Any]:
     }
 
 
-def schedule_entry(table: StepTable) -> dict[str, Any]:
+def schedule_entry(table: Schedule) -> dict[str, Any]:
     """Return a schedule's entry in ``bundle.json``; floats survive the round trip exactly."""
     return {
         "sampler": table.sampler,

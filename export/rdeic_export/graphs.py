@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .fold import steps, text, upsample
+from rdeic_rt.schedule import Schedule
+
+from .fold import attention, steps, text, upsample
 from .fold.pixels import AnalysisFromPixels, PixelsFromVae
 from .fold.update import UnetStep
 from .modules import spec
@@ -18,7 +19,6 @@ from .modules.control import ControlNet
 from .modules.model import RdeicModel
 from .modules.spec import GraphSpec
 from .modules.unet import UNetEncoder
-from .schedule import StepTable
 
 
 @dataclass(frozen=True)
@@ -55,30 +55,34 @@ class FoldedControl(nn.Module):
 
 
 def rate_graphs(model: RdeicModel) -> dict[str, FoldedGraph]:
-    """Return the graphs that differ from rate to rate: analysis, synthesis, control."""
-    control = copy.deepcopy(model.control)
-    width = _fold(control, model.context)
+    """Return the graphs that differ from rate to rate: analysis, synthesis, control.
+
+    The control net is folded in place: its step tables are computed before.
+    """
+    width = _fold(model.control, model.context)
     config = model.config
     return {
         "analysis": FoldedGraph(AnalysisFromPixels(model), spec.analysis(config)),
         "synthesis": FoldedGraph(Synthesis(model), spec.synthesis(config)),
-        "control": FoldedGraph(FoldedControl(control), spec.control(config, model.unet, width)),
+        "control": FoldedGraph(FoldedControl(model.control), spec.control(config, model.unet, width)),
     }
 
 
 def shared_graphs(model: RdeicModel) -> dict[str, FoldedGraph]:
-    """Return the graphs that all rates use: unet_step, vae_decoder."""
-    unet, vae = copy.deepcopy(model.unet), copy.deepcopy(model.vae)
-    width = _fold(unet, model.context)
-    upsample.fold(unet)
-    upsample.fold(vae)
+    """Return the graphs that all rates use: unet_step, vae_decoder.
+
+    UNet and decoder are folded in place, not copied (they are gigabytes): nothing else can be done with them after.
+    """
+    width = _fold(model.unet, model.context)
+    upsample.fold(model.unet)
+    upsample.fold(model.vae)
     return {
-        "unet_step": FoldedGraph(UnetStep(unet), spec.unet_step(model.config, unet, width)),
-        "vae_decoder": FoldedGraph(PixelsFromVae(vae), spec.vae_decoder(model.config)),
+        "unet_step": FoldedGraph(UnetStep(model.unet), spec.unet_step(model.config, model.unet, width)),
+        "vae_decoder": FoldedGraph(PixelsFromVae(model.vae), spec.vae_decoder(model.config)),
     }
 
 
-def step_tables(model: RdeicModel, table: StepTable) -> dict[str, NDArray[np.float32]]:
+def step_tables(model: RdeicModel, table: Schedule) -> dict[str, NDArray[np.float32]]:
     """Return the rows of ``control`` and ``unet_step``, float32 [L, D] each, for a schedule's timesteps."""
     return {
         "control": steps.table(model.control, table.timesteps).numpy(),
@@ -90,6 +94,7 @@ def _fold(network: UNetEncoder, context: Tensor) -> int:
     """Fold text and steps into the network, in place; return the width of its step table."""
     width = steps.table(network, [0]).shape[1]
     text.fold(network, context)
+    attention.fold(network)
     steps.fold(network)
     return int(width)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,18 +10,23 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from rdeic_rt.bundle import TensorSpec
 from rdeic_rt.errors import ExportError
 
-from .modules.spec import Dim, GraphSpec, TensorSpec
+from .modules.spec import Dim, GraphSpec, sample
 
 # 20 is the newest opset in which TensorRT for RTX builds the VAE with dynamic sizes and still fuses its attention.
 OPSET = 20
 # Smaller initialisers are biases, norms and constants, where half precision saves nothing worth having.
 HALF_FROM_ELEMENTS = 1024
+# An ONNX file is one protobuf message, of less than 2 GiB; weights beyond this go to FILE.data, aligned for mapping.
+EXTERNAL_FROM_BYTES = 1 << 30
+_ALIGNMENT = 4096
 
 
 def run(module: nn.Module, spec: GraphSpec, path: Path, *, half_weights: bool) -> None:
@@ -30,7 +36,8 @@ def run(module: nn.Module, spec: GraphSpec, path: Path, *, half_weights: bool) -
         module: in evaluation mode; called with the spec's inputs in order, residuals as one list.
         spec: names, dtypes and symbolic shapes.
         path: the file to write.
-        half_weights: store large weights as float16 behind a Cast; the arithmetic stays float32.
+        half_weights: store large weights as float16 behind a Cast; the arithmetic stays float32. Weights of more than
+            a gigabyte are written to ``PATH.data``.
 
     Raises:
         ExportError: the exporter or the ONNX checker rejects the graph.
@@ -53,13 +60,16 @@ def run(module: nn.Module, spec: GraphSpec, path: Path, *, half_weights: bool) -
     except torch.onnx.errors.OnnxExporterError as error:
         raise ExportError(f"graph {spec.name}: torch.onnx.export failed: {error}") from error
     assert program is not None  # dynamo=True always returns a program
+    stored = _stored_bytes(program.model, half_weights)
+    if stored >= EXTERNAL_FROM_BYTES:
+        _externalise(program.model, path.with_name(f"{path.name}.data"), half_weights)
     model = program.model_proto
     _strip(model)
     _name_shapes(model, spec)
     if half_weights:
         _halve_weights(model)
-    onnx.checker.check_model(model, full_check=True)
     path.write_bytes(model.SerializeToString(deterministic=True))
+    onnx.checker.check_model(str(path), full_check=True)
 
 
 def _arguments(spec: GraphSpec) -> tuple[tuple[object, ...], tuple[object, ...]]:
@@ -74,7 +84,7 @@ def _arguments(spec: GraphSpec) -> tuple[tuple[object, ...], tuple[object, ...]]
     def dynamic(tensor: TensorSpec) -> dict[int, object]:
         return {axis: _dim(dim, dims) for axis, dim in enumerate(tensor.shape) if isinstance(dim, str)}
 
-    samples = spec.arguments([tensor.sample(generator) for tensor in spec.inputs])
+    samples = spec.arguments([sample(tensor, generator) for tensor in spec.inputs])
     return samples, spec.arguments([dynamic(tensor) for tensor in spec.inputs])
 
 
@@ -118,15 +128,54 @@ def _set_dim(dim: onnx.TensorShapeProto.Dimension, size: Dim) -> None:
         dim.dim_param = size
 
 
+def _is_halved(dtype: object, elements: int) -> bool:
+    return dtype == np.float32 and elements >= HALF_FROM_ELEMENTS
+
+
+def _stored_bytes(model: onnx_ir.Model, half_weights: bool) -> int:
+    tensors = [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
+    return sum(x.nbytes // (2 if half_weights and _is_halved(x.dtype.numpy(), x.size) else 1) for x in tensors)
+
+
+def _externalise(model: onnx_ir.Model, path: Path, half_weights: bool) -> None:
+    """Write large weights one after another to a file, in float16 if asked for, and refer to it in their place."""
+    with path.open("wb") as file:
+        for name, value in model.graph.initializers.items():
+            tensor = value.const_value
+            if tensor is None or tensor.size < HALF_FROM_ELEMENTS:
+                continue
+            array = tensor.numpy()
+            if half_weights and _is_halved(array.dtype, array.size):
+                array = array.astype(np.float16)
+            file.write(b"\0" * (-file.tell() % _ALIGNMENT))
+            offset = file.tell()
+            file.write(np.ascontiguousarray(array).data)
+            value.const_value = onnx_ir.ExternalTensor(
+                path.name,
+                offset,
+                array.nbytes,
+                onnx_ir.DataType.from_numpy(array.dtype),
+                shape=onnx_ir.Shape(array.shape),
+                name=str(name),
+                base_dir=path.parent,
+            )
+
+
 def _halve_weights(model: onnx.ModelProto) -> None:
+    """Put every large weight behind a Cast from float16; external ones are float16 already."""
     graph = model.graph
     casts = []
     for initialiser in graph.initializer:
-        values = numpy_helper.to_array(initialiser)
-        if values.dtype != np.float32 or values.size < HALF_FROM_ELEMENTS:
-            continue
         name = initialiser.name
-        initialiser.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}.half"))
+        if initialiser.data_location == TensorProto.EXTERNAL:
+            if initialiser.data_type != TensorProto.FLOAT16:
+                continue
+            initialiser.name = f"{name}.half"
+        elif initialiser.data_type == TensorProto.FLOAT and _is_halved(np.float32, math.prod(initialiser.dims)):
+            values = numpy_helper.to_array(initialiser)
+            initialiser.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}.half"))
+        else:
+            continue
         casts.append(helper.make_node("Cast", [f"{name}.half"], [name], name=f"{name}.cast", to=TensorProto.FLOAT))
     nodes = [*casts, *graph.node]
     del graph.node[:]

@@ -6,40 +6,18 @@ The tables are computed once, in float64, and frozen into ``bundle.json``; the r
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rdeic_rt.schedule import Schedule
+
 from .modules.config import DiffusionConfig
 
 
-@dataclass(frozen=True)
-class StepTable:
-    """The fixed loop of one sampler, in running order.
-
-    Attributes:
-        sampler: ``ddpm`` or ``ddim``.
-        timesteps: 0..999, what the networks are told at each step.
-        abar_start: abar_N, for z_N = sqrt(abar_N) z_c + sqrt(1 - abar_N) eps.
-        a, b, c: update coefficients of each step.
-    """
-
-    sampler: str
-    timesteps: tuple[int, ...]
-    abar_start: float
-    a: tuple[float, ...]
-    b: tuple[float, ...]
-    c: tuple[float, ...]
-
-    @property
-    def n_steps(self) -> int:
-        """L, the number of denoising steps."""
-        return len(self.timesteps)
-
-    def rows(self) -> Iterator[tuple[int, float, float, float]]:
-        """Yield (timestep, a, b, c) of each step in running order."""
-        return zip(self.timesteps, self.a, self.b, self.c, strict=True)
+def rows(schedule: Schedule) -> Iterator[tuple[int, float, float, float]]:
+    """Yield (timestep, a, b, c) of each step in running order."""
+    return zip(schedule.timesteps, schedule.a, schedule.b, schedule.c, strict=True)
 
 
 def abar(config: DiffusionConfig) -> NDArray[np.float64]:
@@ -56,7 +34,7 @@ def spaced_timesteps(config: DiffusionConfig, n_steps: int) -> tuple[int, ...]:
     return tuple(reversed(ascending))
 
 
-def ddpm(config: DiffusionConfig, n_steps: int) -> StepTable:
+def ddpm(config: DiffusionConfig, n_steps: int) -> Schedule:
     """Return the spaced DDPM sampler of the paper's section 3.3, the default."""
     alphas = abar(config)
     timesteps = spaced_timesteps(config, n_steps)
@@ -71,19 +49,19 @@ def ddpm(config: DiffusionConfig, n_steps: int) -> StepTable:
     return _table("ddpm", config, timesteps, a, b, c)
 
 
-def relay_ddim(config: DiffusionConfig, n_steps: int) -> StepTable:
+def relay_ddim(config: DiffusionConfig, n_steps: int) -> Schedule:
     """Return Eq. 3 with sigma = 0 (k_n and m_n of Eq. 18) at the DDPM sampler's timesteps."""
     return _ddim(config, spaced_timesteps(config, n_steps), abar_end=1.0)
 
 
-def released_ddim(config: DiffusionConfig, n_steps: int) -> StepTable:
+def released_ddim(config: DiffusionConfig, n_steps: int) -> Schedule:
     """Return the released code's DDIM, whose timesteps do not match z_N; only for comparison with its output."""
     stride = config.used_timesteps // n_steps
     timesteps = tuple(reversed(range(1, config.used_timesteps + 1, stride)))
     return _ddim(config, timesteps, abar_end=float(abar(config)[0]))
 
 
-def _ddim(config: DiffusionConfig, timesteps: tuple[int, ...], abar_end: float) -> StepTable:
+def _ddim(config: DiffusionConfig, timesteps: tuple[int, ...], abar_end: float) -> Schedule:
     a, b = [], []
     for now, after in _pairs(abar(config), timesteps, abar_end):
         a.append(np.sqrt(after / now))
@@ -98,8 +76,9 @@ def _pairs(alphas: NDArray[np.float64], timesteps: tuple[int, ...], abar_end: fl
 
 def _table(
     sampler: str, config: DiffusionConfig, timesteps: tuple[int, ...], a: list[float], b: list[float], c: list[float]
-) -> StepTable:
-    return StepTable(
+) -> Schedule:
+    return Schedule(
+        name=f"{sampler}-{len(timesteps)}",
         sampler=sampler,
         timesteps=timesteps,
         abar_start=float(abar(config)[config.used_timesteps - 1]),

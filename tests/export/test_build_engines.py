@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 import build_engines
 import rdeic_rt
+from rdeic_export import bundle_writer, onnx_export, schedule
 from rdeic_export import recipe as recipes
-from rdeic_export import schedule
+from rdeic_export.modules.spec import GraphSpec
 from rdeic_export.recipe import Recipe
 from rdeic_rt import container, noise
 from rdeic_rt.errors import ExportError
@@ -86,11 +89,114 @@ def test_build_bundle_says_what_it_was_made_from(bundle: Path) -> None:
     assert set(read.schedules) == {"ddpm-2", "ddpm-5", "ddim-2", "ddim-5"}
 
 
+def test_build_interrupted_keeps_what_is_finished_and_resumes_to_the_same_bytes(
+    recipe: Recipe, photos: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "engines" / "micro"
+    exported: list[str] = []
+    original = onnx_export.run
+
+    def interrupted(module: nn.Module, spec: GraphSpec, path: Path, *, half_weights: bool) -> None:
+        if len(exported) == 2:
+            raise KeyboardInterrupt
+        exported.append(path.name)
+        original(module, spec, path, half_weights=half_weights)
+
+    monkeypatch.setattr(onnx_export, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        build_engines.build(recipe, [photos], [], target)
+    assert not target.exists()
+    assert not list(target.parent.rglob("bundle.json")), "a half-written bundle could be loaded"
+    finished, exported[:] = list(exported), [""]
+    monkeypatch.setattr(onnx_export, "run", lambda *a, **k: (exported.append(a[2].name), original(*a, **k))[1])
+    build_engines.build(recipe, [photos], [], target, resume=True)
+    assert not set(finished) & set(exported)
+    assert contents(target) == contents(bundle)
+    assert [p.name for p in target.parent.iterdir()] == ["micro"]
+
+
+def test_build_not_resumed_starts_afresh_and_other_weights_are_not_mixed_in(
+    recipe: Recipe, photos: Path, bundle: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "engines" / "micro"
+    partial = target.with_name(".micro.partial")
+    partial.mkdir(parents=True)
+    (partial / "control_r0.onnx").write_bytes(b"of other weights")
+    record = {"control_r0.onnx": {"key": {"weights": "others"}, "bytes": 16, "facts": 0.0}}
+    partial.with_name(".micro.partial.json").write_text(json.dumps(record))
+    build_engines.build(recipe, [photos], [], target, resume=True)
+    assert contents(target) == contents(bundle)
+
+
+def test_build_beside_another_one_of_the_same_bundle_is_refused(recipe: Recipe, photos: Path, tmp_path: Path) -> None:
+    target = tmp_path / "engines" / "micro"
+    with bundle_writer.staging(target), pytest.raises(ExportError, match="another build is writing this bundle"):
+        build_engines.build(recipe, [photos], [], target)
+
+
 def test_build_weights_that_do_not_fit_leaves_nothing(recipe: Recipe, photos: Path, tmp_path: Path) -> None:
     swapped = dataclasses.replace(recipe, base=(recipe.rates[0].weights,))
     with pytest.raises(ExportError, match="missing context"):
         build_engines.build(swapped, [photos], [], tmp_path / "engines" / "broken")
     assert list((tmp_path / "engines").iterdir()) == []
+
+
+def test_main_random_weights_makes_a_bundle_that_decodes(
+    tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(recipes.MODELS, "tiny", make_micro.MICRO)  # smaller than any that ships
+    output = tmp_path / "random"
+    options = [
+        "--steps",
+        "2",
+        "--flavor",
+        "onnx",
+        "--precision",
+        "fp16",
+        "--photos",
+        str(photos),
+        "--output",
+        str(output),
+    ]
+    assert build_engines.main(["--random-weights", "tiny", *options]) == 0
+    codec = rdeic_rt.load(output, backend="cpu", precision="fp16")
+    assert [rate.schedule for rate in codec.bundle.rates] == ["ddpm-2"]
+    photo = np.asarray(Image.open(sorted(photos.glob("*.png"))[0]))
+    assert codec.decode(codec.encode(photo)).shape == photo.shape
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "message"),
+    [
+        ("rdeic_2_step2.ckpt", (5,), r"rdeic_2_step2\.ckpt: trained for 2 steps, not 5; give --steps 2"),
+        ("own.ckpt", (2, 5), r"own\.ckpt: its name does not say .*give one --steps"),
+        ("rdeic_2_step2.ckpt", (2,), r"no such weights: .*rdeic_2_step2\.ckpt"),
+    ],
+)
+def test_from_checkpoints_of_other_steps_or_absent_are_refused(
+    tmp_path: Path, name: str, steps: tuple[int, ...], message: str
+) -> None:
+    with pytest.raises(ExportError, match=message):
+        recipes.from_checkpoints("x", [tmp_path / name], tmp_path / "sd.ckpt", steps, half_weights=True)
+
+
+def test_from_checkpoints_takes_rates_from_their_names_largest_first(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("rdeic_0.1_step5.ckpt", "rdeic_2_step2.ckpt")]
+    for path in (*paths, tmp_path / "sd.ckpt"):
+        path.touch()
+    made = recipes.from_checkpoints("x", paths, tmp_path / "sd.ckpt", (2, 5), half_weights=True)
+    assert [(rate.lambda_r, rate.n_steps, rate.weights) for rate in made.rates] == [
+        (2.0, 2, paths[1]),
+        (0.1, 5, paths[0]),
+    ]
+
+
+def test_main_checkpoint_without_stable_diffusion_says_what_to_give(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = build_engines.main(["--checkpoint", str(tmp_path / "rdeic_2_step2.ckpt"), "--steps", "2"])
+    assert code == ExportError.exit_code
+    assert "v2-1_512-ema-pruned.ckpt" in capsys.readouterr().err
 
 
 def test_main_absent_recipe_is_one_line_and_an_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

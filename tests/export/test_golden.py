@@ -11,6 +11,7 @@ from rdeic_export import schedule
 from rdeic_export.modules.compression import anchor_mask
 from rdeic_export.modules.config import DiffusionConfig
 from rdeic_export.modules.model import RdeicModel
+from rdeic_rt.schedule import Schedule
 
 from . import reference
 
@@ -81,7 +82,7 @@ def test_synthesis_released_weights_match_golden(model: RdeicModel, image: str) 
     check(hint, golden["guide_hint"], "hint")
 
 
-def table_of(run: str, n_steps: int) -> schedule.StepTable:
+def table_of(run: str, n_steps: int) -> Schedule:
     return (schedule.ddpm if run == "ddpm" else schedule.released_ddim)(DiffusionConfig(), n_steps)
 
 
@@ -97,7 +98,7 @@ def test_denoising_released_weights_match_golden(
     run, table = f"{sampler}_L{n_steps}_s{sharpness}", table_of(sampler, n_steps)
     assert list(table.timesteps) == golden[f"{run}__timesteps"].tolist()
     z = torch.from_numpy(golden["x_T"])
-    for k, (timestep, a, b, c) in enumerate(table.rows()):
+    for k, (timestep, a, b, c) in enumerate(schedule.rows(table)):
         step = f"{run}__step{k}"
         check(z, golden[f"{step}_x_in"], f"{step} input")
         conditional = model.eps(z, hint, timestep)

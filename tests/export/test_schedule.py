@@ -53,7 +53,7 @@ def test_relay_ddim_perfect_estimator_ends_at_z_0() -> None:
     start = alphas[table.timesteps[0]]
     target = np.sqrt(start / (1 - start)) * residual + eps  # Eq. 6
     z = np.sqrt(start) * z_0 + np.sqrt(1 - start) * target
-    for _, a, b, _ in table.rows():
+    for _, a, b, _ in schedule.rows(table):
         z = a * z + b * target
     np.testing.assert_allclose(z, z_0, atol=1e-12)
 

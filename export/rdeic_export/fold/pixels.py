@@ -31,4 +31,5 @@ class PixelsFromVae(nn.Module):
     def forward(self, z_0: Tensor) -> Tensor:
         """Return uint8 [B, H, W, 3] of float [B, C, h, w]."""
         pixels = (self.vae.decode(z_0) + 1.0) * 127.5
-        return torch.round(pixels.clamp(0.0, 255.0)).to(torch.uint8).permute(0, 2, 3, 1)
+        rounded = torch.round(pixels.clamp(0.0, 255.0)).permute(0, 2, 3, 1)
+        return rounded.to(torch.uint8)  # last: TensorRT has uint8 at the ends of a graph only

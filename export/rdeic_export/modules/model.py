@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..schedule import StepTable
+from rdeic_rt.schedule import Schedule
+
+from ..schedule import rows
 from .compression import CompressionModel
 from .config import ModelConfig
 from .control import ControlNet
@@ -47,7 +49,7 @@ class RdeicModel(nn.Module):
         self,
         z_start: Tensor,
         hint: Tensor,
-        table: StepTable,
+        table: Schedule,
         noises: list[Tensor] | None = None,
         sharpness: float = 1.0,
     ) -> Tensor:
@@ -61,7 +63,7 @@ class RdeicModel(nn.Module):
             sharpness: lambda_s of Eq. 11.
         """
         z = z_start
-        for k, (timestep, a, b, c) in enumerate(table.rows()):
+        for k, (timestep, a, b, c) in enumerate(rows(table)):
             eps = self.eps(z, hint, timestep)
             if sharpness != 1.0:
                 plain = self.eps(z, None, timestep)

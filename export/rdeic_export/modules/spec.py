@@ -6,11 +6,13 @@ same three free dimensions: ``batch``, ``hz`` and ``wz``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from rdeic_rt.bundle import TensorSpec
 
 from .config import ModelConfig
 from .unet import UNet
@@ -19,22 +21,6 @@ Dim = int | str  # 8, "batch", "hz" or "8*hz"
 
 SAMPLE_SIZES = {"batch": 2, "hz": 2, "wz": 3}  # no ones: the exporter would take them for constants
 DTYPES = {"uint8": torch.uint8, "float32": torch.float32, "int64": torch.int64}
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """One input or output."""
-
-    name: str
-    dtype: str
-    shape: tuple[Dim, ...]
-
-    def sample(self, generator: torch.Generator, sizes: dict[str, int] | None = None) -> Tensor:
-        """Return random values of this dtype at the given free dimensions."""
-        shape = [resolve(dim, sizes or SAMPLE_SIZES) for dim in self.shape]
-        if self.dtype == "float32":
-            return torch.randn(shape, generator=generator)
-        return torch.randint(256, shape, dtype=DTYPES[self.dtype], generator=generator)
 
 
 @dataclass(frozen=True)
@@ -53,7 +39,15 @@ class GraphSpec:
         return (*plain, grouped) if grouped else tuple(plain)
 
 
-def resolve(dim: Dim, sizes: dict[str, int]) -> int:
+def sample(tensor: TensorSpec, generator: torch.Generator, sizes: Mapping[str, int] = SAMPLE_SIZES) -> Tensor:
+    """Return random values of a tensor's dtype and shape at the given free dimensions."""
+    shape = [resolve(dim, sizes) for dim in tensor.shape]
+    if tensor.dtype == "float32":
+        return torch.randn(shape, generator=generator)
+    return torch.randint(256, shape, dtype=DTYPES[tensor.dtype], generator=generator)
+
+
+def resolve(dim: Dim, sizes: Mapping[str, int]) -> int:
     """Return the value of a dimension such as 8, ``"batch"`` or ``"8*hz"``."""
     if isinstance(dim, int):
         return dim

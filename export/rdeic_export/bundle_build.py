@@ -1,0 +1,205 @@
+"""A recipe's weights -> a bundle of float32 graphs, integer entropy networks and step tables.
+
+weights ─ build_model ─┬─ step tables ──────────────────────────── steps_r0_2.npz
+                       ├─ integer networks, fixed-point tables ─── entropy_r0.npz   (together they are model_id)
+                       └─ folds ─ ONNX export ─ verify ─────────── control_r0.onnx, unet_step.onnx, ...
+                                                                   bundle.json last
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rdeic_rt import pixels
+from rdeic_rt.entropy import EntropyModel
+from rdeic_rt.errors import ExportError
+from rdeic_rt.schedule import Schedule, load_arrays
+
+from . import bundle_writer, checkpoint, graphs, integer, onnx_export, recipe, schedule, verify
+from .bundle_writer import Staging
+from .disk import check_free
+from .modules.model import RdeicModel
+from .photos import photos_in
+from .ranges import names_digest
+from .recipe import RateRecipe, Recipe
+
+STEPS = (2, 5)  # every rate can be decoded in either number of steps
+_DISK_BYTES = {"sd21": 6_000_000_000}  # what writing a bundle takes besides its plans, where that is much
+
+logger = logging.getLogger("build_engines")
+
+Samples = list[tuple[Any, Any]]
+
+
+def build(
+    chosen: Recipe, photos: Sequence[Path], evaluate: Sequence[Path], output: Path, *, resume: bool = False
+) -> None:
+    """Write the bundle that a recipe describes.
+
+    Args:
+        chosen: names the weights and the networks they are for.
+        photos: files or folders; they calibrate the integer entropy networks.
+        evaluate: files or folders on which the integer networks' rate overhead is measured; ``photos`` when empty.
+        output: the bundle's folder; an older bundle there is replaced once the new one is complete.
+        resume: take up what an interrupted build of the same weights has finished.
+
+    Raises:
+        ExportError: weights do not fit, a graph is not exportable or is too far from its module; nothing is written.
+    """
+    config = chosen.config
+    check_free(output, _DISK_BYTES.get(config.name, 0), "its graphs")
+    calibration, held_out = _paths(photos), _paths(evaluate or photos)
+    schedules = _schedules(chosen)
+    key = {
+        "weights": {str(path): _digest(path) for path in chosen.files},
+        "half_weights": chosen.half_weights,
+        "prompt": chosen.prompt,
+    }
+
+    with bundle_writer.staging(output, resume=resume) as stage:
+        graph_entries: dict[str, Any] = {}
+        rate_entries = []
+        overheads = {}
+        for index, rate in enumerate(chosen.rates):
+            model = recipe.build_model(chosen, rate)
+            logger.info("rate %d (%s): weights loaded", index, rate.label)
+            step_files = _write_step_tables(model, schedules, stage.folder, index)
+            entropy, facts = _freeze_entropy(model, calibration, held_out, stage, f"entropy_r{index}.npz", key)
+            overheads[rate.label] = facts
+            logger.info("rate %d (%s): %s", index, rate.label, facts)
+            graph_entries |= _export(graphs.rate_graphs(model), stage, f"_r{index}", key)
+            if index == 0:
+                graph_entries |= _export(graphs.shared_graphs(model), stage, "", key)
+            rate_entries.append(_rate_entry(index, rate, entropy, facts["bpp"], step_files))
+        manifest = {
+            "name": chosen.name,
+            "family": "rdeic",
+            "licence": chosen.licence,
+            "provenance": chosen.provenance,
+            "size_multiple_px": config.image_multiple_px,
+            "latent": {"channels": config.vae.latent_channels, "factor_px": config.vae.factor_px},
+            "graphs": graph_entries,
+            "schedules": {name: bundle_writer.schedule_entry(table) for name, table in schedules.items()},
+            "rates": rate_entries,
+            "default_rate": chosen.default_rate,
+            "calibration": {"photos": len(calibration), "held_out_photos": len(held_out), "rates": overheads},
+        }
+        bundle_writer.write_manifest(stage.folder, manifest)
+    logger.info("%s: bundle complete", output)
+
+
+def _export(
+    folded: dict[str, graphs.FoldedGraph], stage: Staging, suffix: str, key: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Export and verify each graph that is not there yet; return their entries for ``bundle.json``."""
+    entries = {}
+    for name, graph in folded.items():
+        file = f"{name}{suffix}.onnx"
+        path = stage.folder / file
+        worst = stage.finished(file, key)
+        if worst is None:
+            onnx_export.run(graph.module, graph.spec, path, half_weights=key["half_weights"])
+            worst = max(verify.graph(graph.module, graph.spec, path).values())
+            stage.record(file, key, worst)
+        logger.info("%s: error %.1e against PyTorch", file, worst)
+        entries[name + suffix] = bundle_writer.graph_entry(file, graph.spec, "fp32")
+    return entries
+
+
+def _freeze_entropy(
+    model: RdeicModel,
+    calibration: Sequence[Path],
+    held_out: Sequence[Path],
+    stage: Staging,
+    file: str,
+    key: dict[str, Any],
+) -> tuple[EntropyModel, dict[str, float]]:
+    """Convert the entropy networks to integers and write them.
+
+    Returns:
+        The model as the runtime reads it; bits per pixel and the rate overhead over the float networks, on the photos
+        held out.
+    """
+    key = {**key, "photos": names_digest(calibration), "held_out": names_digest(held_out)}
+    facts = stage.finished(file, key)
+    if facts is None:
+        (stage.folder / file).write_bytes(_npz(integer.convert(model.codec, _samples(model, _images(calibration)))))
+    entropy = EntropyModel.load(load_arrays(stage.folder / file))
+    if facts is None:
+        images = _images(held_out)
+        report = integer.rate_overhead(model.codec, entropy, _samples(model, images))
+        pixels_coded = sum(image.shape[0] * image.shape[1] for image in images)
+        facts = {**report, "bpp": round(report["bits_actual"] / pixels_coded, 5)}
+        stage.record(file, key, facts)
+    return entropy, facts
+
+
+def _samples(model: RdeicModel, images: list[NDArray[np.uint8]]) -> Samples:
+    multiple = model.config.image_multiple_px
+    return [graphs.latents_of(model, pixels.pad(image, multiple)) for image in images]
+
+
+def _write_step_tables(model: RdeicModel, tables: dict[str, Schedule], folder: Path, index: int) -> dict[str, str]:
+    """Write a file of rows per number of steps; return schedule name -> file (samplers share their timesteps' rows)."""
+    files = {name: f"steps_r{index}_{table.n_steps}.npz" for name, table in tables.items()}
+    for file, table in {files[name]: table for name, table in tables.items()}.items():
+        (folder / file).write_bytes(_npz(graphs.step_tables(model, table)))
+    return files
+
+
+def _rate_entry(
+    index: int, rate: RateRecipe, entropy_model: EntropyModel, bpp: float, step_files: dict[str, str]
+) -> dict[str, Any]:
+    own = {name: f"{name}_r{index}" for name in ("analysis", "synthesis", "control")}
+    return {
+        "index": index,
+        "label": rate.label,
+        "lambda_r": rate.lambda_r,
+        "bpp": bpp,
+        "schedule": f"ddpm-{rate.n_steps}",
+        "model_id": entropy_model.model_id.hex(),
+        "graphs": {**own, "unet_step": "unet_step", "vae_decoder": "vae_decoder"},
+        "step_tables": step_files,
+        "entropy": f"entropy_r{index}.npz",
+    }
+
+
+def _schedules(chosen: Recipe) -> dict[str, Schedule]:
+    diffusion = chosen.config.diffusion
+    counts = sorted({*STEPS, *(rate.n_steps for rate in chosen.rates)})
+    ddpm = {f"ddpm-{n}": schedule.ddpm(diffusion, n) for n in counts}
+    return ddpm | {f"ddim-{n}": schedule.relay_ddim(diffusion, n) for n in counts}
+
+
+def _npz(arrays: dict[str, NDArray[Any]]) -> bytes:
+    """Return an uncompressed .npz, whose bytes depend on the arrays only."""
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def _digest(path: Path) -> str:
+    """Return a SHA-256 over a file of weights, or over those of a folder."""
+    if not path.is_dir():
+        return checkpoint.sha256(path)
+    files = sorted(p for p in path.rglob("*") if p.suffix in {".safetensors", *checkpoint.TORCH_SUFFIXES})
+    return hashlib.sha256("".join(map(checkpoint.sha256, files)).encode()).hexdigest()
+
+
+def _paths(sources: Sequence[Path]) -> list[Path]:
+    paths = [path for source in sources for path in photos_in(source)]
+    if not paths:
+        raise ExportError(f"no photos in {', '.join(map(str, sources))}; some are needed for calibration")
+    return paths
+
+
+def _images(paths: Sequence[Path]) -> list[NDArray[np.uint8]]:
+    return [pixels.read_image(path)[0] for path in paths]
