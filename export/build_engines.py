@@ -218,10 +218,11 @@ def _parser() -> argparse.ArgumentParser:
     result.add_argument("--output", metavar="DIR", type=Path, help="folder of a new bundle. Default: engines/NAME")
     result.add_argument("--resume", action="store_true", help="go on where an interrupted build stopped")
     result.add_argument(
-        "--no-verify",
-        dest="verify",
-        action="store_false",
-        help="skip the comparison of whole decodes with float32 (graphs are compared with PyTorch in any case)",
+        "--verify",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="compare whole decodes with float32 before anything is built of a precision (that every graph agrees with "
+        "PyTorch is checked in any case). Default: --verify",
     )
     return p
 

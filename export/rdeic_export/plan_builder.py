@@ -38,6 +38,8 @@ class Request:
         capabilities: 80 for compute capability 8.0; used by TensorRT for RTX, which builds without a GPU.
         workspace_bytes: limit of the scratch memory, or None.
         tf32: whether float32 layers may run in TF32.
+        timing_cache: file in which TensorRT keeps kernel timings from one build to the next; None for TensorRT for RTX,
+            which times nothing while building.
     """
 
     flavor: str
@@ -47,6 +49,7 @@ class Request:
     capabilities: Sequence[int]
     workspace_bytes: int | None
     tf32: bool
+    timing_cache: str | None
 
 
 def main(path: str) -> int:
@@ -98,7 +101,23 @@ def _build(trt: Any, log: Any, request: Request) -> Any | None:
         if config.add_optimization_profile(profile) < 0:
             log.errors.append(f"the library refuses the sizes {dict(request.shapes)}")
             return None
-    return builder.build_serialized_network(network, config)
+    if request.timing_cache is None:
+        return builder.build_serialized_network(network, config)
+    cache_file = Path(request.timing_cache)
+    cache = config.create_timing_cache(cache_file.read_bytes() if cache_file.exists() else b"")
+    if cache is not None:  # None for one of another version or device, which is then written anew
+        config.set_timing_cache(cache, ignore_mismatch=False)
+    plan = builder.build_serialized_network(network, config)
+    if plan is not None:
+        _replace(cache_file, config.get_timing_cache().serialize())
+    return plan
+
+
+def _replace(path: Path, data: Any) -> None:
+    """Write a file in one step."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_bytes(data)
+    temporary.replace(path)
 
 
 def _log(trt: Any) -> Any:

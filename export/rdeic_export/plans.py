@@ -175,6 +175,7 @@ def _build_one(
             capabilities=options.capabilities,
             workspace_bytes=options.workspace_bytes,
             tf32=key.precision != "fp32",
+            timing_cache=str(path.parent / "timing.cache") if options.flavor == "tensorrt" else None,
         )
         report = {**_run(request, graph, folder), **derived, **facts}
         plan = folder / path.name

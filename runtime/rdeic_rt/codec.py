@@ -82,14 +82,14 @@ class Codec:
         tiling.check_tile_px(tile_px)
         self._bundle = bundle
         self._selection = selection
-        self._precision = precision
         self._threads = threads
         self._limits = limits
         self._tile_px = tile_px
-        self._analyses = _LoadOnce(partial(self._load_graph, selection.encoder))
-        self._graphs = _LoadOnce(partial(self._load_graph, selection.backend))
-        self._entropy_models = _LoadOnce(self._load_entropy_model)
-        self._decoders = _LoadOnce(self._load_decoder)
+        # None of these refers to the codec, so that its memory is given back with the last reference to it.
+        self._analyses = _LoadOnce(partial(_load_graph, bundle, selection.encoder))
+        self._entropy_models = _LoadOnce(partial(_load_entropy_model, bundle, threads))
+        graphs = _LoadOnce(partial(_load_graph, bundle, selection.backend))
+        self._decoders = _LoadOnce(partial(_load_decoder, bundle, selection.backend, precision, graphs))
 
     def __repr__(self) -> str:
         return f"<rdeic_rt.Codec {self._bundle.name!r} on {self.backend}>"
@@ -307,38 +307,6 @@ class Codec:
         multiple = self._bundle.size_multiple_px
         return tiling.grid(pixels.padded_size(size, multiple), self._tile_px, backend.largest_size(graphs), multiple)
 
-    def _graph(self, rate: Rate, role: str) -> Graph:
-        graph_id = rate.graphs[role]
-        return self._graphs[select.choose_form(self._selection.backend, self._bundle, graph_id, self._precision).id]
-
-    def _load_graph(self, backend: Backend, graph_id: str) -> Graph:
-        with timing.stage("load"):
-            return backend.load(self._bundle.graphs[graph_id])
-
-    def _load_entropy_model(self, path: Path) -> entropy.EntropyModel:
-        with timing.stage("load"):
-            model = entropy.EntropyModel.load(load_arrays(path), self._threads)
-        wanted = {rate.model_id for rate in self._bundle.rates if rate.entropy == path}
-        if wanted != {model.model_id}:
-            raise BundleCorruptError(
-                f"{path}: this is model {model.model_id.hex()}, bundle.json says "
-                f"{' and '.join(m.hex() for m in wanted)}. Get the bundle again, or export it again."
-            )
-        return model
-
-    def _load_decoder(self, key: tuple[int, str]) -> Decoder:
-        rate, schedule = self._bundle.rates[key[0]], self._bundle.schedules[key[1]]
-        backend = self._selection.backend
-        control, unet_step = self._graph(rate, "control"), self._graph(rate, "unet_step")
-        widths = [int(graph.spec.input("step").shape[-1]) for graph in (control, unet_step)]
-        rows = load_step_rows(rate.step_tables[schedule.name], schedule.n_steps, *widths)
-        return Decoder(
-            synthesis=self._graph(rate, "synthesis"),
-            denoiser=denoise.prepare(backend, control, unet_step, schedule, rows),
-            vae_decoder=self._graph(rate, "vae_decoder"),
-            start_weights=backend.put(schedule.start_weights()),
-        )
-
 
 def load(
     bundle: str | Path | None = None,
@@ -397,6 +365,43 @@ def load(
         platform.platform(),
     )
     return Codec(found, selection, precision=precision, threads=threads, limits=limits, tile_px=tile_px)
+
+
+def _load_graph(bundle: Bundle, backend: Backend, graph_id: str) -> Graph:
+    with timing.stage("load"):
+        return backend.load(bundle.graphs[graph_id])
+
+
+def _load_entropy_model(bundle: Bundle, threads: int | None, path: Path) -> entropy.EntropyModel:
+    with timing.stage("load"):
+        model = entropy.EntropyModel.load(load_arrays(path), threads)
+    wanted = {rate.model_id for rate in bundle.rates if rate.entropy == path}
+    if wanted != {model.model_id}:
+        raise BundleCorruptError(
+            f"{path}: this is model {model.model_id.hex()}, bundle.json says "
+            f"{' and '.join(m.hex() for m in wanted)}. Get the bundle again, or export it again."
+        )
+    return model
+
+
+def _load_decoder(
+    bundle: Bundle, backend: Backend, precision: str, graphs: _LoadOnce[str, Graph], key: tuple[int, str]
+) -> Decoder:
+    """Return what decodes a rate, by its index and the name of a schedule."""
+    rate, schedule = bundle.rates[key[0]], bundle.schedules[key[1]]
+
+    def graph(role: str) -> Graph:
+        return graphs[select.choose_form(backend, bundle, rate.graphs[role], precision).id]
+
+    control, unet_step = graph("control"), graph("unet_step")
+    widths = [int(step_graph.spec.input("step").shape[-1]) for step_graph in (control, unet_step)]
+    rows = load_step_rows(rate.step_tables[schedule.name], schedule.n_steps, *widths)
+    return Decoder(
+        synthesis=graph("synthesis"),
+        denoiser=denoise.prepare(backend, control, unet_step, schedule, rows),
+        vae_decoder=graph("vae_decoder"),
+        start_weights=backend.put(schedule.start_weights()),
+    )
 
 
 def _check_precision(backend: Backend, bundle: Bundle, precision: str) -> None:

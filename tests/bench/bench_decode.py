@@ -1,6 +1,7 @@
 """Decode time of the runtime against the same weights in PyTorch eager, stage by stage, in one run.
 
     python tests/bench/bench_decode.py [--backend cpu,openvino,openvino:fp32] [--size 768x512] [--runs 7] [--threads 2]
+    python tests/bench/bench_decode.py --bundle engines/tiny-int8 --backend cpu,cpu:int8,openvino,openvino:int8
 
 Also prints entropy decoding on its own (ms and symbols/s), the PSNR of each further backend against the first, the
 whole process from start to written picture, and its peak memory. The photo is a test photo resized to the asked size.
@@ -26,8 +27,8 @@ import torch
 from PIL import Image
 
 import rdeic_rt
+from rdeic_export import fidelity, schedule
 from rdeic_export import recipe as recipes
-from rdeic_export import schedule
 from rdeic_rt import container
 from rdeic_rt.codec import Codec
 
@@ -49,6 +50,7 @@ def main() -> None:
     p.add_argument(
         "--recipe", type=Path, default=ROOT / "training/weights/tiny/recipe.toml", help="the bundle's weights"
     )
+    p.add_argument("--bundle", default="tiny", help="the bundle made of them")
     p.add_argument(
         "--backend",
         default="cpu",
@@ -64,7 +66,7 @@ def main() -> None:
     codecs = {}
     for side in args.backend.split(","):
         name, _, precision = side.partition(":")
-        codecs[side] = rdeic_rt.load(backend=name, precision=precision or "auto", threads=args.threads)
+        codecs[side] = rdeic_rt.load(args.bundle, backend=name, precision=precision or "auto", threads=args.threads)
     names = ("rdeic-rt", "onnxruntime", "torch", "numpy", "constriction")
     print(", ".join(f"{name} {version(name)}" for name in names))
     for side, codec in codecs.items():
@@ -83,10 +85,10 @@ def main() -> None:
             print(f"  ratio eager / {side:13s} {statistics.median(times[-1]) / statistics.median(seconds):.2f}")
         reference = codecs[first].decode(data)
         for side, codec in list(codecs.items())[1:]:
-            print(f"  PSNR {side} against {first}: {psnr_db(codec.decode(data), reference):.1f} dB")
+            print(f"  PSNR {side} against {first}: {fidelity.psnr_db(reference, codec.decode(data)):.1f} dB")
         report_entropy(codecs[first], data, args.runs)
         for side in codecs:
-            report_process(data, side, args.runs)
+            report_process(data, args.bundle, side, args.runs)
 
 
 def eager_decode(
@@ -118,14 +120,14 @@ def report_entropy(codec: Codec, data: bytes, runs: int) -> None:
     print(f"  symbols                     {y_hat.size} ({y_hat.size / statistics.median(seconds) / 1e6:.2f} M/s)")
 
 
-def report_process(data: bytes, side: str, runs: int) -> None:
+def report_process(data: bytes, bundle: str, side: str, runs: int) -> None:
     """Print wall time and peak memory of ``rdeic-rt decode`` as a whole process."""
     name, _, precision = side.partition(":")
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "photo.rdc"
         source.write_bytes(data)
         command = [sys.executable, "-c", PROCESS, "decode", "-q", str(source), "-o", str(Path(folder) / "photo.png")]
-        command += ["--backend", name, "--precision", precision or "auto"]
+        command += ["--bundle", bundle, "--backend", name, "--precision", precision or "auto"]
         subprocess.run(command, check=True, capture_output=True)
         seconds, peaks = [], []
         for _ in range(runs):
@@ -143,11 +145,6 @@ def alternate(functions: Sequence[Callable[[], object]], runs: int) -> list[list
         function()
     rounds = [[timed(function) for function in functions] for _ in range(runs)]
     return [list(seconds) for seconds in zip(*rounds, strict=True)]
-
-
-def psnr_db(image: np.ndarray, reference: np.ndarray) -> float:
-    """Return 10 log10(255^2 / mean squared error)."""
-    return float(10 * np.log10(255**2 / np.mean((image.astype(np.float64) - reference) ** 2)))
 
 
 def timed(function: Callable[[], object]) -> float:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import shutil
 import threading
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -299,3 +301,15 @@ def test_decode_many_given_up_leaves_no_thread(codec: Codec, paths: list[Path]) 
 def test_decode_many_wrong_option_raises_at_once(codec: Codec, paths: list[Path]) -> None:
     with pytest.raises(ValueError, match="sharpness"):
         codec.decode_many(paths, sharpness=-1)
+
+
+def test_codec_is_freed_with_its_last_reference(golden_bundle: Path) -> None:
+    codec = rdeic_rt.load(golden_bundle, backend="cpu")
+    codec.decode(codec.encode(np.zeros((64, 64, 3), np.uint8)))
+    alive = weakref.ref(codec)
+    gc.disable()  # a cycle of references would wait for the collector, with all its graphs
+    try:
+        del codec
+        assert alive() is None
+    finally:
+        gc.enable()

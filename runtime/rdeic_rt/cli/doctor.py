@@ -184,6 +184,7 @@ def _self_test(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
         "result": "passed",
         "bundle": str(codec.bundle.folder),
         "backend": codec.backend,
+        "passed_over": {name: why.removeprefix(f"{name}: ") for name, why in codec.skipped_backends.items()},
         "bytes": len(data),
         "seconds": round(time.perf_counter() - began, 3),
     }, 0

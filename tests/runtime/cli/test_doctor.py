@@ -29,6 +29,17 @@ def test_doctor_json_reports_and_passes(command: Command, codec: Codec, capsys: 
     assert str(codec.bundle.folder) in facts["bundles"]["found"]
 
 
+def test_doctor_says_why_auto_passed_a_backend_over(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("doctor", "--json", "--precision", "fp32") == 0
+
+    facts = json.loads(capsys.readouterr().out)
+    chosen = facts["self_test"]["backend"]
+    assert list(facts["self_test"]["passed_over"]) == list(select.NAMES[: select.NAMES.index(chosen)])
+    if chosen == "cpu":
+        assert facts["backends"]["openvino"] == "can run"
+        assert "slower than cpu in float32" in facts["self_test"]["passed_over"]["openvino"]
+
+
 def test_doctor_text_names_versions(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("doctor") == 0
 
