@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
@@ -49,17 +48,6 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def test_build_again_replaces_the_bundle_with_the_same_bytes(
-    recipe: Recipe, photos: Path, bundle: Path, tmp_path: Path
-) -> None:
-    again = tmp_path / "engines" / "micro"
-    again.mkdir(parents=True)
-    (again / "stale.onnx").write_bytes(b"old")
-    build_engines.build(recipe, [photos], [], again)
-    assert contents(again) == contents(bundle)
-    assert [p.name for p in again.parent.iterdir()] == ["micro"]
-
-
 @torch.no_grad()
 def test_build_bundle_decodes_as_pytorch_does(recipe: Recipe, photos: Path, bundle: Path) -> None:
     codec = rdeic_rt.load(bundle, backend="cpu")
@@ -89,10 +77,12 @@ def test_build_bundle_says_what_it_was_made_from(bundle: Path) -> None:
     assert set(read.schedules) == {"ddpm-2", "ddpm-5", "ddim-2", "ddim-5"}
 
 
-def test_build_interrupted_keeps_what_is_finished_and_resumes_to_the_same_bytes(
+def test_build_interrupted_leaves_the_old_bundle_and_resumes_to_the_same_bytes(
     recipe: Recipe, photos: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "engines" / "micro"
+    target.mkdir(parents=True)
+    (target / "stale.onnx").write_bytes(b"old")
     exported: list[str] = []
     original = onnx_export.run
 
@@ -105,7 +95,7 @@ def test_build_interrupted_keeps_what_is_finished_and_resumes_to_the_same_bytes(
     monkeypatch.setattr(onnx_export, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         build_engines.build(recipe, [photos], [], target)
-    assert not target.exists()
+    assert contents(target) == {"stale.onnx": b"old"}
     assert not list(target.parent.rglob("bundle.json")), "a half-written bundle could be loaded"
     finished, exported[:] = list(exported), [""]
     monkeypatch.setattr(onnx_export, "run", lambda *a, **k: (exported.append(a[2].name), original(*a, **k))[1])
@@ -115,17 +105,23 @@ def test_build_interrupted_keeps_what_is_finished_and_resumes_to_the_same_bytes(
     assert [p.name for p in target.parent.iterdir()] == ["micro"]
 
 
-def test_build_not_resumed_starts_afresh_and_other_weights_are_not_mixed_in(
-    recipe: Recipe, photos: Path, bundle: Path, tmp_path: Path
-) -> None:
-    target = tmp_path / "engines" / "micro"
-    partial = target.with_name(".micro.partial")
-    partial.mkdir(parents=True)
-    (partial / "control_r0.onnx").write_bytes(b"of other weights")
-    record = {"control_r0.onnx": {"key": {"weights": "others"}, "bytes": 16, "facts": 0.0}}
-    partial.with_name(".micro.partial.json").write_text(json.dumps(record))
-    build_engines.build(recipe, [photos], [], target, resume=True)
-    assert contents(target) == contents(bundle)
+def test_staging_resumed_takes_only_whole_files_of_the_same_key_and_not_resumed_none(tmp_path: Path) -> None:
+    key = {"weights": {"a.ckpt": "0123"}, "half_weights": True}
+    with pytest.raises(KeyboardInterrupt), bundle_writer.staging(tmp_path / "x") as stage:
+        for name in ("whole.onnx", "cut.onnx"):
+            (stage.folder / name).write_bytes(b"graph")
+            stage.record(name, key, 0.25)
+        raise KeyboardInterrupt
+    (tmp_path / ".x.partial" / "cut.onnx").write_bytes(b"gra")
+    with pytest.raises(KeyboardInterrupt), bundle_writer.staging(tmp_path / "x", resume=True) as stage:
+        assert stage.finished("whole.onnx", key) == 0.25
+        assert stage.finished("whole.onnx", {**key, "half_weights": False}) is None
+        assert stage.finished("cut.onnx", key) is None
+        assert stage.finished("never.onnx", key) is None
+        raise KeyboardInterrupt
+    with bundle_writer.staging(tmp_path / "x") as stage:
+        assert stage.finished("whole.onnx", key) is None
+        assert list(stage.folder.iterdir()) == []
 
 
 def test_build_beside_another_one_of_the_same_bundle_is_refused(recipe: Recipe, photos: Path, tmp_path: Path) -> None:
@@ -144,7 +140,10 @@ def test_build_weights_that_do_not_fit_leaves_nothing(recipe: Recipe, photos: Pa
 def test_main_random_weights_makes_a_bundle_that_decodes(
     tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(recipes.MODELS, "tiny", make_micro.MICRO)  # smaller than any that ships
+    vae = dataclasses.replace(make_micro.MICRO.vae, channels=(16, 16), mid_attention=False)
+    unet = dataclasses.replace(make_micro.MICRO.unet, channels=(16,), attention_levels=(False,))
+    smallest = dataclasses.replace(make_micro.MICRO, vae=vae, unet=unet)  # exports quickly
+    monkeypatch.setitem(recipes.MODELS, "tiny", smallest)
     output = tmp_path / "random"
     options = [
         "--steps",

@@ -211,6 +211,7 @@ def test_tensorrt_plan_folded_attention_is_fused_with_float32_products(block: Bl
         capabilities=[80, 86, 89, 120],
         workspace_bytes=None,
         tf32=True,
+        timing_cache=None,
     )
     (tmp_path / "request.json").write_text(json.dumps(asdict(request)))
     command = [sys.executable, "-m", "rdeic_export.plan_builder", str(tmp_path / "request.json")]

@@ -277,7 +277,7 @@ def test_gate_passes_the_embedded_bundle_in_int8_and_refuses_a_limit_it_misses(
     candidate = rdeic_rt.load(tmp_path / "tiny", backend="cpu", precision="int8", threads=1)
     report = fidelity.psnr_gate(reference, candidate, crops)
     assert set(report.rates) == {0, 1} and report.photos == 2
-    assert all(fidelity.LIMIT_DB < rate.least_db <= rate.mean_db < 60 for rate in report.rates.values())
+    assert all(fidelity.LIMIT_DB["int8"] < rate.least_db <= rate.mean_db < 60 for rate in report.rates.values())
     assert report.document()["rates"]["0"]["worst"] in {path.name for path in crops}
     with pytest.raises(ExportError, match="2 of 2, mean .* dB") as error:
         fidelity.psnr_gate(reference, candidate, crops, limit_db=70.0)
