@@ -20,10 +20,10 @@ from pathlib import Path
 from rdeic_export import calibrate, quantize, sensitivity
 from rdeic_export.photos import photos_in
 from rdeic_export.ranges import METHODS
+from rdeic_rt.cli.batch import exit_code
 from rdeic_rt.errors import RdeicError
 
 ROOT = Path(__file__).parents[1]
-UNREADABLE = 3  # exit code when a file cannot be read or written, as of the command rdeic-rt
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,12 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ranges.save(args.output)
         if args.set is not None:
             args.set.write_text("".join(f"{_sha256(path)}  {path.name}\n" for path in sorted(photos)))
-    except RdeicError as error:
+    except (RdeicError, OSError) as error:
         print(f"collect_ranges: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        print(f"collect_ranges: {error}", file=sys.stderr)
-        return UNREADABLE
+        return exit_code(error)
     return 0
 
 

@@ -23,13 +23,14 @@ from rdeic_export import forms, plans, ranges, recipe, verify
 from rdeic_export.bundle_build import STEPS, build
 from rdeic_export.recipe import Recipe
 from rdeic_rt import bundle as bundles
+from rdeic_rt.cli.batch import exit_code
 from rdeic_rt.errors import ExportError, RdeicError
 from rdeic_rt.limits import Size
 from rdeic_rt.plans import FLAVORS, Profile
 
 ROOT = Path(__file__).parents[1]
 EMBEDDED = ROOT / "engines/tiny"
-UNREADABLE, INTERRUPTED = 3, 130  # exit codes as of the command rdeic-rt
+INTERRUPTED = 130  # exit code, as of the command rdeic-rt
 PRECISIONS = ("fp32", "fp16", "int8")
 LARGEST_SIDE_PX = 8192  # of a picture in one piece
 
@@ -44,12 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logger.setLevel(logging.INFO)
     try:
         run(args)
-    except RdeicError as error:
+    except (RdeicError, OSError) as error:
         print(f"build_engines: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        print(f"build_engines: {error}", file=sys.stderr)
-        return UNREADABLE
+        return exit_code(error)
     except KeyboardInterrupt:
         print("build_engines: interrupted; run it again with --resume to go on from here", file=sys.stderr)
         return INTERRUPTED
@@ -63,7 +61,10 @@ def run(args: argparse.Namespace) -> None:
         ExportError: something asked for cannot be built; finished plans stay, a bundle that was not finished does not.
     """
     flavor, version = ("onnx", "") if args.flavor == "onnx" else plans.installed_flavor(args.flavor)
-    chosen = _recipe(args)
+    chosen, profile = _recipe(args), _profile(args)
+    target = () if flavor == "onnx" else plans.capabilities(flavor, args.target)
+    if flavor == "onnx" and chosen is None and args.output is None:
+        raise ExportError("--flavor onnx adds graphs to a copy of the bundle: name its folder with --output")
     folder: Path = args.bundle
     if chosen is not None:
         folder = args.output or ROOT / "engines" / chosen.name
@@ -72,16 +73,13 @@ def run(args: argparse.Namespace) -> None:
     derive = forms.Derive(_ranges(args, bundle.name))
     if flavor == "onnx":
         output = folder if chosen is not None else args.output
-        if output is None:
-            raise ExportError("--flavor onnx adds graphs to a copy of the bundle: name its folder with --output")
         wanted = [form for precision in args.precision for form in forms.FORMS_OF[precision]]
         checked = verify.derived_forms(folder, wanted, args.steps, derive, args.photos) if args.verify else {}
         if wanted or output != folder:
             forms.write_variants(folder, output, wanted, args.steps, derive, checked)
         folder = output
     else:
-        target = plans.capabilities(flavor, args.target)
-        options = plans.Options(flavor, version, target, _profile(args), args.workspace)
+        options = plans.Options(flavor, version, target, profile, args.workspace)
         names = forms.decoding_graphs(bundle, args.steps)
         for precision in args.precision:
             wanted = forms.FORMS_OF[precision][:1]

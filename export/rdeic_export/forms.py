@@ -17,7 +17,7 @@ from typing import Any
 import rdeic_rt
 from rdeic_rt import bundle as bundles
 from rdeic_rt.backends.base import COMBINE
-from rdeic_rt.bundle import Bundle, GraphSpec, Rate
+from rdeic_rt.bundle import DECODING_ROLES, Bundle, GraphSpec, Rate
 from rdeic_rt.errors import ExportError
 
 from . import bundle_writer, disk, half, quantize
@@ -26,7 +26,6 @@ from .ranges import Ranges
 
 # What a bundle gets for each precision: every form that some backend runs best.
 FORMS_OF: dict[str, tuple[str, ...]] = {"fp32": (), "fp16": ("fp16",), "int8": ("int8", "int8-cpu")}
-DECODING = ("synthesis", "control", "unet_step", "vae_decoder")
 
 logger = logging.getLogger("build_engines")
 
@@ -100,7 +99,7 @@ def rates_of(bundle: Bundle, steps: Sequence[int]) -> list[Rate]:
 
 def decoding_graphs(bundle: Bundle, steps: Sequence[int]) -> list[str]:
     """Return the ids of the graphs that decode the rates of `rates_of`; errors as there."""
-    return sorted({rate.graphs[role] for rate in rates_of(bundle, steps) for role in DECODING})
+    return sorted({rate.graphs[role] for rate in rates_of(bundle, steps) for role in DECODING_ROLES})
 
 
 def write_variants(

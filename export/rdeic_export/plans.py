@@ -10,7 +10,6 @@ written, and one whose key is the wanted one is not built again when resuming.
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import json
 import logging
 import shutil

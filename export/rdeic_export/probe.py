@@ -17,14 +17,12 @@ from rdeic_rt import pixels
 from rdeic_rt.backends.base import Buffer
 from rdeic_rt.backends.ort import OrtBackend
 from rdeic_rt.backends.select import Selection
-from rdeic_rt.bundle import GraphSpec
+from rdeic_rt.bundle import DECODING_ROLES, GraphSpec
 from rdeic_rt.codec import Codec
 from rdeic_rt.limits import DEFAULT_LIMITS
 
 from .layers import GraphView
 
-# The graphs after y_hat: what comes before must be exact (analysis decides the symbols), so it is never quantised.
-ROLES = ("synthesis", "control", "unet_step", "vae_decoder")
 # lambda_s of photo i is SHARPNESS[i % len]: mostly what the model is used with, and both sides of it. At anything but
 # 1 the frozen denoiser runs beside the controlled one, so its ranges are covered too.
 SHARPNESS = (1.0, 1.0, 0.5, 1.0, 1.0, 1.5)
@@ -51,9 +49,9 @@ class Probe:
 
 
 def decoding_graphs(bundle: Path) -> dict[str, GraphView]:
-    """Return the graphs of a bundle that may be quantised, by id."""
+    """Return the graphs of a bundle that may be quantised, by id: not analysis, which decides the symbols."""
     found = rdeic_rt.load(bundle, backend="cpu", precision="fp32").bundle
-    names = {rate.graphs[role]: None for rate in found.rates for role in ROLES}
+    names = {rate.graphs[role]: None for rate in found.rates for role in DECODING_ROLES}
     return {name: GraphView(found.graphs[name].path) for name in names}
 
 

@@ -103,7 +103,7 @@ def derived_forms(
     if not wanted:
         return {}
     files = _encoded(folder, steps, photos)
-    expected = _decoded(folder, "cpu", "fp32", files)
+    expected = _decoded(folder, "fp32", files)
     reports = {}
     for form in wanted:
         precision = form.removesuffix("-cpu")
@@ -112,7 +112,7 @@ def derived_forms(
             forms.write_variants(folder, variant, (form,), steps, derive, quiet=True)
             if form == "fp16":
                 _check_half(bundles.read(variant, verify=False))
-            actual = _decoded(variant, "cpu", precision, files)
+            actual = _decoded(variant, precision, files)
         reports[form] = fidelity.compare(form, files, expected, actual, fidelity.LIMIT_DB[precision])
         logger.info("%s: images at %.1f dB PSNR from float32, or closer", form, reports[form].least_db)
     return reports
@@ -132,7 +132,7 @@ def built_plans(
         logger.info("plans in %s: built, and not run here: %s", precision, error)
         return
     files = _encoded(folder, steps, photos)
-    expected, actual = _decoded(folder, "cpu", "fp32", files), fidelity.decode(codec, files)
+    expected, actual = _decoded(folder, "fp32", files), fidelity.decode(codec, files)
     try:
         report = fidelity.compare(f"plans in {precision}", files, expected, actual, fidelity.LIMIT_DB[precision])
     except ExportError:
@@ -150,8 +150,8 @@ def _encoded(folder: Path, steps: Sequence[int], photos: Sequence[Path]) -> list
     return fidelity.encode(codec, paths[:1] if size > MANY_BYTES else paths, rates, CROP_PX)
 
 
-def _decoded(folder: Path, backend: str, precision: str, files: Sequence[Encoded]) -> list[NDArray[np.uint8]]:
-    return fidelity.decode(rdeic_rt.load(folder, backend=backend, precision=precision, verify=False), files)
+def _decoded(folder: Path, precision: str, files: Sequence[Encoded]) -> list[NDArray[np.uint8]]:
+    return fidelity.decode(rdeic_rt.load(folder, backend="cpu", precision=precision, verify=False), files)
 
 
 def _check_half(bundle: bundles.Bundle) -> None:

@@ -43,6 +43,9 @@ _ROLES: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
     "vae_decoder": (frozenset({"z_0"}), frozenset({"image"})),
 }
 
+# The roles after y_hat, in the order data meets them; analysis is the encoder's.
+DECODING_ROLES = tuple(role for role in _ROLES if role != "analysis")
+
 
 @dataclass(frozen=True)
 class TensorSpec:

@@ -409,7 +409,7 @@ def _check_precision(backend: Backend, bundle: Bundle, precision: str) -> None:
     failures = []
     for rate in bundle.rates:
         try:
-            for role in ("synthesis", "control", "unet_step", "vae_decoder"):
+            for role in bundles.DECODING_ROLES:
                 select.choose_form(backend, bundle, rate.graphs[role], precision)
         except BackendUnavailableError as error:
             failures.append(error)

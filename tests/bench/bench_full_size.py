@@ -36,10 +36,10 @@ from rdeic_export import fidelity, flops, graphs, recipe, schedule
 from rdeic_export.modules.config import SD21
 from rdeic_export.modules.model import RdeicModel
 from rdeic_rt import container, noise, timing
+from rdeic_rt.bundle import DECODING_ROLES
 
 ROOT = Path(__file__).parents[2]
 STAGES = ("entropy", "synthesis", "denoise", "vae")
-ROLES = ("synthesis", "control", "unet_step", "vae_decoder")
 
 
 def main() -> None:
@@ -176,7 +176,7 @@ def count_flops(args: argparse.Namespace) -> dict[str, Any]:
         model = RdeicModel(SD21)
         folded = graphs.rate_graphs(model) | graphs.shared_graphs(model)
     sizes = {"batch": 1, "hz": height, "wz": width}
-    counted = {role: flops.count(folded[role].module, folded[role].spec, sizes) for role in ROLES}
+    counted = {role: flops.count(folded[role].module, folded[role].spec, sizes) for role in DECODING_ROLES}
     total = counted["synthesis"] + args.steps * (counted["control"] + counted["unet_step"]) + counted["vae_decoder"]
     device, dtype, side = ("cuda", torch.float16, 8192) if torch.cuda.is_available() else ("cpu", torch.float32, 4096)
     torch.set_num_threads(args.threads)

@@ -18,6 +18,7 @@ from rdeic_export import recipe as recipes
 from rdeic_export.modules.spec import GraphSpec
 from rdeic_export.recipe import Recipe
 from rdeic_rt import container, noise
+from rdeic_rt.cli.batch import EXIT_OS_ERROR
 from rdeic_rt.errors import ExportError
 from tests.micro import make_micro
 
@@ -206,7 +207,7 @@ def test_main_absent_recipe_is_one_line_and_an_exit_code(tmp_path: Path, capsys:
 
 def test_main_absent_photos_are_one_line_and_an_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = build_engines.main(["--photos", str(tmp_path / "none.jpg"), "--output", str(tmp_path / "out")])
-    assert code == build_engines.UNREADABLE
+    assert code == EXIT_OS_ERROR
     message = capsys.readouterr().err
     assert message.count("\n") == 1
     assert "none.jpg" in message

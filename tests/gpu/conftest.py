@@ -84,12 +84,6 @@ def images(codec: Codec, files: Files) -> dict[tuple[int, int], NDArray[np.uint8
     return {size: codec.decode(data) for size, data in files.items()}
 
 
-def psnr_db(image: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
-    """Return the peak signal-to-noise ratio, infinite for equal images."""
-    error = np.mean((image.astype(np.float64) - other) ** 2)
-    return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
-
-
 def free_bytes() -> int:
     """Return the free memory of the GPU."""
     try:

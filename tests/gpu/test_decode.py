@@ -11,8 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from rdeic_rt import Codec
+from tests.images import psnr_db
 
-from .conftest import SIZES, Files, Load, free_bytes, psnr_db
+from .conftest import SIZES, Files, Load, free_bytes
 
 pytestmark = pytest.mark.gpu
 

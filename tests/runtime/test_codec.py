@@ -32,16 +32,12 @@ from rdeic_rt import (
     timing,
 )
 from rdeic_rt.backends import select
+from tests.images import psnr_db
 
 Picture = NDArray[np.uint8]
 # A JPEG of 25 dB is a recognisable photo; the smallest of these files have less than a tenth of its bits.
 RECOGNISABLE_DB = 18.0
 MAX_OVERHEAD_BYTES = 24
-
-
-def psnr(a: Picture, b: Picture) -> float:
-    error = np.mean((a.astype(np.float64) - b) ** 2)
-    return math.inf if error == 0 else float(10 * np.log10(255**2 / error))
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +60,8 @@ def test_psnr_sees_the_last_value() -> None:
     a = np.zeros((2, 2, 3), np.uint8)
     b = a.copy()
     b[-1, -1, -1] = 1
-    assert psnr(a, a) == math.inf
-    assert psnr(a, b) < 60
+    assert psnr_db(a, a) == math.inf
+    assert psnr_db(a, b) < 60
 
 
 def test_decode_of_each_photo_at_each_rate_is_that_photo(codec: Codec, photo_paths: list[Path]) -> None:
@@ -77,7 +73,7 @@ def test_decode_of_each_photo_at_each_rate_is_that_photo(codec: Codec, photo_pat
             assert decoded.shape == image.shape
             assert decoded.dtype == np.uint8
             assert decoded.flags.c_contiguous
-            assert psnr(decoded, image) > RECOGNISABLE_DB, (path.name, rate.index)
+            assert psnr_db(decoded, image) > RECOGNISABLE_DB, (path.name, rate.index)
             assert 8 * len(data) / (image.shape[0] * image.shape[1]) < 8 * rate.bpp
 
 
@@ -150,7 +146,7 @@ def test_decode_again_gives_the_same_picture_and_seed_is_the_checksum(codec: Cod
 def test_decode_sharpness_moves_the_picture_step_by_step(codec: Codec, data: bytes) -> None:
     plain = codec.decode(data, sharpness=1.0)
     np.testing.assert_allclose(codec.decode(data, sharpness=1 + 1e-9), plain, atol=1)
-    assert psnr(codec.decode(data, sharpness=0.9), plain) > psnr(codec.decode(data, sharpness=0.0), plain)
+    assert psnr_db(codec.decode(data, sharpness=0.9), plain) > psnr_db(codec.decode(data, sharpness=0.0), plain)
 
 
 @pytest.mark.parametrize("sharpness", [-0.1, math.nan, math.inf, -math.inf])
@@ -205,7 +201,7 @@ def test_read_latents_on_one_thread_and_on_two_are_equal(codec: Codec, data: byt
     one = rdeic_rt.load(codec.bundle.folder, threads=1)
     two = rdeic_rt.load(codec.bundle.folder, threads=2)
     np.testing.assert_array_equal(one.read_latents(data).y_hat, two.read_latents(data).y_hat)
-    assert psnr(one.decode(data), two.decode(data)) > 50
+    assert psnr_db(one.decode(data), two.decode(data)) > 50
 
 
 def test_encode_loads_no_decoder_graph_and_decode_no_analysis(codec: Codec, part: Picture, bundle_copy: Path) -> None:

@@ -21,6 +21,7 @@ from rdeic_rt import exif, pixels
 from rdeic_rt.container import Metadata, Size
 from rdeic_rt.errors import ImageError
 from rdeic_rt.limits import Limits
+from tests.images import psnr_db
 
 Rgb = NDArray[np.uint8]
 ORIENTATION = 0x0112
@@ -45,10 +46,6 @@ def parsed_exif(data: bytes) -> Image.Exif:
     fields = Image.Exif()
     fields.load(exif.PREFIX + data)
     return fields
-
-
-def psnr(a: Rgb, b: Rgb) -> float:
-    return float(10 * np.log10(255**2 / np.mean((a.astype(np.float64) - b) ** 2)))
 
 
 @pytest.fixture
@@ -303,7 +300,7 @@ def test_read_image_transparent_colour_of_rgb_becomes_white(small: Rgb) -> None:
 def test_read_image_cmyk_jpeg_becomes_rgb(photo: Rgb, caplog: pytest.LogCaptureFixture) -> None:
     cmyk = Image.fromarray(photo).convert("CMYK")
     image, metadata = pixels.read_image(saved(cmyk, "JPEG", quality=95, icc_profile=b"cmyk profile"))
-    assert psnr(image, photo) > 30
+    assert psnr_db(image, photo) > 30
     assert metadata.icc is None
     assert "CMYK" in caplog.text
 
@@ -544,7 +541,7 @@ def test_write_image_lossless_format_keeps_every_pixel(photo: Rgb, tmp_path: Pat
 def test_write_image_jpeg_stays_close(photo: Rgb, tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"out{suffix}"
     pixels.write_image(str(path), photo)
-    assert psnr(pixels.read_image(path)[0], photo) > 40
+    assert psnr_db(pixels.read_image(path)[0], photo) > 40
 
 
 @pytest.mark.parametrize("format", ["png", "jpeg", "webp"])

@@ -8,6 +8,7 @@ import rdeic_rt
 from rdeic_rt import Codec, reconstruct, tiling
 from rdeic_rt.codec import Latents
 from rdeic_rt.limits import Size
+from tests.images import psnr_db
 
 MULTIPLE_PX = 64
 # Measured on this photo: 37.7 dB plain and 38.9 guided (34.4 to 37.7 and 34.5 to 38.9 on all test photos). Attention
@@ -34,10 +35,6 @@ def whole(codec: Codec, latents: Latents) -> Image3:
 @pytest.fixture(scope="module")
 def in_tiles(codec: Codec) -> Codec:
     return rdeic_rt.load(codec.bundle.folder, backend="cpu", tile_px=256)
-
-
-def psnr_db(image: Image3, reference: Image3) -> float:
-    return float(10 * np.log10(255**2 / np.mean((image.astype(np.float64) - reference) ** 2)))
 
 
 def extra_step(image: Image3, reference: Image3) -> float:

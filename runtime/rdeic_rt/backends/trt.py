@@ -14,7 +14,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from .. import plans
-from ..bundle import Bundle, GraphSpec
+from ..bundle import DECODING_ROLES, Bundle, GraphSpec
 from ..errors import BackendUnavailableError, BundleError, DeviceMemoryError
 from ..limits import Size
 from ..plans import Plan
@@ -27,7 +27,6 @@ from .trt_library import Library, open_library
 
 # What `auto` prefers among the precisions that the bundle has plans in.
 PREFERENCE = ("fp16", "int8", "fp32")
-_ROLES = ("synthesis", "control", "unet_step", "vae_decoder")
 _PX_STEP = 64
 
 
@@ -76,7 +75,7 @@ def _missing(bundle: Bundle, library: Library, capability: int, precision: str) 
     reasons = []
     for rate in bundle.rates:
         try:
-            for spec in (*(bundle.graphs[rate.graphs[role]] for role in _ROLES), COMBINE):
+            for spec in (*(bundle.graphs[rate.graphs[role]] for role in DECODING_ROLES), COMBINE):
                 _find(bundle, spec, library, capability, precision)
         except BackendUnavailableError as error:
             reasons.append(error)

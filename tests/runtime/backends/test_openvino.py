@@ -24,6 +24,7 @@ from rdeic_rt.backends.openvino import OpenVinoBackend, open_backend
 from rdeic_rt.backends.ort import OrtBackend
 from rdeic_rt.bundle import GraphSpec, TensorSpec
 from rdeic_rt.errors import BackendError, BackendUnavailableError, BundleCorruptError
+from tests.images import psnr_db
 
 from .test_ort import save
 
@@ -51,11 +52,6 @@ def codecs(codec: Codec) -> dict[str, Codec]:
         precision: rdeic_rt.load(codec.bundle.folder, backend="openvino", precision=precision, threads=2)
         for precision in ("auto", "fp32")
     }
-
-
-def psnr_db(image: Image3, reference: Image3) -> float:
-    error = np.mean((image.astype(np.float64) - reference) ** 2)
-    return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
 
 
 def conv(path: Path, dtype: Any, *, quantised: bool) -> GraphSpec:
