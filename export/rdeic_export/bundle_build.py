@@ -23,7 +23,7 @@ from rdeic_rt.entropy import EntropyModel
 from rdeic_rt.errors import ExportError
 from rdeic_rt.schedule import Schedule, load_arrays
 
-from . import bundle_writer, checkpoint, graphs, integer, onnx_export, recipe, schedule, verify
+from . import bundle_writer, checkpoint, graphs, integer, onnx_export, recipe, schedule, skip, verify
 from .bundle_writer import Staging
 from .disk import check_free
 from .modules.model import RdeicModel
@@ -59,6 +59,7 @@ def build(
     calibration, held_out = _paths(photos), _paths(evaluate or photos)
     schedules = _schedules(chosen)
     key = {
+        "layout": chosen.layout,
         "weights": {str(path): _digest(path) for path in chosen.files},
         "half_weights": chosen.half_weights,
         "prompt": chosen.prompt,
@@ -126,20 +127,32 @@ def _freeze_entropy(
 
     Returns:
         The model as the runtime reads it; bits per pixel and the rate overhead over the float networks, on the photos
-        held out.
+        held out, and the skip threshold.
     """
     key = {**key, "photos": names_digest(calibration), "held_out": names_digest(held_out)}
     facts = stage.finished(file, key)
     if facts is None:
-        (stage.folder / file).write_bytes(_npz(integer.convert(model.codec, _samples(model, _images(calibration)))))
+        (stage.folder / file).write_bytes(_npz(_entropy_arrays(model, _images(calibration), key["layout"])))
     entropy = EntropyModel.load(load_arrays(stage.folder / file))
     if facts is None:
         images = _images(held_out)
         report = integer.rate_overhead(model.codec, entropy, _samples(model, images))
         pixels_coded = sum(image.shape[0] * image.shape[1] for image in images)
-        facts = {**report, "bpp": round(report["bits_actual"] / pixels_coded, 5)}
+        bpp = round(report["bits_actual"] / pixels_coded, 5)
+        facts = {**report, "bpp": bpp, "skip_below": entropy.tables.skip_below}
         stage.record(file, key, facts)
     return entropy, facts
+
+
+def _entropy_arrays(model: RdeicModel, images: list[NDArray[np.uint8]], layout: str) -> dict[str, NDArray[Any]]:
+    """Return the arrays of the entropy model, with the skip threshold that the photos call for."""
+    samples = _samples(model, images)
+    arrays = integer.convert(model.codec, samples)
+    if layout == recipe.RANDOM:  # nothing to choose by: such a z_c is an estimate of nothing
+        return arrays
+    targets = [skip.target_of(model, pixels.pad(image, model.config.image_multiple_px)) for image in images]
+    chosen = skip.choose(model.codec, EntropyModel.load(arrays), samples, targets)
+    return {**arrays, "skip_below": np.array([chosen], np.int32)}
 
 
 def _samples(model: RdeicModel, images: list[NDArray[np.uint8]]) -> Samples:

@@ -29,7 +29,8 @@ Sample = tuple[Any, Any]
 """(y, float [1, M, hy, wy]; VQ indices, int [1, hz, wz]): torch tensors or arrays."""
 
 SKIP_BELOW = 4
-"""Symbols of scales under 0.17, of which a Gaussian rounds one in 400 to other than 0, are not coded."""
+"""Symbols of scales under 0.17, of which a Gaussian rounds one in 400 to other than 0, are not coded: what
+`skip.choose` finds for the embedded bundle's larger rate."""
 SMOOTHING = 0.5  # Krichevsky-Trofimov: half an occurrence for every code vector
 
 

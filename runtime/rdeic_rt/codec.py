@@ -3,9 +3,11 @@
     encode   image ─ as_rgb ─ pad ─ analysis ─ entropy.encode_latents ─ container.pack ─▶ .rdc bytes
     decode   .rdc bytes ─ container.parse ─ entropy.decode_latents ─ y_hat
              y_hat, noise ─ reconstruct (synthesis ─ start ─ denoise ─ vae) ─ crop ─▶ image
+    preview  .rdc bytes ─ as for decode ─ y_hat ─ synthesis ─ vae ─ crop ─▶ image
 
 Everything up to y_hat is exact on every machine; what follows, in `reconstruct`, agrees between backends to a
-tolerance.
+tolerance. (More than 500 lines: what a caller can ask for, with its types and documentation, is written here in one
+place.)
 """
 
 from __future__ import annotations
@@ -18,29 +20,40 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from threading import Lock
-from typing import Any, Generic, Literal, TypeVar, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import analysis, container, denoise, entropy, pipeline, pixels, reconstruct, tiling, timing
+from . import analysis, container, entropy, loading, pipeline, pixels, reconstruct, tiling, timing
 from . import bundle as bundles
 from .backends import select
-from .backends.base import Backend, Graph
+from .backends.base import Backend, Buffer, Graph
 from .bundle import Bundle, Rate
 from .container import Header, Metadata
-from .errors import BackendUnavailableError, BundleCorruptError, RdeicError
+from .errors import ImageError, RdeicError
 from .limits import DEFAULT_LIMITS, Limits, Size
-from .reconstruct import Decoder
-from .schedule import load_arrays, load_step_rows
 
 # y has one position for every 16 padded pixels along a side and the hyper latent one for every 64 (docs/format.md).
 _HYPER_FACTOR_PX = 64
 
-_K = TypeVar("_K")
-_V = TypeVar("_V")
 _log = logging.getLogger("rdeic_rt.codec")
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What is missing of a file that was cut short.
+
+    Attributes:
+        missing_bytes: of the file, 1 or more.
+        complete_slices: how many slices of y_hat are as in the whole file, from the first on; all of them where only
+            metadata or checksum are missing.
+        n_slices: how many there are.
+    """
+
+    missing_bytes: int
+    complete_slices: int
+    n_slices: int
 
 
 @dataclass(frozen=True)
@@ -51,8 +64,9 @@ class Latents:
         size: of the source image.
         rate: the bundle's rate it was made with.
         y_hat: float32 [1, M, h/16, w/16], exact.
-        crc: the file's checksum, the default seed.
+        crc: the file's checksum, or that of what is there of a file cut short; the default seed.
         metadata: ICC profile and EXIF that travel with the image.
+        cut: what is missing; None for a whole file.
     """
 
     size: Size
@@ -60,6 +74,7 @@ class Latents:
     y_hat: NDArray[np.float32]
     crc: int
     metadata: Metadata
+    cut: Cut | None = None
 
 
 class Codec:
@@ -86,10 +101,11 @@ class Codec:
         self._limits = limits
         self._tile_px = tile_px
         # None of these refers to the codec, so that its memory is given back with the last reference to it.
-        self._analyses = _LoadOnce(partial(_load_graph, bundle, selection.encoder))
-        self._entropy_models = _LoadOnce(partial(_load_entropy_model, bundle, threads))
-        graphs = _LoadOnce(partial(_load_graph, bundle, selection.backend))
-        self._decoders = _LoadOnce(partial(_load_decoder, bundle, selection.backend, precision, graphs))
+        self._analyses = loading.LoadOnce(partial(loading.graph, bundle, selection.encoder))
+        self._entropy_models = loading.LoadOnce(partial(loading.entropy_model, bundle, threads))
+        graphs = loading.LoadOnce(partial(loading.graph, bundle, selection.backend))
+        self._decoders = loading.LoadOnce(partial(loading.decoder, bundle, selection.backend, precision, graphs))
+        self._previewers = loading.LoadOnce(partial(loading.previewer, bundle, selection.backend, precision, graphs))
 
     def __repr__(self) -> str:
         return f"<rdeic_rt.Codec {self._bundle.name!r} on {self.backend}>"
@@ -126,39 +142,81 @@ class Codec:
         """The ceilings on what is read."""
         return self._limits
 
-    def encode(self, image: object, rate: int | None = None, *, metadata: Metadata | None = None) -> bytes:
+    def encode(
+        self,
+        image: object,
+        rate: int | None = None,
+        *,
+        target_bytes: int | None = None,
+        target_bpp: float | None = None,
+        metadata: Metadata | None = None,
+    ) -> bytes:
         """Return the image as an .rdc file; the same image, bundle and options give the same bytes.
 
         Args:
             image: a PIL image, a uint8 array [H, W, 3] (RGB), [H, W, 4] or [H, W], or anything with ``__array__`` or
                 ``__dlpack__``; see `pixels.as_rgb`.
             rate: index into ``bundle.rates``; None for ``bundle.default_rate``.
+            target_bytes: instead of a rate, the most bytes that the whole file may have: of the rates with which it
+                has no more, the one of most bits per pixel is taken.
+            target_bpp: the same in bits per pixel of the image.
             metadata: ICC profile and EXIF to keep in the file; `pixels.read_image` returns a picture's own.
 
         Raises:
-            ValueError: no such rate, or not an image.
+            ValueError: no such rate, not an image, more than one of rate and targets, or a target that is not over 0.
+            ImageError: with no rate is the file as small as the target.
             LimitExceededError: the image is larger than ``limits`` allow a file to say.
             BackendError: the graph could not be run.
         """
-        chosen = self._bundle.choose_rate(rate)
-        backend = self._selection.encoder
+        _check_targets(rate, target_bytes, target_bpp)
+        if target_bytes is None and target_bpp is None:
+            rates = [self._bundle.choose_rate(rate)]
+        else:
+            rates = sorted(self._bundle.rates, key=lambda candidate: candidate.bpp, reverse=True)
         with timing.stage("pixels"):
             rgb = pixels.as_rgb(image)
             size = Size(height=rgb.shape[0], width=rgb.shape[1])
             self._limits.check_size(size)
             padded = pixels.pad(rgb, self._bundle.size_multiple_px)
-        model, graph = self._entropy_models[chosen.entropy], self._analyses[chosen.graphs["analysis"]]
+        most_bytes = _most_bytes(size, target_bytes, target_bpp)
+        analysed: dict[str, tuple[NDArray[np.float32], NDArray[np.int32]]] = {}  # by graph, which rates may share
+        lengths: list[tuple[int, int]] = []
+        for candidate in rates:
+            graph_id = candidate.graphs["analysis"]
+            if graph_id not in analysed:
+                analysed[graph_id] = self._analyse(graph_id, padded, size)
+            data = self._code(candidate, size, *analysed[graph_id], metadata or Metadata())
+            if len(data) <= most_bytes:
+                return data
+            lengths.append((len(data), candidate.index))
+        n_bytes, index = min(lengths)
+        raise ImageError(
+            f"{int(most_bytes)} bytes are the target, but the smallest file of this {size.width}x{size.height} picture "
+            f"is {n_bytes} bytes, {8 * n_bytes / (size.width * size.height):.4f} bits per pixel, at rate {index} of "
+            f"bundle {self._bundle.name!r}. Raise the target, scale the picture down, or leave out its metadata"
+        )
+
+    def _analyse(
+        self, graph_id: str, padded: NDArray[np.uint8], size: Size
+    ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """Return y and the VQ indices of a padded image of this size, as `analysis.run` does."""
+        backend, graph = self._selection.encoder, self._analyses[graph_id]
         tiles = self._tiles(size, backend, graph)
         with timing.stage("analysis"):
             if tiles.is_single:
-                y, vq_indices = analysis.run(backend, graph, padded)
-            else:
-                y, vq_indices = tiling.analyse(backend, graph, padded, tiles)
+                return analysis.run(backend, graph, padded)
+            return tiling.analyse(backend, graph, padded, tiles)
+
+    def _code(
+        self, rate: Rate, size: Size, y: NDArray[np.float32], vq_indices: NDArray[np.int32], metadata: Metadata
+    ) -> bytes:
+        """Return the file that holds an image's latents at a rate."""
+        model = self._entropy_models[rate.entropy]
         with timing.stage("entropy"):
             coded = entropy.encode_latents(model, y, vq_indices)
         with timing.stage("container"):
-            header = Header(size=size, model_id=chosen.model_id, rate=chosen.index, z_is_plain=coded.z_is_plain)
-            return container.pack(header, coded.z, coded.y, metadata or Metadata())
+            header = Header(size=size, model_id=rate.model_id, rate=rate.index, z_is_plain=coded.z_is_plain)
+            return container.pack(header, coded.z, coded.y, metadata)
 
     @overload
     def decode(
@@ -169,6 +227,7 @@ class Codec:
         seed: int | None = ...,
         steps: int | None = ...,
         out: Literal["host"] = ...,
+        allow_partial: bool = ...,
     ) -> NDArray[np.uint8]: ...
 
     @overload
@@ -180,6 +239,7 @@ class Codec:
         seed: int | None = ...,
         steps: int | None = ...,
         out: Literal["device"],
+        allow_partial: bool = ...,
     ) -> Any: ...
 
     def decode(
@@ -190,6 +250,7 @@ class Codec:
         seed: int | None = None,
         steps: int | None = None,
         out: Literal["host", "device"] = "host",
+        allow_partial: bool = False,
     ) -> Any:
         """Return the image in an .rdc file, uint8 [H, W, 3], RGB.
 
@@ -203,6 +264,7 @@ class Codec:
                 is queued: on a GPU a `buffers.DeviceBuffer`, with ``__dlpack__`` and ``__cuda_array_interface__``, its
                 rows apart by the padded width; it is valid as long as it, or what a consumer made of it, is referred
                 to, and consumers wait for the codec's stream by themselves. Elsewhere it is the numpy array.
+            allow_partial: make the best of a file that is cut short, as `read_latents` tells.
 
         Raises:
             FileFormatError: not an .rdc file, damaged, or beyond ``limits``.
@@ -212,20 +274,44 @@ class Codec:
             BackendError: a graph could not be run.
         """
         _check_options(sharpness, seed, out)
-        latents = self.read_latents(data)
+        latents = self.read_latents(data, allow_partial=allow_partial)
         return self.reconstruct(latents, sharpness=sharpness, seed=seed, steps=steps, out=out)
 
-    def read_latents(self, data: bytes | bytearray | memoryview) -> Latents:
-        """Return the exact half of `decode`: everything up to y_hat, on the CPU. Errors as there."""
+    def read_latents(self, data: bytes | bytearray | memoryview, *, allow_partial: bool = False) -> Latents:
+        """Return the exact half of `decode`: everything up to y_hat, on the CPU. Errors as there.
+
+        Args:
+            data: the file.
+            allow_partial: of a file that is cut short after its z section, take what is certain and means for the rest
+                (docs/format.md, "Truncated files"), and say so: in ``Latents.cut``, and in a warning in the log. There
+                is no checksum then that could find a byte that has changed. A file of full length is treated as
+                without it.
+        """
         with timing.stage("container"):
-            file = container.parse(data, self._limits)
+            file = container.parse(data, self._limits, allow_partial=allow_partial)
             header = file.header
             rate = self._bundle.rate_of(header.model_id, header.rate)
         model = self._entropy_models[rate.entropy]
         with timing.stage("entropy"):
             z_size = _hyper_size(header.size, self._bundle.size_multiple_px)
-            y_hat = entropy.decode_latents(model, file.z, header.z_is_plain, file.y, z_size)
-        return Latents(header.size, rate, y_hat, file.crc, file.metadata)
+            complete_slices = n_slices = len(model.slices)
+            if file.missing_y_bytes:
+                partial_y = entropy.decode_cut_latents(
+                    model, file.z, header.z_is_plain, file.y, file.missing_y_bytes, z_size
+                )
+                y_hat, complete_slices = partial_y.y_hat, partial_y.complete_slices
+            else:
+                y_hat = entropy.decode_latents(model, file.z, header.z_is_plain, file.y, z_size)
+        if not file.missing_bytes:
+            return Latents(header.size, rate, y_hat, file.crc, file.metadata)
+        _log.warning(
+            "the file is cut short by %d bytes and could not be checked; %d of %d slices are complete",
+            file.missing_bytes,
+            complete_slices,
+            n_slices,
+        )
+        cut = Cut(file.missing_bytes, complete_slices, n_slices)
+        return Latents(header.size, rate, y_hat, file.crc, file.metadata, cut)
 
     @overload
     def reconstruct(
@@ -269,15 +355,58 @@ class Codec:
         key = (rate.index, schedule.name)
         tiles = self._tiles(latents.size, backend, *decoder.graphs)
         if not tiles.is_single:
-            padded = tiling.reconstruct(backend, decoder, inputs, tiles, key)
-            with timing.stage("pixels"):
-                tiled = pixels.crop(padded[0], latents.size)
-                return backend.put(tiled) if out == "device" else tiled
+            return _crop_tiled(backend, tiling.reconstruct(backend, decoder, inputs, tiles, key), latents.size, out)
         image = backend.execute(key, partial(reconstruct.run, backend, decoder), inputs)
-        with timing.stage("pixels"):
-            if out == "device":
-                return backend.crop(image, latents.size)
-            return pixels.crop(backend.get(image)[0], latents.size)
+        return _crop(backend, image, latents.size, out)
+
+    @overload
+    def preview(
+        self,
+        data: bytes | bytearray | memoryview | Latents,
+        *,
+        out: Literal["host"] = ...,
+        allow_partial: bool = ...,
+    ) -> NDArray[np.uint8]: ...
+
+    @overload
+    def preview(
+        self,
+        data: bytes | bytearray | memoryview | Latents,
+        *,
+        out: Literal["host", "device"],
+        allow_partial: bool = ...,
+    ) -> Any: ...
+
+    def preview(
+        self,
+        data: bytes | bytearray | memoryview | Latents,
+        *,
+        out: Literal["host", "device"] = "host",
+        allow_partial: bool = False,
+    ) -> Any:
+        """Return a quick look at the image in an .rdc file, uint8 [H, W, 3], RGB: what is in the file, not denoised.
+
+        It is made of z_c, from which denoising starts, and loads neither the denoiser nor the control net.
+
+        Args:
+            data: the whole file, or what `read_latents` made of it.
+            out, allow_partial: as for `decode`.
+
+        Raises:
+            As `decode`.
+        """
+        _check_out(out)
+        latents = data if isinstance(data, Latents) else self.read_latents(data, allow_partial=allow_partial)
+        rate, backend = latents.rate, self._selection.backend
+        previewer = self._previewers[rate.index]
+        key = ("preview", rate.index)
+        tiles = self._tiles(latents.size, backend, *previewer.graphs)
+        if not tiles.is_single:
+            return _crop_tiled(
+                backend, tiling.preview(backend, previewer, latents.y_hat, tiles, key), latents.size, out
+            )
+        image = backend.execute(key, partial(reconstruct.preview, previewer), {reconstruct.Y_HAT: latents.y_hat})
+        return _crop(backend, image, latents.size, out)
 
     def decode_many(
         self,
@@ -353,7 +482,7 @@ def load(
         capture=capture,
         stream=stream,
     )
-    _check_precision(selection.backend, found, precision)
+    loading.check_precision(selection.backend, found, precision)
     facts = ", ".join(f"{name} {value}" for name, value in selection.backend.facts().items())
     _log.info(
         "bundle %s in %s on %s (%s), Python %s, %s",
@@ -367,84 +496,47 @@ def load(
     return Codec(found, selection, precision=precision, threads=threads, limits=limits, tile_px=tile_px)
 
 
-def _load_graph(bundle: Bundle, backend: Backend, graph_id: str) -> Graph:
-    with timing.stage("load"):
-        return backend.load(bundle.graphs[graph_id])
-
-
-def _load_entropy_model(bundle: Bundle, threads: int | None, path: Path) -> entropy.EntropyModel:
-    with timing.stage("load"):
-        model = entropy.EntropyModel.load(load_arrays(path), threads)
-    wanted = {rate.model_id for rate in bundle.rates if rate.entropy == path}
-    if wanted != {model.model_id}:
-        raise BundleCorruptError(
-            f"{path}: this is model {model.model_id.hex()}, bundle.json says "
-            f"{' and '.join(m.hex() for m in wanted)}. Get the bundle again, or export it again."
-        )
-    return model
-
-
-def _load_decoder(
-    bundle: Bundle, backend: Backend, precision: str, graphs: _LoadOnce[str, Graph], key: tuple[int, str]
-) -> Decoder:
-    """Return what decodes a rate, by its index and the name of a schedule."""
-    rate, schedule = bundle.rates[key[0]], bundle.schedules[key[1]]
-
-    def graph(role: str) -> Graph:
-        return graphs[select.choose_form(backend, bundle, rate.graphs[role], precision).id]
-
-    control, unet_step = graph("control"), graph("unet_step")
-    widths = [int(step_graph.spec.input("step").shape[-1]) for step_graph in (control, unet_step)]
-    rows = load_step_rows(rate.step_tables[schedule.name], schedule.n_steps, *widths)
-    return Decoder(
-        synthesis=graph("synthesis"),
-        denoiser=denoise.prepare(backend, control, unet_step, schedule, rows),
-        vae_decoder=graph("vae_decoder"),
-        start_weights=backend.put(schedule.start_weights()),
-    )
-
-
-def _check_precision(backend: Backend, bundle: Bundle, precision: str) -> None:
-    """Raise unless some rate has all its graphs in this precision for the backend; errors as for `choose_form`."""
-    failures = []
-    for rate in bundle.rates:
-        try:
-            for role in bundles.DECODING_ROLES:
-                select.choose_form(backend, bundle, rate.graphs[role], precision)
-        except BackendUnavailableError as error:
-            failures.append(error)
-    if len(failures) == len(bundle.rates):
-        raise failures[0]
-
-
-class _LoadOnce(Generic[_K, _V]):
-    """Values made on first use, each once, whichever thread comes first; a failure is not kept."""
-
-    def __init__(self, make: Callable[[_K], _V]) -> None:
-        self._make = make
-        self._values: dict[_K, _V] = {}
-        self._locks: dict[_K, Lock] = {}
-        self._lock = Lock()
-
-    def __getitem__(self, key: _K) -> _V:
-        if key not in self._values:
-            with self._lock:
-                lock = self._locks.setdefault(key, Lock())
-            with lock:
-                if key not in self._values:
-                    self._values[key] = self._make(key)
-        return self._values[key]
-
-
 def _hyper_size(size: Size, multiple_px: int) -> tuple[int, int]:
     """Return height and width of the hyper latent of an image, after padding its sides to a multiple."""
     padded = pixels.padded_size(size, multiple_px)
     return padded.height // _HYPER_FACTOR_PX, padded.width // _HYPER_FACTOR_PX
 
 
-def _check_options(sharpness: Any, seed: Any, out: Any) -> None:
+def _check_targets(rate: int | None, target_bytes: int | None, target_bpp: float | None) -> None:
+    if sum(choice is not None for choice in (rate, target_bytes, target_bpp)) > 1:
+        raise ValueError("give only one of rate, target_bytes and target_bpp")
+    for name, target in (("target_bytes", target_bytes), ("target_bpp", target_bpp)):
+        if target is not None and not (math.isfinite(target) and target > 0):
+            raise ValueError(f"{name} is {target}; it must be a finite number over 0")
+
+
+def _most_bytes(size: Size, target_bytes: int | None, target_bpp: float | None) -> float:
+    """Return the length that a file of an image of this size may have; infinite without a target."""
+    if target_bpp is not None:
+        return target_bpp * size.height * size.width / 8
+    return math.inf if target_bytes is None else target_bytes
+
+
+def _crop(backend: Backend, padded: Buffer, size: Size, out: str) -> Any:
+    """Return the image in the top left corner of a padded one, uint8 [1, h, w, 3], where it is wanted."""
+    with timing.stage("pixels"):
+        return backend.crop(padded, size) if out == "device" else pixels.crop(backend.get(padded)[0], size)
+
+
+def _crop_tiled(backend: Backend, padded: NDArray[np.uint8], size: Size, out: str) -> Any:
+    """Return the same of a padded image that tiles were put together to, which is on the host."""
+    with timing.stage("pixels"):
+        image = pixels.crop(padded[0], size)
+        return backend.put(image) if out == "device" else image
+
+
+def _check_out(out: Any) -> None:
     if out not in ("host", "device"):
         raise ValueError(f"out is {out!r}; it must be 'host' or 'device'")
+
+
+def _check_options(sharpness: Any, seed: Any, out: Any) -> None:
+    _check_out(out)
     if not math.isfinite(sharpness) or sharpness < 0:
         raise ValueError(f"sharpness is {sharpness}; it must be a finite number, 0 or more")
     if seed is not None and not 0 <= seed < 2**64:

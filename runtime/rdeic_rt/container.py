@@ -6,7 +6,8 @@
                                                     4
 
 Structure is checked first, front to back, so that a message can say where a file breaks off; then the checksum; then
-the metadata is inflated. What the sections z and y hold is the business of `entropy`.
+the metadata is inflated. What the sections z and y hold is the business of `entropy`. Of a file that is cut short
+after its z section, `parse` can return what is there.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ _TAG_ICC = 1
 _TAG_EXIF = 2
 
 _FETCH_AGAIN = "The file is cut short; fetch it again."
+_FETCH_OR_PARTIAL = "The file is cut short; fetch it again, or decode what is there with --allow-partial."
 _NO_ENCODER = "No encoder writes this; the file is damaged or made by a faulty program."
 
 
@@ -83,9 +85,12 @@ class RdcFile:
     Attributes:
         header: what it is.
         z: section of the VQ indices.
-        y: section of the latents.
-        metadata: of the source picture.
-        crc: CRC-32C of all bytes before it; the default seed of the noise.
+        y: section of the latents; of a file that is cut short, its beginning.
+        metadata: of the source picture; empty where its section is not whole.
+        crc: CRC-32C of all bytes before it; the default seed of the noise. Of a file that is cut short, of those bytes
+            that are there.
+        missing_bytes: how many were cut off; 0 for a whole file, more only with ``allow_partial``.
+        missing_y_bytes: how many of them were of the y section.
     """
 
     header: Header
@@ -93,6 +98,8 @@ class RdcFile:
     y: bytes
     metadata: Metadata
     crc: int
+    missing_bytes: int = 0
+    missing_y_bytes: int = 0
 
 
 def pack(header: Header, z: bytes, y: bytes, metadata: Metadata = Metadata()) -> bytes:  # noqa: B008 (frozen)
@@ -133,12 +140,16 @@ def pack(header: Header, z: bytes, y: bytes, metadata: Metadata = Metadata()) ->
     return body + _crc32c(body).to_bytes(_CRC_BYTES, "little")
 
 
-def parse(data: bytes | bytearray | memoryview, limits: Limits = DEFAULT_LIMITS) -> RdcFile:
+def parse(
+    data: bytes | bytearray | memoryview, limits: Limits = DEFAULT_LIMITS, *, allow_partial: bool = False
+) -> RdcFile:
     """Return header and sections of an .rdc file, having checked everything that can be checked without a model.
 
     Args:
         data: the whole file.
         limits: what it may announce.
+        allow_partial: of a file that ends too early, but after its z section, return what is there. Nothing tells then
+            whether a byte of it has changed.
 
     Raises:
         NotRdcError: it begins otherwise.
@@ -174,7 +185,13 @@ def parse(data: bytes | bytearray | memoryview, limits: Limits = DEFAULT_LIMITS)
     y_bytes = reader.varint("y section length")
     metadata_bytes = reader.varint("metadata section length") if flags & _FLAG_METADATA else 0
 
+    header = Header(size=size, model_id=model_id, rate=rate, z_is_plain=bool(flags & _FLAG_PLAIN_Z))
+
     z = reader.take(z_bytes, "z section")
+    reader.advice = _FETCH_OR_PARTIAL
+    missing_bytes = y_bytes + metadata_bytes + _CRC_BYTES - reader.left
+    if allow_partial and missing_bytes > 0:
+        return _parse_cut(reader, header, z, y_bytes, metadata_bytes, missing_bytes, limits)
     y = reader.take(y_bytes, "y section")
     metadata_at = reader.at
     section = reader.take(metadata_bytes, "metadata section")
@@ -182,15 +199,28 @@ def parse(data: bytes | bytearray | memoryview, limits: Limits = DEFAULT_LIMITS)
     crc = int.from_bytes(reader.take(_CRC_BYTES, "checksum"), "little")
     if reader.left:
         raise BitstreamError(f"byte {reader.at}: the file should end here, {reader.left} bytes follow. {_NO_ENCODER}")
-    computed = _crc32c(data[:crc_at])
+    computed = reader.crc_of_first(crc_at)
     if crc != computed:
         raise ChecksumError(
             f"checksum at byte {crc_at}: the file says {crc:08x}, its bytes give {computed:08x}. "
             "The file is damaged; fetch it again."
         )
     metadata = _parse_metadata(section, metadata_at, limits) if flags & _FLAG_METADATA else Metadata()
-    header = Header(size=size, model_id=model_id, rate=rate, z_is_plain=bool(flags & _FLAG_PLAIN_Z))
     return RdcFile(header=header, z=z, y=y, metadata=metadata, crc=crc)
+
+
+def _parse_cut(
+    reader: _Reader, header: Header, z: bytes, y_bytes: int, metadata_bytes: int, missing_bytes: int, limits: Limits
+) -> RdcFile:
+    """Return what is there of a file that ends too early, from its y section on."""
+    y = reader.take(min(y_bytes, reader.left), "y section")
+    metadata = Metadata()
+    metadata_at = reader.at
+    if 0 < metadata_bytes <= reader.left:
+        metadata = _parse_metadata(reader.take(metadata_bytes, "metadata section"), metadata_at, limits)
+    # What is left is the beginning of a section that is not whole, or of the checksum.
+    crc_at = reader.at + (reader.left if missing_bytes > _CRC_BYTES else 0)
+    return RdcFile(header, z, y, metadata, reader.crc_of_first(crc_at), missing_bytes, y_bytes - len(y))
 
 
 class _Reader:
@@ -209,7 +239,7 @@ class _Reader:
         self.at = at
         self._what = what
         self._short = short
-        self._advice = advice
+        self.advice = advice
 
     @property
     def left(self) -> int:
@@ -218,10 +248,13 @@ class _Reader:
     def place(self, name: str, at: int) -> str:
         return f"{name} at byte {at}{self._what}"
 
+    def crc_of_first(self, n_bytes: int) -> int:
+        return _crc32c(self._data[:n_bytes])
+
     def take(self, n_bytes: int, name: str) -> bytes:
         if n_bytes > self.left:
             raise self._short(
-                f"{self.place(name, self.at)}: should have {n_bytes} bytes, {self.left} are left. {self._advice}"
+                f"{self.place(name, self.at)}: should have {n_bytes} bytes, {self.left} are left. {self.advice}"
             )
         start, self.at = self.at, self.at + n_bytes
         return self._data[start : self.at]

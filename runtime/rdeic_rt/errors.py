@@ -55,7 +55,7 @@ class BitstreamError(FileFormatError):
 
 
 class ImageError(RdeicError):
-    """A picture to encode is damaged, too large or of an unsupported kind, or one cannot be written in some format."""
+    """A picture cannot be encoded (damaged, of an unsupported kind, no rate small enough), or not be written."""
 
     exit_code = 4
 

@@ -1,9 +1,10 @@
 """MAIN PATH of the inexact half: y_hat and noise -> pixels, one call per stage, without leaving the device.
 
     y_hat ─ synthesis ─ (z_c, hint) ─ start ─ z_N ─ L x (control, unet_step) ─ z_0 ─ vae ─▶ uint8 image
+                          └─────────────────────────────────────────────────── vae ─▶ preview
 
-`run` is a function of the buffers that `inputs` names and of nothing else, so a backend may record it once per shape
-and replay it (`base.Backend.execute`).
+`run` and `preview` are functions of the buffers they are given and of nothing else, so a backend may record them once
+per shape and replay them (`base.Backend.execute`).
 """
 
 from __future__ import annotations
@@ -48,6 +49,24 @@ class Decoder:
         return int(self.vae_decoder.spec.input("z_0").shape[1])
 
 
+@dataclass(frozen=True)
+class Previewer:
+    """What makes a preview of the latents of one rate: z_c is an estimate of z_0, and is decoded as if it were z_0.
+
+    Attributes:
+        synthesis: y_hat -> z_c, hint.
+        vae_decoder: z_0 -> image.
+    """
+
+    synthesis: Graph
+    vae_decoder: Graph
+
+    @property
+    def graphs(self) -> tuple[Graph, ...]:
+        """All graphs that `preview` runs."""
+        return self.synthesis, self.vae_decoder
+
+
 def inputs(decoder: Decoder, y_hat: NDArray[np.float32], seed: int, sharpness: float) -> dict[str, NDArray[np.float32]]:
     """Return what `run` needs, by name: y_hat, the noise of the start and of every step that adds some, guidance.
 
@@ -83,6 +102,18 @@ def run(backend: Backend, decoder: Decoder, buffers: Mapping[str, Buffer]) -> Bu
         z_0 = denoise.run(backend, decoder.denoiser, z_start, hint, noises, buffers.get(GUIDANCE))
     with timing.stage("vae"):
         return vae.decode(decoder.vae_decoder, z_0)
+
+
+def preview(previewer: Previewer, buffers: Mapping[str, Buffer]) -> Buffer:
+    """Return the padded preview, uint8 [1, h, w, 3], RGB, for y_hat in a buffer of that name.
+
+    Raises:
+        BackendError: a graph could not be run.
+    """
+    with timing.stage("synthesis"):
+        z_c, _ = synthesis.run(previewer.synthesis, buffers[Y_HAT])
+    with timing.stage("vae"):
+        return vae.decode(previewer.vae_decoder, z_c)
 
 
 def step_noise(step: int) -> str:

@@ -24,7 +24,7 @@ from . import denoise, synthesis, timing, vae
 from .backends.base import Backend, Buffer, Graph
 from .denoise import Denoiser
 from .limits import Size
-from .reconstruct import GUIDANCE, START, Y_HAT, Decoder, step_noise
+from .reconstruct import GUIDANCE, START, Y_HAT, Decoder, Previewer, step_noise
 
 # With it, a tiled photo is 34 to 38 dB from the whole one and shows no seams (tests/runtime/test_tiling.py). Half of it
 # costs 0.6 to 1.5 dB, and twice as much gains nothing.
@@ -157,12 +157,27 @@ def reconstruct(
         for step in range(denoiser.schedule.n_steps):
             named = {"z_n": z_n, "hint": hint, "noise": inputs.get(step_noise(step))}
             z_n = _step(backend, denoiser, step, named, inputs.get(GUIDANCE), tiles, key)
-    with timing.stage("vae"):
-        image = Canvas(tiles, 1, _NHWC)
-        for tile in tiles.tiles():
-            z_0 = {"z_0": _crop(z_n, tiles, tile, _LATENT_PX, _NCHW)}
-            image.add(tile, backend.get(backend.execute((key, "vae"), partial(_decode, decoder.vae_decoder), z_0)))
-    return image.array
+    return _pixels(backend, decoder.vae_decoder, z_n, tiles, key)
+
+
+def preview(
+    backend: Backend, previewer: Previewer, y_hat: NDArray[np.float32], tiles: Grid, key: Hashable
+) -> NDArray[np.uint8]:
+    """Return the padded preview, uint8 [1, h, w, 3], RGB: `reconstruct.preview`, tile by tile.
+
+    Args:
+        backend: where the graphs run.
+        previewer: of the rate.
+        y_hat: float32 [1, M, h/16, w/16], of the whole image.
+        tiles: of the padded image.
+        key: names the previewer; see `Backend.execute`.
+
+    Raises:
+        BackendError: a graph could not be run.
+    """
+    with timing.stage("synthesis"):
+        z_c, _ = _synthesise(backend, previewer.synthesis, y_hat, tiles)
+    return _pixels(backend, previewer.vae_decoder, z_c, tiles, key)
 
 
 class Canvas:
@@ -235,6 +250,16 @@ def _step(
             inputs["guidance"] = guidance
         canvas.add(tile, backend.get(backend.execute((key, "step", step), run, inputs)))
     return canvas.array
+
+
+def _pixels(backend: Backend, graph: Graph, z_0: NDArray[np.float32], tiles: Grid, key: Hashable) -> NDArray[np.uint8]:
+    """Return the padded image that the VAE decoder makes of z_0."""
+    with timing.stage("vae"):
+        image = Canvas(tiles, 1, _NHWC)
+        for tile in tiles.tiles():
+            inputs = {"z_0": _crop(z_0, tiles, tile, _LATENT_PX, _NCHW)}
+            image.add(tile, backend.get(backend.execute((key, "vae"), partial(_decode, graph), inputs)))
+    return image.array
 
 
 def _decode(graph: Graph, buffers: Mapping[str, Buffer]) -> Buffer:

@@ -10,6 +10,7 @@ import threading
 import weakref
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from rdeic_rt import (
     BundleMismatchError,
     Codec,
     FileFormatError,
+    ImageError,
     LimitExceededError,
     Limits,
     Metadata,
@@ -106,10 +108,130 @@ def test_encode_rate_that_does_not_exist_lists_the_choices(codec: Codec, part: P
         codec.encode(part, rate)
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 130), (130, 1), (64, 64), (63, 65), (65, 63), (7, 200)])
-def test_decode_any_size_returns_that_size(codec: Codec, photo: Picture, shape: tuple[int, int]) -> None:
-    image = np.ascontiguousarray(photo[: shape[0], : shape[1]])
-    assert codec.decode(codec.encode(image)).shape == (*shape, 3)
+def test_encode_to_a_target_takes_the_best_rate_that_fits(codec: Codec, photo: Picture) -> None:
+    files = [codec.encode(photo, rate.index) for rate in sorted(codec.bundle.rates, key=lambda rate: rate.bpp)]
+    n_pixels = photo.shape[0] * photo.shape[1]
+    for smaller, larger in zip(files, files[1:], strict=False):
+        assert codec.encode(photo, target_bytes=len(smaller)) == smaller
+        assert codec.encode(photo, target_bytes=len(larger) - 1) == smaller
+    for data in files:
+        assert codec.encode(photo, target_bytes=len(data)) == data
+        assert codec.encode(photo, target_bpp=8 * len(data) / n_pixels) == data
+    assert codec.encode(photo, target_bytes=10**9) == codec.encode(photo, target_bpp=24) == files[-1]
+
+
+def test_encode_to_a_target_counts_metadata(codec: Codec, part: Picture) -> None:
+    metadata = Metadata(icc=np.random.default_rng(0).bytes(3000))
+    smallest = min(len(codec.encode(part, rate.index, metadata=metadata)) for rate in codec.bundle.rates)
+    with pytest.raises(ImageError, match=f"{smallest - 1} bytes are the target.* is {smallest} bytes.*metadata"):
+        codec.encode(part, target_bytes=smallest - 1, metadata=metadata)
+    assert len(codec.encode(part, target_bytes=smallest, metadata=metadata)) == smallest
+    assert len(codec.encode(part, target_bytes=smallest - 1)) < smallest
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"rate": 0, "target_bytes": 4096},
+        {"target_bytes": 4096, "target_bpp": 0.1},
+        {"target_bytes": 0},
+        {"target_bpp": -0.1},
+        {"target_bpp": math.nan},
+        {"target_bpp": math.inf},
+    ],
+)
+def test_encode_to_a_target_that_makes_no_sense_is_refused(codec: Codec, part: Picture, choice: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="target"):
+        codec.encode(part, **choice)
+
+
+def test_preview_of_each_photo_at_each_rate_is_that_photo(codec: Codec, photo_paths: list[Path]) -> None:
+    for path in photo_paths:
+        image, _ = rdeic_rt.read_image(path)
+        for rate in codec.bundle.rates:
+            data = codec.encode(image, rate.index)
+            preview = codec.preview(data)
+            assert preview.shape == image.shape
+            assert preview.dtype == np.uint8
+            assert psnr_db(preview, image) > RECOGNISABLE_DB, (path.name, rate.index)
+            np.testing.assert_array_equal(codec.preview(codec.read_latents(data), out="device"), preview)
+
+
+def test_preview_is_what_decoding_of_z_c_gives(codec: Codec, part: Picture, data: bytes) -> None:
+    latents = codec.read_latents(data)
+    backend, graphs = codec._selection.backend, codec._previewers[latents.rate.index]
+    z_c = graphs.synthesis.run({"y_hat": backend.put(latents.y_hat)})["z_c"]
+    padded = backend.get(graphs.vae_decoder.run({"z_0": z_c})["image"])[0]
+    np.testing.assert_array_equal(codec.preview(data), padded[: part.shape[0], : part.shape[1]])
+    assert (codec.preview(data) != codec.decode(data)).any()
+
+
+def test_preview_loads_no_denoiser(codec: Codec, part: Picture, data: bytes, bundle_copy: Path) -> None:
+    for rate in codec.bundle.rates:
+        for role in ("control", "unet_step"):
+            path = codec.bundle.graphs[rate.graphs[role]].path
+            (bundle_copy / path.name).write_bytes(bytes(path.stat().st_size))
+    damaged = rdeic_rt.load(bundle_copy, verify=False, backend="cpu")
+    np.testing.assert_array_equal(damaged.preview(data), codec.preview(data))
+    with pytest.raises(BundleCorruptError, match="not a graph"):
+        damaged.decode(data)
+
+
+def test_preview_wrong_place_is_refused(codec: Codec, data: bytes) -> None:
+    with pytest.raises(ValueError, match="out is 'moon'"):
+        codec.preview(data, out="moon")  # type: ignore[call-overload]
+
+
+def of_size(photo: Picture, height: int, width: int) -> Picture:
+    """Return a picture of this size, tiled with a photo."""
+    times = (-(-height // photo.shape[0]), -(-width // photo.shape[1]), 1)
+    return np.ascontiguousarray(np.tile(photo, times)[:height, :width])
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1), (1, 130), (130, 1), (64, 64), (63, 65), (65, 63), (7, 200), (4001, 17), (17, 4001)]
+)
+def test_decode_any_size_at_each_rate_returns_that_size(codec: Codec, photo: Picture, shape: tuple[int, int]) -> None:
+    image = of_size(photo, *shape)
+    for rate in codec.bundle.rates:
+        data = codec.encode(image, rate.index)
+        assert codec.decode(data).shape == codec.preview(data).shape == (*shape, 3)
+
+
+def saved(picture: Image.Image, name: str, folder: Path) -> Path:
+    picture.save(folder / name)
+    return folder / name
+
+
+@pytest.mark.parametrize("kind", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16", "RGB;16"])
+def test_decode_any_kind_of_picture_at_each_rate_is_that_picture(
+    codec: Codec, part: Picture, tmp_path: Path, kind: str
+) -> None:
+    if kind == "RGB;16":
+        deep = saved_16_bit_rgb(part, tmp_path)
+        image, expected = rdeic_rt.read_image(deep)[0], part
+    else:
+        picture = Image.fromarray(part)
+        if kind == "I;16":
+            picture = Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 257)
+        else:
+            picture = picture.convert(kind)
+        path = saved(picture, "picture.tiff" if kind == "CMYK" else "picture.png", tmp_path)
+        image = rdeic_rt.read_image(path)[0]
+        expected = image
+    for rate in codec.bundle.rates:
+        decoded = codec.decode(codec.encode(image, rate.index))
+        assert decoded.shape == part.shape
+        # Black and white dots are noise to any codec of this size.
+        assert psnr_db(decoded, expected) > (RECOGNISABLE_DB if kind != "1" else 5)
+
+
+def saved_16_bit_rgb(image: Picture, folder: Path) -> Path:
+    """Write a PPM of 16 bits a sample, which Pillow cannot."""
+    height, width, _ = image.shape
+    samples = (image.astype(">u2") * 257).astype(">u2").tobytes()
+    (folder / "deep.ppm").write_bytes(b"P6 %d %d 65535\n" % (width, height) + samples)
+    return folder / "deep.ppm"
 
 
 def test_encode_file_has_little_beside_its_payload(codec: Codec, photo: Picture) -> None:

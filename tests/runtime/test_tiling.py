@@ -69,6 +69,15 @@ def test_grid_covers_the_image_in_equal_tiles_within_the_bounds(height: int, wid
         assert all(axis.ramp <= pixels < axis.tile for pixels in shared)
 
 
+def test_preview_in_tiles_is_near_the_whole_one_and_shows_no_seams(
+    codec: Codec, in_tiles: Codec, latents: Latents
+) -> None:
+    whole, tiled = codec.preview(latents), in_tiles.preview(latents)
+    assert psnr_db(tiled, whole) > MIN_PSNR_DB
+    assert extra_step(tiled, whole) < MAX_EXTRA_STEP
+    np.testing.assert_array_equal(in_tiles.preview(latents, out="device"), tiled)
+
+
 def test_grid_at_the_bound_is_single_and_one_step_above_is_not() -> None:
     assert grid(1024, 1024, 1024).is_single
     assert grid(256, 4096, 1024).is_single

@@ -35,11 +35,25 @@ examples:
   rdeic-rt decode photo.rdc                  makes photo.png
   rdeic-rt decode photo.rdc -o photo.jpg     the suffix chooses the format
   rdeic-rt decode *.rdc -o out/              makes out/NAME.png of each
+  rdeic-rt decode photo.rdc --preview        a quick look, without denoising
+  rdeic-rt decode cut.rdc --allow-partial    what there is of a file cut short
   rdeic-rt decode - < photo.rdc > photo.png  reads a stream, writes PNG to one""",
     )
     options.add_inputs(parser, "IN", ".rdc files, or '-' for standard input")
     options.add_output(parser, f"NAME{SUFFIX} beside each input. The suffix chooses the format; standard output is PNG")
-    options.add_decoding(options.add_model(parser))
+    model = options.add_model(parser)
+    options.add_decoding(model)
+    model.add_argument(
+        "--preview",
+        action="store_true",
+        help="a quick look: what is in the file, without denoising; loads neither denoiser nor control net",
+    )
+    model.add_argument(
+        "--allow-partial",
+        action="store_true",
+        help="of a file that is cut short, decode what is there and estimate the rest, with a warning. "
+        "Default: refuse it",
+    )
     options.add_device(parser)
     options.add_limits(parser)
     options.add_messages(parser)
@@ -49,6 +63,8 @@ examples:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Decode every input; return the exit code."""
+    if args.preview and (args.steps, args.seed, args.sharpness) != (None, None, 1.0):
+        raise outputs.UsageError("--preview does not denoise: leave out --steps, --seed and --sharpness")
     jobs = outputs.plan(args.inputs, args.output, SUFFIX)
     for job in jobs:
         _check_format(job)
@@ -66,16 +82,21 @@ def decode_one(job: outputs.Job, codec: Codec, args: argparse.Namespace, limits:
     if args.no_overwrite:
         outputs.refuse_existing(job)
     data = files.read_bytes(job.source, limits.max_file_bytes)
-    latents = codec.read_latents(data)
+    latents = codec.read_latents(data, allow_partial=args.allow_partial)
     try:
         codec.bundle.choose_schedule(latents.rate, args.steps)
     except ValueError as error:
         raise outputs.UsageError(str(error)) from None
-    image = codec.reconstruct(latents, sharpness=args.sharpness, seed=args.seed, steps=args.steps)
+    if args.preview:
+        image = codec.preview(latents)
+    else:
+        image = codec.reconstruct(latents, sharpness=args.sharpness, seed=args.seed, steps=args.steps)
     metadata = None if args.strip else latents.metadata
     pixels.write_image(job.target, image, metadata, overwrite=not args.no_overwrite)
     height, width = image.shape[:2]
-    return f"{job.source} -> {job.target}: {width}x{height}, {time.perf_counter() - began:.2f} s"
+    cut = latents.cut
+    partial = f"{cut.complete_slices} of {cut.n_slices} slices, " if cut else ""
+    return f"{job.source} -> {job.target}: {width}x{height}, {partial}{time.perf_counter() - began:.2f} s"
 
 
 def _check_format(job: outputs.Job) -> None:

@@ -33,11 +33,12 @@ The EXIF orientation is applied. Grey, transparent, 16-bit and CMYK pictures bec
 examples:
   rdeic-rt encode photo.jpg                  makes photo.rdc
   rdeic-rt encode *.jpg -o small/ --rate 0   makes small/NAME.rdc of each
+  rdeic-rt encode photo.jpg --target-size 4k the best that fits in 4096 bytes
   rdeic-rt encode - < photo.jpg > photo.rdc  reads and writes streams""",
     )
     options.add_inputs(parser, "IN", "pictures, or '-' for standard input")
     options.add_output(parser, f"NAME{SUFFIX} beside each input")
-    options.add_rate(options.add_model(parser))
+    options.add_rate_or_target(options.add_model(parser))
     options.add_device(parser)
     options.add_limits(parser)
     options.add_messages(parser)
@@ -66,7 +67,13 @@ def encode_one(job: outputs.Job, codec: Codec, args: argparse.Namespace, limits:
     if args.no_overwrite:
         outputs.refuse_existing(job)
     image, metadata = pixels.read_image(job.source, limits)
-    data = codec.encode(image, args.rate, metadata=None if args.strip else metadata)
+    data = codec.encode(
+        image,
+        args.rate,
+        target_bytes=args.target_size,
+        target_bpp=args.target_bpp,
+        metadata=None if args.strip else metadata,
+    )
     files.atomic_write(job.target, data, overwrite=not args.no_overwrite)
     height, width = image.shape[:2]
     return (

@@ -15,7 +15,7 @@ Commands = argparse._SubParsersAction  # what a verb adds itself to; argparse ha
 # As in backends.select, which is not imported here so that --help stays quick.
 BACKENDS = ("auto", "tensorrt", "cuda", "openvino", "cpu")
 PRECISIONS = ("auto", "fp32", "fp16", "int8")
-_UNIT_BYTES = {"": 1, "M": 2**20, "G": 2**30}
+_UNIT_BYTES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
 def add_verb(
@@ -83,6 +83,24 @@ def add_rate(group: argparse._ArgumentGroup) -> None:
         metavar="R",
         type=whole_number(0, 255),
         help="which of the bundle's rates, 0 being the first that 'rdeic-rt info BUNDLE' lists. Default: the bundle's",
+    )
+
+
+def add_rate_or_target(group: argparse._ArgumentGroup) -> None:
+    """Add how small files are to be, as a rate or as what the file may take."""
+    choice = group.add_mutually_exclusive_group()
+    add_rate(choice)
+    choice.add_argument(
+        "--target-bpp",
+        metavar="X",
+        type=bits_per_pixel,
+        help="instead: the best of the bundle's rates with which the whole file takes at most X bits per pixel",
+    )
+    choice.add_argument(
+        "--target-size",
+        metavar="N[k|M]",
+        type=file_bytes,
+        help="the same, for at most N bytes, KiB (k) or MiB (M)",
     )
 
 
@@ -212,8 +230,27 @@ def whole_number(lowest: int, highest: int) -> Callable[[str], int]:
     return parse
 
 
+def bits_per_pixel(text: str) -> float:
+    """Return the value of `--target-bpp`: a number over 0, at most 48."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not 0.0 < value <= 48.0:
+        raise argparse.ArgumentTypeError(f"{text} is not over 0 and at most 48")
+    return value
+
+
+def file_bytes(text: str) -> int:
+    """Return the value of `--target-size`, like that of `--max-vram`."""
+    try:
+        return memory_bytes(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of bytes over 0, like 4096 or 4k") from None
+
+
 def memory_bytes(text: str) -> int:
-    """Return the value of `--max-vram`: bytes, or MiB or GiB with the suffix M or G."""
+    """Return the value of `--max-vram`: bytes, or KiB, MiB or GiB with the suffix K, M or G."""
     number, unit = (text[:-1], text[-1].upper()) if text[-1:].upper() in _UNIT_BYTES else (text, "")
     try:
         value = float(number) * _UNIT_BYTES[unit]

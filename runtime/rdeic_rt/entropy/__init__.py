@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BitstreamError
-from .coder import MAX_SYMBOL, SymbolDecoder, SymbolEncoder, pack_fixed, unpack_fixed
+from .coder import MAX_SYMBOL, CutSymbolDecoder, SymbolDecoder, SymbolEncoder, pack_fixed, unpack_fixed
 from .model import GRID_BITS, EntropyModel
 from .order import Slice, groups, scatter, squeeze
 
-__all__ = ["EncodedLatents", "EntropyModel", "decode_latents", "encode_latents"]
+__all__ = ["CutLatents", "EncodedLatents", "EntropyModel", "decode_cut_latents", "decode_latents", "encode_latents"]
 
 _Pass = Callable[[Slice, bool, NDArray[np.uint8], NDArray[np.int32]], NDArray[np.int32]]
 """(slice, anchors, scale index [n], means [n]) -> symbols [n], by number in the pass."""
@@ -43,6 +43,19 @@ class EncodedLatents:
     z_is_plain: bool
     y: bytes
     y_hat: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class CutLatents:
+    """What a y section that has lost its end decodes to.
+
+    Attributes:
+        y_hat: float32 [1, M, hy, wy]; values whose symbol is lost are at their mean.
+        complete_slices: how many slices are as in the whole file, from the first on.
+    """
+
+    y_hat: NDArray[np.float32]
+    complete_slices: int
 
 
 def encode_latents(model: EntropyModel, y: NDArray[np.float32], vq_indices: NDArray[np.integer]) -> EncodedLatents:
@@ -117,6 +130,40 @@ def decode_latents(
     y_hat = _code_slices(model, indices, decode_pass)
     decoder.finish()
     return y_hat
+
+
+def decode_cut_latents(
+    model: EntropyModel, z: bytes, z_is_plain: bool, y: bytes, missing_bytes: int, z_size: tuple[int, int]
+) -> CutLatents:
+    """Return y_hat of a y section that has lost its last bytes: groups that are certain, and means for all others.
+
+    Args:
+        model, z, z_is_plain, z_size: as for `decode_latents`.
+        y: what is left of the section.
+        missing_bytes: how many bytes it has lost, 1 or more.
+
+    Raises:
+        BitstreamError: z is not what an encoder writes. (Of a y section that has no end, nothing is wrong for certain.)
+    """
+    indices = _decode_indices(model, bytes(z), z_is_plain, z_size)
+    decoder = CutSymbolDecoder(bytes(y), missing_bytes, "y section")
+    complete: set[int] = set()
+
+    def decode_pass(
+        part: Slice, anchors: bool, scale_index: NDArray[np.uint8], means: NDArray[np.int32]
+    ) -> NDArray[np.int32]:
+        symbols = np.zeros_like(means)
+        for index, numbers in groups(scale_index, model.tables.skip_below):
+            group = decoder.get_group(model.tables.gaussians[index], numbers.size)
+            if group is None:
+                break
+            symbols[numbers] = group
+        if not anchors and not decoder.at_end:
+            complete.add(part.index)
+        return symbols
+
+    y_hat = _code_slices(model, indices, decode_pass)
+    return CutLatents(y_hat, len(complete))
 
 
 def _code_slices(model: EntropyModel, vq_indices: NDArray[np.int32], code_pass: _Pass) -> NDArray[np.float32]:

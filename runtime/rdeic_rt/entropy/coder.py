@@ -166,6 +166,41 @@ class SymbolDecoder:
         raise BitstreamError(f"{self._what}: no symbols give these {len(self._data)} bytes. {_HINT}") from error
 
 
+class CutSymbolDecoder:
+    """Reads groups of symbols from a section that has lost its end, as far as they are certain.
+
+    A group is certain if it is the same whatever the missing bytes are. What decodes to given symbols is one interval
+    of values, so it is enough to decode with all missing bytes 0 and with all 255, and to compare.
+
+    Args:
+        data: what is left of the section.
+        missing_bytes: how many it has lost, 1 or more.
+        what: its name, for messages.
+    """
+
+    def __init__(self, data: bytes, missing_bytes: int, what: str) -> None:
+        # The decoder looks at 8 bytes at a time: where those are all unknown the two differ, whatever follows.
+        unknown = min(missing_bytes, 2 * _STATE_BYTES)
+        self._lowest, self._highest = (SymbolDecoder(data + fill * unknown, what) for fill in (b"\0", b"\xff"))
+        self._at_end = False
+
+    @property
+    def at_end(self) -> bool:
+        """Whether a group was asked for that is not certain."""
+        return self._at_end
+
+    def get_group(self, table: GaussianTable, n: int) -> NDArray[np.int32] | None:
+        """Return the next group of n symbols, int32 [n]; None if it is not certain, and ever after."""
+        if not self._at_end:
+            try:
+                lowest, highest = (decoder.get_group(table, n) for decoder in (self._lowest, self._highest))
+            except BitstreamError:  # of a value that no encoder writes: at least one of the two is not the file's
+                self._at_end = True
+            else:
+                self._at_end = not np.array_equal(lowest, highest)
+        return None if self._at_end else lowest
+
+
 _HINT: Final = "The file is damaged, or was written with another model; fetch it again"
 
 

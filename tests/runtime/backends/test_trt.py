@@ -73,6 +73,17 @@ def test_decode_gives_the_image_of_the_cpu(
     assert_alike(planned, codec, SIZES[:2] * 4, **options)
 
 
+@pytest.mark.parametrize("capture", [True, False])
+def test_preview_gives_the_image_of_the_cpu_beside_decodes(tensorrt: Any, planned: Path, capture: bool) -> None:
+    codec = rdeic_rt.load(planned, backend="tensorrt", capture=capture)
+    cpu = rdeic_rt.load(planned, backend="cpu")
+    for seed in range(4):
+        of_size = latents(SIZES[seed % 2], seed)
+        assert np.abs(codec.preview(of_size).astype(int) - cpu.preview(of_size)).max() <= 1
+        assert np.abs(codec.reconstruct(of_size).astype(int) - cpu.reconstruct(of_size)).max() <= 1
+        assert hasattr(codec.preview(of_size, out="device"), "__cuda_array_interface__")
+
+
 def test_decode_the_embedded_bundle_end_to_end(
     tensorrt: Any, embedded_bundle: Path, codec: Codec, photo: NDArray[np.uint8], tmp_path: Path
 ) -> None:

@@ -69,6 +69,58 @@ def test_encode_rate_chooses_the_rate(command: Command, here: Path, codec: Codec
         assert container.parse((here / "photo.rdc").read_bytes()).header.rate == rate.index
 
 
+def test_encode_to_a_target_makes_the_best_file_that_fits(
+    command: Command, here: Path, codec: Codec, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = []
+    for rate in codec.bundle.rates:
+        assert command("encode", "photo.jpg", "--rate", str(rate.index)) == 0
+        sizes.append((here / "photo.rdc").stat().st_size)
+    for options in (("--target-size", str(min(sizes))), ("--target-bpp", f"{8 * min(sizes) / (96 * 80) + 1e-9:.12f}")):
+        assert command("encode", "photo.jpg", *options) == 0
+        assert (here / "photo.rdc").stat().st_size == min(sizes)
+    assert command("encode", "photo.jpg", "--target-size", "4k") == 0
+    assert (here / "photo.rdc").stat().st_size == max(sizes)
+
+    capsys.readouterr()
+    assert command("encode", "photo.jpg", "--target-size", str(min(sizes) - 1)) == 4
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("rdeic-rt: photo.jpg: ")
+    assert f"is {min(sizes)} bytes" in said
+
+
+def test_encode_to_a_target_does_each_input_on_its_own(command: Command, here: Path, small_rdc: bytes) -> None:
+    with Image.open(here / "photo.jpg") as picture:
+        picture.resize((960, 800)).save(here / "large.png")
+
+    assert command("encode", "large.png", "photo.jpg", "--target-size", "200", "-o", "out") == 4
+    assert names_in(here / "out") == {"photo.rdc"}
+
+
+def test_decode_preview_matches_the_library(command: Command, here: Path, small_rdc: bytes, codec: Codec) -> None:
+    assert command("decode", "made.rdc", "--preview", "--backend", "cpu") == 0
+
+    assert np.array_equal(pixels_of(here / "made.png"), codec.preview(small_rdc))
+
+
+def test_decode_cut_file_is_refused_unless_allowed(
+    command: Command, here: Path, small_rdc: bytes, codec: Codec, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "cut.rdc").write_bytes(small_rdc[:-20])
+    assert command("decode", "cut.rdc") == 4
+    assert "--allow-partial" in capsys.readouterr().err
+
+    assert command("decode", "cut.rdc", "made.rdc", "--allow-partial", "--backend", "cpu", "-o", "out") == 0
+    warning, cut, whole = capsys.readouterr().err.splitlines()
+    assert re.search(r"warning: .*cut short by 20 bytes.* \d of \d slices", warning)
+    assert re.fullmatch(r"cut\.rdc -> .*: 96x80, \d of \d slices, .* s", cut)
+    assert "slices" not in whole
+    assert np.array_equal(pixels_of(here / "out" / "cut.png"), codec.decode(small_rdc[:-20], allow_partial=True))
+
+    assert command("decode", "cut.rdc", "--allow-partial", "--preview", "--backend", "cpu") == 0
+    assert np.array_equal(pixels_of(here / "cut.png"), codec.preview(small_rdc[:-20], allow_partial=True))
+
+
 @pytest.mark.parametrize("suffix", [".jpg", ".webp", ".tiff", ".ppm", ".PNG"])
 def test_decode_suffix_chooses_the_format(command: Command, here: Path, suffix: str) -> None:
     assert command("decode", "made.rdc", "-o", f"out{suffix}") == 0
@@ -251,6 +303,11 @@ def test_debug_shows_the_traceback_of_an_error(command: Command, capsys: pytest.
         (["encode"], 2, "at least one input"),
         (["encode", "photo.jpg", "--rate", "99"], 2, "rate 99"),
         (["encode", "photo.jpg", "--rate", "one"], 2, "'one' is not a whole number"),
+        (["encode", "photo.jpg", "--rate", "0", "--target-bpp", "0.1"], 2, "not allowed with"),
+        (["encode", "photo.jpg", "--target-size", "1k", "--target-bpp", "0.1"], 2, "not allowed with"),
+        (["encode", "photo.jpg", "--target-bpp", "0"], 2, "not over 0"),
+        (["encode", "photo.jpg", "--target-size", "four"], 2, "4096 or 4k"),
+        (["encode", "photo.jpg", "--target-size", "10"], 4, "Raise the target"),
         (["encode", "photo.jpg", "--threads", "0"], 2, "not between 1 and"),
         (["encode", "photo.jpg", "--rat", "0"], 2, "unrecognized arguments: --rat"),
         (["encode", "photo.jpg", "-o", "photo.jpg"], 2, "would be overwritten"),
@@ -264,6 +321,8 @@ def test_debug_shows_the_traceback_of_an_error(command: Command, capsys: pytest.
         (["encode", "photo.jpg", "--precision", "int8"], 6, "int8"),
         (["decode", "made.rdc", "--steps", "77"], 2, "77 steps"),
         (["decode", "made.rdc", "--seed", "-1"], 2, "not between 0 and"),
+        (["decode", "made.rdc", "--preview", "--steps", "2"], 2, "leave out --steps"),
+        (["decode", "photo.jpg", "--allow-partial"], 4, "photo.jpg: "),
         (["decode", "made.rdc", "--sharpness", "nan"], 2, "not between 0 and 10"),
         (["decode", "made.rdc", "-o", "picture.xyz"], 2, ".xyz"),
         (["decode", "photo.jpg"], 4, "photo.jpg: "),

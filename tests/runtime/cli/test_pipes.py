@@ -38,6 +38,17 @@ def test_stream_to_a_file_and_file_to_a_stream(here: Path, small_rdc: bytes) -> 
     assert run("encode", "photo.jpg", "-o", "-").stdout == small_rdc
 
 
+def test_cut_stream_is_decoded_where_that_is_allowed(here: Path, small_rdc: bytes) -> None:
+    refused = run("decode", "-", stdin=small_rdc[:-20])
+    assert (refused.returncode, refused.stdout) == (4, b"")
+
+    decoded = run("decode", "-", "--allow-partial", stdin=small_rdc[:-20])
+    assert decoded.returncode == 0
+    assert b"warning" in decoded.stderr
+    with Image.open(io.BytesIO(decoded.stdout)) as picture:
+        assert (picture.format, picture.size) == ("PNG", (96, 80))
+
+
 def test_bad_stream_is_named_and_nothing_is_written(here: Path) -> None:
     done = run("decode", "-", stdin=b"\x89RDC")
 

@@ -67,14 +67,38 @@ class RangeDecoder:
         return int.from_bytes(word, "big")
 
 
-def decode(model: Arrays, z: bytes, z_is_plain: bool, y: bytes, rows: int, columns: int) -> NDArray[np.float32]:
-    """Sections "Indices" and "Symbols": y_hat, float32 [M, 4 rows, 4 columns]."""
+class CutDecoder:
+    """Section "Truncated files": two decoders, of the lowest and the highest bytes that can be missing."""
+
+    def __init__(self, data: bytes, missing: int) -> None:
+        self.both = [RangeDecoder(data + fill * missing) for fill in (b"\0", b"\xff")]
+        self.lost = False
+
+    def group(self, masses: list[int], count: int) -> list[int]:
+        """Return the group if it is the same in both, and zeros from the first that is not."""
+        if not self.lost:
+            try:
+                lowest, highest = (decode_group(masses, decoder, count) for decoder in self.both)
+                self.lost = lowest != highest
+            except ValueError:
+                self.lost = True
+        return [0] * count if self.lost else lowest
+
+    def finish(self) -> None:
+        """Nothing can be said of an end that is not there."""
+
+
+def decode(
+    model: Arrays, z: bytes, z_is_plain: bool, y: bytes, rows: int, columns: int, missing: int = 0
+) -> NDArray[np.float32]:
+    """Sections "Indices" and "Symbols": y_hat, float32 [M, 4 rows, 4 columns]; ``missing`` bytes of y are cut off."""
     indices = decode_indices(model, z, z_is_plain, rows * columns).reshape(rows, columns)
     hyper = hyper_parameters(model, indices)
     height, width, slices = 4 * rows, 4 * columns, model["slices"].tolist()
     y_hat = np.zeros((height, width, sum(slices)), np.int64)
     tensor = np.zeros_like(y_hat)
-    decoder, start = RangeDecoder(y), 0
+    decoder: RangeDecoder | CutDecoder = CutDecoder(y, missing) if missing else RangeDecoder(y)
+    start = 0
     for i, size in enumerate(slices):
         own = slice(start, start + size)
         tensor[..., own] = model[f"y.{i}.zero"]
@@ -113,23 +137,32 @@ def decode(model: Arrays, z: bytes, z_is_plain: bool, y: bytes, rows: int, colum
     return (y_hat.transpose(2, 0, 1) / 256).astype(np.float32)
 
 
-def decode_symbols(model: Arrays, decoder: RangeDecoder, scale_index: list[int]) -> list[int]:
+def decode_symbols(model: Arrays, decoder: RangeDecoder | CutDecoder, scale_index: list[int]) -> list[int]:
     symbols = [0] * len(scale_index)
     stops = np.cumsum(model["scale_lengths"]).tolist()
     for k in range(int(model["skip_below"][0]), 64):
         masses = model["scale_masses"][stops[k] - int(model["scale_lengths"][k]) : stops[k]].tolist()
         group = [n for n, index in enumerate(scale_index) if index == k]
-        radius = len(masses) // 2 - 1
-        for n in group:
-            symbols[n] = decoder.symbol(masses) - radius
-        escapes = [n for n in group if symbols[n] > radius]
-        prefixes = [decoder.uniform(5) for _ in escapes]
-        for n, prefix in zip(escapes, prefixes, strict=True):
-            bits = prefix >> 1
-            magnitude = radius + (1 << bits) + (decoder.uniform(bits) if bits else 0)
-            if magnitude > 32767:
-                raise ValueError("symbol too large")
-            symbols[n] = -magnitude if prefix & 1 else magnitude
+        if isinstance(decoder, CutDecoder):
+            values = decoder.group(masses, len(group))
+        else:
+            values = decode_group(masses, decoder, len(group))
+        for n, value in zip(group, values, strict=True):
+            symbols[n] = value
+    return symbols
+
+
+def decode_group(masses: list[int], decoder: RangeDecoder, count: int) -> list[int]:
+    radius = len(masses) // 2 - 1
+    symbols = [decoder.symbol(masses) - radius for _ in range(count)]
+    escapes = [n for n, symbol in enumerate(symbols) if symbol > radius]
+    prefixes = [decoder.uniform(5) for _ in escapes]
+    for n, prefix in zip(escapes, prefixes, strict=True):
+        bits = prefix >> 1
+        magnitude = radius + (1 << bits) + (decoder.uniform(bits) if bits else 0)
+        if magnitude > 32767:
+            raise ValueError("symbol too large")
+        symbols[n] = -magnitude if prefix & 1 else magnitude
     return symbols
 
 

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from rdeic_rt.entropy import coder
-from rdeic_rt.entropy.coder import Distribution, GaussianTable, SymbolDecoder, SymbolEncoder
+from rdeic_rt.entropy.coder import CutSymbolDecoder, Distribution, GaussianTable, SymbolDecoder, SymbolEncoder
 from rdeic_rt.errors import BitstreamError
 
 from . import specification
@@ -140,6 +140,42 @@ def test_random_bytes_end_in_symbols_or_bitstream_error() -> None:
             decoder.finish()
         except BitstreamError:
             continue
+
+
+def groups_of(data: bytes, missing: int, sizes: list[int]) -> list[list[int]]:
+    """The groups that are certain, in order."""
+    decoder = CutSymbolDecoder(data, missing, "y section")
+    found = [decoder.get_group(TABLE, size) for size in sizes]
+    certain = [group.tolist() for group in found if group is not None]
+    assert found[len(certain) :] == [None] * (len(sizes) - len(certain))
+    assert decoder.at_end == (len(certain) < len(sizes))
+    return certain
+
+
+def test_cut_section_gives_leading_groups_and_more_of_them_the_more_there_is() -> None:
+    groups = [[0], [5, -1], [1], [-700, 2, 0], [0, 3], [-2], [1, 1, 0, -1]] * 4
+    data = encoded(*groups)
+    counts = []
+    for n in range(len(data)):
+        certain = groups_of(data[:n], len(data) - n, [len(group) for group in groups])
+        assert certain == groups[: len(certain)]
+        counts.append(len(certain))
+    assert counts == sorted(counts)
+    assert counts[0] == 0
+    # 5 bytes hold 40 bits; the groups of the last ones cannot take many more.
+    assert len(groups) - 8 <= counts[-1] < len(groups)
+
+
+def test_cut_section_certain_groups_are_those_of_any_end() -> None:
+    rng = np.random.default_rng(4)
+    sizes = [1, 2, 3] * 6
+    for n in range(60):
+        start, missing = rng.bytes(n % 12), int(rng.integers(1, 40))
+        certain = groups_of(start, missing, sizes)
+        for end in (bytes(missing), b"\xff" * missing, *(rng.bytes(missing) for _ in range(10))):
+            decoder = SymbolDecoder(start + end, "section")
+            for group in certain:
+                assert decoder.get_group(TABLE, len(group)).tolist() == group
 
 
 def test_symbol_over_the_limit_raises() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rdeic_rt.entropy import EncodedLatents, EntropyModel, decode_latents, encode_latents
+from rdeic_rt.entropy import EncodedLatents, EntropyModel, decode_cut_latents, decode_latents, encode_latents
 from rdeic_rt.entropy.layers import matmul_of_onnxruntime
 from rdeic_rt.errors import BitstreamError
 
@@ -192,6 +192,28 @@ def test_decode_truncated_raises_or_differs(model: EntropyModel, coded: EncodedL
             assert other.tobytes() != coded.y_hat.tobytes()
         except BitstreamError:
             continue
+
+
+def test_decode_cut_keeps_what_the_specification_keeps(model: EntropyModel, coded: EncodedLatents) -> None:
+    arrays = random_model.arrays()
+    slices = arrays["slices"].tolist()
+    completes = []
+    for n in range(0, len(coded.y), len(coded.y) // 5):
+        missing = len(coded.y) - n
+        cut = decode_cut_latents(model, coded.z, coded.z_is_plain, coded.y[:n], missing, SIZE)
+        slow = specification.decode(arrays, coded.z, coded.z_is_plain, coded.y[:n], *SIZE, missing=missing)
+        assert_identical(cut.y_hat, slow[None])
+        whole = sum(slices[: cut.complete_slices])
+        assert_identical(cut.y_hat[:, :whole], coded.y_hat[:, :whole])
+        completes.append(cut.complete_slices)
+    assert completes == sorted(completes)
+    assert completes[0] == 0
+    assert 0 < completes[-1] < len(slices)
+
+
+def test_decode_cut_surplus_in_z_raises(model: EntropyModel, coded: EncodedLatents) -> None:
+    with pytest.raises(BitstreamError, match="z section"):
+        decode_cut_latents(model, coded.z + b"\1", coded.z_is_plain, coded.y[:5], 3, SIZE)
 
 
 def test_decode_surplus_bytes_raises(model: EntropyModel, coded: EncodedLatents) -> None:

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from rdeic_rt.entropy.arrays import ArrayReader, model_id
-from rdeic_rt.entropy.coder import Distribution, GaussianTable, SymbolEncoder, pack_fixed
+from rdeic_rt.entropy.coder import CutSymbolDecoder, Distribution, GaussianTable, SymbolEncoder, pack_fixed
 from rdeic_rt.entropy.layers import Layer, matmul_of_onnxruntime
 
 from . import specification
@@ -65,6 +65,17 @@ def test_groups_give_the_documented_section(page: str, groups: list[list[int]], 
     decoder = specification.RangeDecoder(section)
     assert [specification.decode_symbols(model, decoder, [0] * len(group)) for group in groups] == groups
     decoder.finish()
+
+
+def test_cut_section_keeps_the_documented_groups(page: str) -> None:
+    section = bytes.fromhex("ff f8 2f fd 21 8f 6c")
+    assert f"are `{section.hex(' ')}` too. Of its first 3 bytes no group is certain, of\nits first 4 or 5" in page
+    for n, expected in ((3, []), (4, [2]), (5, [2]), (6, [2, -3])):
+        fast = CutSymbolDecoder(section[:n], len(section) - n, "y section")
+        slow = specification.CutDecoder(section[:n], len(section) - n)
+        found = [fast.get_group(GaussianTable(TABLE), 1) for _ in range(3)]
+        assert [int(group[0]) for group in found if group is not None] == expected
+        assert [slow.group(TABLE.tolist(), 1)[0] for _ in range(3)][: len(expected)] == expected
 
 
 def test_states_are_the_documented_ones(page: str) -> None:
