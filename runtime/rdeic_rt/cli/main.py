@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import RdeicError
-from . import bench, decode, doctor, encode, info
+from . import bench, decode, doctor, encode, eval, info
 from .batch import EXIT_OS_ERROR, describe, exit_code
 from .console import PROGRAM, Console
 from .outputs import UsageError
@@ -56,7 +56,7 @@ def build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argument
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and leave")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
-    verbs = {module.__name__.rpartition(".")[2]: module for module in (encode, decode, info, bench, doctor)}
+    verbs = {module.__name__.rpartition(".")[2]: module for module in (encode, decode, info, bench, eval, doctor)}
     return parser, {name: module.add_parser(commands) for name, module in verbs.items()}
 
 
@@ -88,6 +88,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, argparse.ArgumentParser
     end = argv.index("--") if "--" in argv else len(argv)
     parser, verbs = build_parser()
     args, rest = parser.parse_known_args(argv[:end])
+    args.words = argv
     verb = verbs[args.command]
     unknown = [word for word in rest if word.startswith("-") and word != "-"]
     if unknown:

@@ -15,7 +15,7 @@ from rdeic_rt.cli import batch, main, options
 
 from .conftest import Command
 
-VERBS = ["encode", "decode", "info", "bench", "doctor"]
+VERBS = ["encode", "decode", "info", "bench", "eval", "doctor"]
 
 
 @pytest.mark.parametrize("verb", VERBS)

