@@ -50,9 +50,12 @@ def _encoded(source: Path) -> Iterator[bytes]:
             yield path.read_bytes()
 
 
-def batch(photos: Sequence[NDArray[np.uint8]], size: int, crop_px: int, seed: int, step: int) -> Tensor:
-    """Return float [size, 3, crop_px, crop_px] in [-1, 1]: random photos, rescaled, cropped and mirrored."""
-    crops = np.stack([_crop(photos, crop_px, np.random.default_rng([seed, step % 2**32, i])) for i in range(size)])
+def batch(photos: Sequence[NDArray[np.uint8]], places: range, crop_px: int, seed: int, step: int) -> Tensor:
+    """Return float [B, 3, crop_px, crop_px] in [-1, 1]: random photos, rescaled, cropped and mirrored.
+
+    ``places`` are those of the crops in the batch; each follows from its place, the seed and the step.
+    """
+    crops = np.stack([_crop(photos, crop_px, np.random.default_rng([seed, step % 2**32, i])) for i in places])
     return to_tensor(crops)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as distributed
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -78,11 +79,11 @@ def run(
     """
     (out / "samples").mkdir(parents=True, exist_ok=True)
     parameters = [p for p in trained.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(parameters, lr=schedule.lr, betas=(0.9, 0.99), weight_decay=1e-4)
+    optimiser = torch.optim.AdamW(parameters, lr=schedule.lr, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
     average = {k: v.detach().clone() for k, v in trained.state_dict().items()}
     checkpoint = out / "checkpoint.pt"
     start = 0
-    torch.manual_seed(seed)
+    torch.manual_seed(seed + process_rank())
     if checkpoint.exists():
         state: dict[str, Any] = torch.load(checkpoint, map_location=device, weights_only=True)
         trained.load_state_dict(state["model"])
@@ -103,6 +104,7 @@ def run(
             loss, metrics = step_loss(step)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        _average_gradients(parameters)
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, schedule.clip))
         if math.isfinite(norm):
             optimiser.step()
@@ -110,6 +112,8 @@ def run(
             logger.warning("step %d skipped: gradient norm %s", step, norm)
         _average(average, trained, min(schedule.ema, (1 + step) / (10 + step)))
 
+        if process_rank():
+            continue
         if step % schedule.log_every == 0 or step + 1 == schedule.steps:
             _log(out, step, {"loss": float(loss.detach()), "norm": norm, **metrics})
         if step + 1 == schedule.steps or (step + 1) % schedule.sample_every == 0:
@@ -117,9 +121,40 @@ def run(
         if time.monotonic() - saved_at > 60 * schedule.checkpoint_minutes:
             save(step + 1)
             saved_at = time.monotonic()
-    save(schedule.steps)
+    if not process_rank():
+        save(schedule.steps)
+        save_weights(out / "weights.safetensors", average)
     trained.load_state_dict(average)
-    save_weights(out / "weights.safetensors", average)
+
+
+def join_processes() -> None:
+    """Share batches and gradients with the other processes that ``torchrun`` started, if it did."""
+    if distributed.is_torchelastic_launched():
+        distributed.init_process_group()
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+
+
+def process_count() -> int:
+    """Return how many processes train together."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def process_rank() -> int:
+    """Return which of the processes that train together this one is, 0 when it trains alone."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def _average_gradients(parameters: list[nn.Parameter]) -> None:
+    """Average the gradients over all processes; the same parameters have one in each."""
+    if process_count() == 1:
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([g.flatten() for g in gradients])
+    distributed.all_reduce(flat)
+    flat /= process_count()
+    for gradient, average in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(average.view_as(gradient))
 
 
 def save_weights(path: Path, state: dict[str, Tensor]) -> None:

@@ -1,7 +1,7 @@
 """Stage outputs -> the float16 weights a recipe names: ``base.safetensors`` and ``rate_<i>.safetensors``.
 
-    python -m training.pack_weights --base runs/vae/weights.safetensors runs/denoiser/weights.safetensors \\
-        --rates runs/a/weights.safetensors runs/b/weights.safetensors --out training/weights/tiny
+    python -m training.pack_weights --out training/weights/tiny --rates runs/fine/rate_{0,1}.safetensors \\
+        --base runs/vae/weights.safetensors runs/denoiser/weights.safetensors runs/fine/base.safetensors
 """
 
 from __future__ import annotations
@@ -22,7 +22,13 @@ from .loop import save_weights
 def main() -> None:
     """Write the files; the largest relative rounding error of a tensor is printed per file."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--base", type=Path, nargs="+", required=True, help="weights of the autoencoder and the denoiser")
+    p.add_argument(
+        "--base",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="weights of the autoencoder, the denoiser and the decoder; later ones win",
+    )
     p.add_argument("--rates", type=Path, nargs="+", required=True, help="weights of each rate, in the bundle's order")
     p.add_argument("--out", type=Path, required=True, help="folder of the recipe")
     args = p.parse_args()

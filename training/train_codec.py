@@ -1,5 +1,8 @@
 """Stage I: independent training of the compression module and control net at one lambda_r (RDEIC section 3.3, Eq. 9).
 
+The decoder D learns along: unlike Stable Diffusion's it has not seen enough photos to be left as it is, and the terms
+on the pixels of D(z_c) tell the compression module what is worth its bits.
+
     python -m training.train_codec --photos photos.tar --lambda-r 1 \\
         --base runs/vae/weights.safetensors runs/denoiser/weights.safetensors --out runs/rate1
 """
@@ -52,7 +55,7 @@ def compress(model: RdeicModel, features: Tensor, pixels: int) -> Coded:
     return Coded(
         z_c=z_c.float(),
         hint=hint,
-        bpp=(losses.gaussian_bits(y, slices) + index_bits) / pixels,
+        bpp=(losses.gaussian_bits(slices) + index_bits) / pixels,
         codebook=losses.codebook_loss(l_p.float(), code.float()),
         indices=indices,
         l_p=l_p.detach(),
@@ -71,10 +74,12 @@ def restart_unused(model: RdeicModel, coded: Coded, usage: Tensor) -> None:
 
 
 def frozen_base(model: RdeicModel) -> nn.ModuleDict:
-    """Freeze VAE and UNet and return what stages I and II train."""
+    """Freeze E and the UNet, so that latents and what is known of them stay; return D, which stages I and II train."""
     model.vae.requires_grad_(False)
     model.unet.requires_grad_(False)
-    return nn.ModuleDict({"codec": model.codec, "control": model.control})
+    kl = model.vae.kl
+    decoder = nn.ModuleDict({"decoder": kl.decoder, "post_quant_conv": kl.post_quant_conv})
+    return nn.ModuleDict({"kl": decoder.requires_grad_(True)})
 
 
 def zero_connections(model: RdeicModel) -> None:
@@ -94,21 +99,24 @@ def scale_latents(model: RdeicModel, image: Tensor) -> None:
 
 
 def main() -> None:
-    """Run the stage; the result is ``weights.safetensors`` with keys ``codec.*`` and ``control.*``."""
+    """Run the stage; the result is ``weights.safetensors`` with keys ``codec.*``, ``control.*`` and those of D."""
     p = common.parser(__doc__ or "")
     p.add_argument("--base", type=Path, nargs="+", required=True, help="weights of the autoencoder and the denoiser")
-    p.add_argument("--init", type=Path, help="weights of another rate to start from")
+    p.add_argument("--init", type=Path, help="weights of another rate, or a part of them, to start from")
     p.add_argument("--lambda-r", type=float, required=True, help="rate-distortion trade-off of Eq. 9")
     args = p.parse_args()
     setup = common.prepare(args, "codec")
+    if loop.process_count() > 1:
+        p.error("this stage runs in one process: it restarts code vectors that the whole batch leaves unused")
     model = setup.model
     loop.load_weights(model, *args.base)
+    zero_connections(model)
     if args.init:
         loop.load_weights(model, args.init)
     else:
-        zero_connections(model)
         scale_latents(model, setup.batch(0))
-    trained = frozen_base(model)
+    trained = nn.ModuleDict({"vae": frozen_base(model), "codec": model.codec, "control": model.control})
+    pixel_loss = common.PixelLoss(setup)
     diffusion = model.config.diffusion
     abar = torch.from_numpy(schedule.abar(diffusion)).float().to(setup.device)
     last = abar[diffusion.used_timesteps - 1]
@@ -134,8 +142,10 @@ def main() -> None:
         omega = ((1 - level) / level).clamp(min=omega_floor)  # Eq. 8
         noise_estimation = (omega * (target - eps).square()).mean()
         distortion = F.mse_loss(coded.z_c, z_0)
-        loss = args.lambda_r * (distortion + noise_estimation) + coded.bpp + coded.codebook  # Eq. 9
-        return loss, {
+        pixels, metrics = pixel_loss(model.vae.decode(coded.z_c), image)
+        latents = setup.options["latent_weight"] * (distortion + noise_estimation)
+        loss = args.lambda_r * (latents + pixels) + coded.bpp + coded.codebook  # Eq. 9 and the pixels
+        return loss, metrics | {
             "bpp": float(coded.bpp.detach()),
             "z_c": float(distortion.detach()),
             "ne": float(noise_estimation.detach()),

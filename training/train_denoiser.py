@@ -1,4 +1,4 @@
-"""Base denoiser: train eps_sd on the autoencoder's latents; afterwards it stays frozen, as Stable Diffusion does.
+"""Base denoiser: train eps_sd on the autoencoder's latents, in place of Stable Diffusion.
 
 python -m training.train_denoiser --photos photos.tar --vae runs/vae/weights.safetensors --out runs/denoiser
 """
@@ -14,8 +14,34 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rdeic_export import schedule
+from rdeic_export.modules.model import RdeicModel
 
 from . import common, data, loop
+
+
+def denoising_loss(model: RdeicModel, z_0: Tensor) -> Tensor:
+    """Return the mean squared error of eps_sd on latents [B, C, h, w], at random timesteps below N."""
+    diffusion = model.config.diffusion
+    # Decoding starts at N, so only the first N timesteps are ever asked for.
+    timesteps = torch.randint(diffusion.used_timesteps, (len(z_0),), device=z_0.device)
+    z_n, eps = _noisy(model, z_0, timesteps)
+    return F.mse_loss(_predict(model, z_n, timesteps), eps)
+
+
+def _noisy(model: RdeicModel, z_0: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+    eps = torch.randn_like(z_0)
+    level = _level(model, timesteps)
+    return level.sqrt() * z_0 + (1 - level).sqrt() * eps, eps
+
+
+def _predict(model: RdeicModel, z_n: Tensor, timesteps: Tensor) -> Tensor:
+    eps: Tensor = model.unet(z_n, model.unet.time_embed(timesteps), model.context.expand(len(z_n), -1, -1))
+    return eps.float()
+
+
+def _level(model: RdeicModel, timesteps: Tensor) -> Tensor:
+    abar = torch.from_numpy(schedule.abar(model.config.diffusion)).float().to(timesteps.device)
+    return abar[timesteps][:, None, None, None]
 
 
 def main() -> None:
@@ -27,31 +53,17 @@ def main() -> None:
     model = setup.model
     loop.load_weights(model, args.vae)
     model.vae.requires_grad_(False)
-    diffusion = model.config.diffusion
-    abar = torch.from_numpy(schedule.abar(diffusion)).float().to(setup.device)
-
-    def noisy(image: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        z_0, _ = common.latents(model, image)
-        eps = torch.randn_like(z_0)
-        level = abar[timesteps][:, None, None, None]
-        return level.sqrt() * z_0 + (1 - level).sqrt() * eps, eps
-
-    def predict(z_n: Tensor, timesteps: Tensor) -> Tensor:
-        eps: Tensor = model.unet(z_n, model.unet.time_embed(timesteps), model.context.expand(len(z_n), -1, -1))
-        return eps.float()
 
     def step_loss(step: int) -> tuple[Tensor, loop.Metrics]:
-        image = setup.batch(step)
-        # Decoding starts at N, so only the first N timesteps are ever asked for.
-        timesteps = torch.randint(diffusion.used_timesteps, (image.shape[0],), device=setup.device)
-        z_n, eps = noisy(image, timesteps)
-        return F.mse_loss(predict(z_n, timesteps), eps), {}
+        z_0, _ = common.latents(model, setup.batch(step))
+        return denoising_loss(model, z_0), {}
 
     def samples() -> NDArray[np.uint8]:
-        last = torch.full((len(setup.validation),), diffusion.used_timesteps - 1, device=setup.device)
-        z_n, _ = noisy(setup.validation, last)
-        level = abar[last[0]]
-        denoised = (z_n - (1 - level).sqrt() * predict(z_n, last)) / level.sqrt()
+        z_0, _ = common.latents(model, setup.validation)
+        last = torch.full((len(z_0),), model.config.diffusion.used_timesteps - 1, device=setup.device)
+        z_n, _ = _noisy(model, z_0, last)
+        level = _level(model, last)
+        denoised = (z_n - (1 - level).sqrt() * _predict(model, z_n, last)) / level.sqrt()
         columns = (setup.validation, model.vae.decode(z_n / level.sqrt()), model.vae.decode(denoised))
         return loop.sheet(*map(data.to_images, columns))
 

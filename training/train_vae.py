@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rdeic_export.modules.vae import Vae
+from rdeic_rt.evaluation.perceptual import FeatureDistance
 
 from . import common, data, loop
-from .losses import PerceptualDistance
+from .losses import PERCEPTUAL_NETWORK
 
 STANDARDISING_BATCHES = 50
 
@@ -23,7 +24,7 @@ def main() -> None:
     """Run the stage; the result is ``weights.safetensors`` with keys ``vae.*``."""
     setup = common.prepare(common.parser(__doc__ or "").parse_args(), "vae")
     vae = setup.model.vae
-    perceptual = PerceptualDistance().to(setup.device)
+    perceptual = FeatureDistance(PERCEPTUAL_NETWORK).to(setup.device)
 
     def step_loss(step: int) -> tuple[Tensor, loop.Metrics]:
         image = setup.batch(step)

@@ -25,11 +25,13 @@ from .integer import Sample
 from .modules.compression import CompressionModel
 from .modules.model import RdeicModel
 
-HIGHEST = 6
-"""Symbols of scales over 0.22, of which a Gaussian rounds one in 40 to other than 0, are always coded."""
-EXCHANGE_DB = 1.35
-"""What e times the rate is worth: the PSNR of z_c, decoded, between the two rates of an embedded bundle, 20.71 dB at
-0.0396 bpp and 21.78 dB at 0.0870 (43 calibration photos)."""
+HIGHEST = 4
+"""Symbols of scales over 0.17, of which a Gaussian rounds one in 300 to other than 0, are always coded. Leaving out
+those up to 0.22 as well halves the smallest files of the embedded bundle, but adds as much perceptual distance as a
+rate of half the size."""
+EXCHANGE_DB = 2.0
+"""What e times the rate is worth: the PSNR of z_c, decoded, between the smallest and the largest rate of the embedded
+bundle, 20.41 dB at 0.0359 bpp and 23.32 dB at 0.1498 (43 calibration photos)."""
 
 
 @torch.no_grad()

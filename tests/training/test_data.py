@@ -32,12 +32,13 @@ def test_load_photos_all_too_small_is_an_error() -> None:
 
 def test_batch_same_step_gives_same_crops_and_another_step_others() -> None:
     photos = data.load_photos([PHOTOS], 64)
-    first = data.batch(photos, 3, 64, seed=1, step=10)
+    first = data.batch(photos, range(3), 64, seed=1, step=10)
     assert first.shape == (3, 3, 64, 64)
     assert first.abs().max() <= 1
-    assert torch.equal(first, data.batch(photos, 3, 64, seed=1, step=10))
-    assert not torch.equal(first, data.batch(photos, 3, 64, seed=1, step=11))
-    assert not torch.equal(first, data.batch(photos, 3, 64, seed=2, step=10))
+    assert torch.equal(first, data.batch(photos, range(3), 64, seed=1, step=10))
+    assert torch.equal(first[1:], data.batch(photos, range(1, 3), 64, seed=1, step=10))
+    assert not torch.equal(first, data.batch(photos, range(3), 64, seed=1, step=11))
+    assert not torch.equal(first, data.batch(photos, range(3), 64, seed=2, step=10))
 
 
 def test_to_images_inverts_to_tensor() -> None:

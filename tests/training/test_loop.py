@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor, distributed, multiprocessing, nn
 
 from training import loop
 
@@ -52,6 +52,33 @@ def test_run_writes_metrics_and_samples(tmp_path: Path) -> None:
     assert [line["step"] for line in lines] == list(range(6))
     assert {"loss", "norm", "value"} <= lines[0].keys()
     assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == ["000003.png", "000006.png"]
+
+
+def train_share(rank: int, folder: str) -> None:
+    """Train on the whole batch, or as one of two processes on every second row of it."""
+    if rank >= 0:
+        store = distributed.FileStore(f"{folder}/store", 2)
+        distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    torch.manual_seed(7)
+    layer = nn.Linear(8, 8)
+    rows = torch.randn(16, 8)[max(rank, 0) :: loop.process_count()]
+    schedule = loop.Schedule(steps=5, batch=1, lr=1e-2, warmup=2, sample_every=3)
+
+    def step_loss(step: int) -> tuple[Tensor, loop.Metrics]:
+        return (layer(rows) - rows).square().mean(), {}
+
+    picture = np.zeros((4, 4, 3), np.uint8)
+    out = Path(folder) / ("alone" if rank < 0 else f"rank_{rank}")
+    loop.run(nn.ModuleDict({"m": layer}), step_loss, lambda: picture, schedule, out, seed=3, device="cpu")
+
+
+def test_run_in_two_processes_learns_what_one_learns_from_the_whole_batch(tmp_path: Path) -> None:
+    multiprocessing.spawn(train_share, args=(str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
+    train_share(-1, str(tmp_path))
+    assert not (tmp_path / "rank_1" / "weights.safetensors").exists()
+    expected, actual = (load_file(tmp_path / name / "weights.safetensors") for name in ("alone", "rank_0"))
+    for key in expected:
+        torch.testing.assert_close(actual[key], expected[key], rtol=0, atol=1e-3)  # bfloat16 rounds shares otherwise
 
 
 def test_load_weights_unknown_key_is_refused(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image, ImageFilter
 from torch import Tensor
 
 from .perceptual import SMALLEST_SIDE_PX, FeatureDistance, feature_distance
@@ -97,6 +98,13 @@ def ms_ssim(image: NDArray[np.uint8], photo: NDArray[np.uint8]) -> float | None:
 
     with torch.inference_mode():
         return float(compute(_nchw(image), _nchw(photo), data_range=255))
+
+
+def high_frequency_energy(image: NDArray[np.uint8]) -> float:
+    """Return how sharp a uint8 image [H, W, 3] is: the mean square of luma minus its Gaussian blur of 1 px."""
+    luma = Image.fromarray(image).convert("L")
+    blurred = luma.filter(ImageFilter.GaussianBlur(1.0))
+    return float(np.square(np.asarray(luma, np.float64) - np.asarray(blurred, np.float64)).mean())
 
 
 def mean_distance(scores: Scores) -> float | None:
