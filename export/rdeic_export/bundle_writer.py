@@ -20,6 +20,8 @@ from rdeic_rt.schedule import Schedule
 from .checkpoint import sha256
 from .modules.spec import GraphSpec
 
+CARD = "README.md"  # the model card: written by people, no part of the bundle, kept when it is built again
+
 
 class Staging:
     """A bundle that is being written, in a folder beside the one it will replace.
@@ -82,6 +84,8 @@ def staging(target: Path, *, resume: bool = False) -> Iterator[Staging]:
         except RdeicError:
             stage.discard()
             raise
+        if (target / CARD).is_file():
+            shutil.copyfile(target / CARD, folder / CARD)
         _replace(target, folder)
         stage.discard()
 

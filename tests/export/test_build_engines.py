@@ -126,6 +126,17 @@ def test_staging_resumed_takes_only_whole_files_of_the_same_key_and_not_resumed_
         assert list(stage.folder.iterdir()) == []
 
 
+def test_building_again_keeps_the_model_card_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "x"
+    target.mkdir()
+    for name in ("README.md", "old.onnx"):
+        (target / name).write_text("by people")
+    with bundle_writer.staging(target) as stage:
+        (stage.folder / "new.onnx").write_bytes(b"graph")
+    assert sorted(path.name for path in target.iterdir()) == ["README.md", "new.onnx"]
+    assert (target / "README.md").read_text() == "by people"
+
+
 def test_build_beside_another_one_of_the_same_bundle_is_refused(recipe: Recipe, photos: Path, tmp_path: Path) -> None:
     target = tmp_path / "engines" / "micro"
     with bundle_writer.staging(target), pytest.raises(ExportError, match="another build is writing this bundle"):

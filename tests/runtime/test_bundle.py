@@ -42,10 +42,10 @@ def test_read_result_cannot_be_changed(micro_folder: Path) -> None:
         found.graphs["x"] = found.graphs["control"]  # type: ignore[index]
 
 
-def test_read_embedded_bundle_has_two_rates(embedded_bundle: Path) -> None:
+def test_read_embedded_bundle_has_several_rates_with_several_numbers_of_steps(embedded_bundle: Path) -> None:
     found = bundle.read(embedded_bundle)
     assert found.name == "tiny"
-    assert len(found.rates) >= 2
+    assert len(found.rates) >= 3
     assert len({found.schedules[rate.schedule].n_steps for rate in found.rates}) >= 2
 
 

@@ -271,6 +271,16 @@ def test_decode_sharpness_moves_the_picture_step_by_step(codec: Codec, data: byt
     assert psnr_db(codec.decode(data, sharpness=0.9), plain) > psnr_db(codec.decode(data, sharpness=0.0), plain)
 
 
+def test_decode_sharpness_raises_the_high_frequency_energy_at_each_rate(codec: Codec, photo_paths: list[Path]) -> None:
+    metrics = pytest.importorskip("rdeic_rt.evaluation.metrics")
+    for path in photo_paths:
+        for rate in codec.bundle.rates:
+            data = codec.encode(np.asarray(Image.open(path).convert("RGB")), rate=rate.index)
+            pictures = [codec.decode(data, sharpness=value) for value in (0.0, 0.5, 1.0, 1.5)]
+            energies = [metrics.high_frequency_energy(picture) for picture in pictures]
+            assert energies == sorted(set(energies)), (path.name, rate.index)
+
+
 @pytest.mark.parametrize("sharpness", [-0.1, math.nan, math.inf, -math.inf])
 def test_decode_sharpness_out_of_range_is_refused(codec: Codec, data: bytes, sharpness: float) -> None:
     with pytest.raises(ValueError, match="sharpness"):

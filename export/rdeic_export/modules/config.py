@@ -142,12 +142,13 @@ TINY = ModelConfig(
         hyper_channels=64, latent_channels=64, slices=(8, 8, 16, 32), codebook_size=256, context_widths=(64, 48)
     ),
     unet=UNetConfig(
-        channels=(48, 96, 192),
-        attention_levels=(False, False, False),
+        channels=(64, 128),
+        attention_levels=(False, False),
         head_dim=16,
         context_dim=16,
         context_tokens=1,
         norm_groups=16,
     ),
     control=ControlConfig(width_ratio=0.5),
+    diffusion=DiffusionConfig(used_timesteps=150),
 )

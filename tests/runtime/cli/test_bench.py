@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rdeic_rt import bundle
 from rdeic_rt.backends.host import HostArrays
 from rdeic_rt.cli.measure import drawn_picture
 from rdeic_rt.limits import Size
@@ -59,7 +60,9 @@ def test_bench_json_has_stages_totals_memory_and_versions(command: Command, caps
     assert result["backend"]["name"] == "cpu"
     assert result["versions"]["onnxruntime"] == result["backend"]["onnxruntime"]
     assert result["runs"] == 3
-    assert result["model"] == {"bundle": "tiny", "rate": 0, "label": "higher quality", "steps": 2, "sharpness": 1.0}
+    rate = bundle.load().choose_rate(None)
+    model = {"bundle": "tiny", "rate": rate.index, "label": rate.label, "steps": 2, "sharpness": 1.0}
+    assert result["model"] == model
     picture = result["picture"]
     assert (picture["photo"], picture["width"], picture["height"]) == (None, 64, 64)
     assert picture["bpp"] == 8 * picture["bytes"] / 64**2
