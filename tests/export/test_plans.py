@@ -175,7 +175,7 @@ def test_main_steps_2_builds_plans_of_every_rate_that_decodes_in_two_steps(
     small = ["--sizes", "64x64", "64x64", "128x128", "--batch", "1", "--no-verify"]
     assert build_engines.main(["--bundle", str(folder), "--steps", "2", "--precision", "fp32", *small]) == 0
     keys = [json.loads(path.read_text())["key"] for path in (folder / stored.FOLDER).rglob("*.json")]
-    per_rate = {f"{role}_r{rate}" for role in ("control", "synthesis") for rate in (0, 1)}
+    per_rate = {f"{role}_r{rate}" for role in ("control", "synthesis") for rate in (0, 1, 2)}
     expected = {"combine", "unet_step", "vae_decoder"} | per_rate
     assert {key["graph"] for key in keys} == expected
     assert {key["profile"]["max_batch"] for key in keys} == {1}

