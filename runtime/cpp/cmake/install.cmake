@@ -1,0 +1,31 @@
+# What `cmake --install` puts where: library, headers, command, find_package configuration, pkg-config file, bundle.
+include(CMakePackageConfigHelpers)
+
+install(TARGETS rdeic EXPORT rdeic
+  RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR}
+  LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
+  PUBLIC_HEADER DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/rdeic)
+if(TARGET rdeic_tool)
+  # The command finds the library that it was installed with.
+  file(RELATIVE_PATH RDEIC_LIB_FROM_BIN "${CMAKE_INSTALL_FULL_BINDIR}" "${CMAKE_INSTALL_FULL_LIBDIR}")
+  set_target_properties(rdeic_tool PROPERTIES INSTALL_RPATH "$ORIGIN/${RDEIC_LIB_FROM_BIN}")
+  install(TARGETS rdeic_tool RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+endif()
+
+set(RDEIC_CMAKE_DIR ${CMAKE_INSTALL_LIBDIR}/cmake/rdeic)
+install(EXPORT rdeic NAMESPACE rdeic:: FILE rdeicTargets.cmake DESTINATION ${RDEIC_CMAKE_DIR})
+configure_package_config_file(${CMAKE_CURRENT_LIST_DIR}/rdeicConfig.cmake.in ${PROJECT_BINARY_DIR}/rdeicConfig.cmake
+  INSTALL_DESTINATION ${RDEIC_CMAKE_DIR})
+write_basic_package_version_file(${PROJECT_BINARY_DIR}/rdeicConfigVersion.cmake COMPATIBILITY SameMinorVersion)
+install(FILES ${PROJECT_BINARY_DIR}/rdeicConfig.cmake ${PROJECT_BINARY_DIR}/rdeicConfigVersion.cmake
+  DESTINATION ${RDEIC_CMAKE_DIR})
+
+# Relative, so that `cmake --install --prefix` and a package that is moved work too.
+file(RELATIVE_PATH RDEIC_PREFIX_FROM_PC "${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig" "${CMAKE_INSTALL_PREFIX}")
+configure_file(${CMAKE_CURRENT_LIST_DIR}/rdeic.pc.in ${PROJECT_BINARY_DIR}/rdeic.pc @ONLY)
+install(FILES ${PROJECT_BINARY_DIR}/rdeic.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+
+if(RDEIC_INSTALL_ENGINES)
+  # All of it, the encoder too: a bundle is checked as a whole.
+  install(DIRECTORY engines/tiny DESTINATION ${CMAKE_INSTALL_DATADIR}/rdeic/engines PATTERN plans EXCLUDE)
+endif()

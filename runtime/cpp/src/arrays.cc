@@ -1,0 +1,191 @@
+#include "arrays.h"
+
+#include <unzip.h>
+
+#include <algorithm>
+#include <array>
+#include <cinttypes>
+#include <memory>
+
+#include "input_limits.h"
+#include "npy.h"
+#include "status.h"
+
+namespace rdeic {
+
+namespace {
+
+constexpr const char* kHint = "Get the bundle again, or export it again";
+
+// No deflate stream grows to more than 1032 times its length, so a member that announces more is not believed.
+constexpr std::uint64_t kMaxDeflateRatio = 1032;
+// Longest name of a member; those of an entropy model have up to 30 characters.
+constexpr std::size_t kMaxNameBytes = 256;
+constexpr std::string_view kSuffix = ".npy";
+
+/// An open .npz file, and what its members may still take.
+class Archive {
+ public:
+  explicit Archive(const std::filesystem::path& path) : name_(path.string()) {
+    std::error_code error;
+    file_bytes_ = std::filesystem::file_size(path, error);
+    if (!error) zip_.reset(unzOpen64(path.c_str()));
+    if (!zip_) corrupt("not a readable .npz file");
+  }
+
+  std::map<std::string, Array> read() {
+    std::map<std::string, Array> arrays;
+    int status = unzGoToFirstFile(zip_.get());
+    for (; status == UNZ_OK; status = unzGoToNextFile(zip_.get())) {
+      if (arrays.size() == kMaxArrays) corrupt(text("more than %zu arrays", kMaxArrays));
+      auto [name, array] = read_member();
+      const std::string shown = printable(name);
+      if (!arrays.emplace(std::move(name), std::move(array)).second)
+        corrupt(text("array '%s' comes twice", shown.c_str()));
+    }
+    if (status != UNZ_END_OF_LIST_OF_FILE) corrupt("not a readable .npz file: its directory is damaged");
+    return arrays;
+  }
+
+ private:
+  struct Close {
+    void operator()(void* zip) const { unzClose(zip); }
+  };
+
+  [[noreturn]] void corrupt(const std::string& problem) const {
+    fail(Result::kBundleCorrupt, "%s: %s. %s", name_.c_str(), problem.c_str(), kHint);
+  }
+
+  std::pair<std::string, Array> read_member() {
+    unz_file_info64 info{};
+    std::array<char, kMaxNameBytes + 1> name_buffer{};
+    if (unzGetCurrentFileInfo64(zip_.get(), &info, name_buffer.data(), kMaxNameBytes, nullptr, 0, nullptr, 0) !=
+            UNZ_OK ||
+        info.size_filename > kMaxNameBytes)
+      corrupt("not a readable .npz file: its directory is damaged");
+    std::string name(name_buffer.data());
+    if (name.ends_with(kSuffix)) name.resize(name.size() - kSuffix.size());
+    const std::string place = text("%s: array '%s'", name_.c_str(), printable(name).c_str());
+
+    // What the directory says is believed only as far as the file could hold it.
+    if (info.compressed_size > file_bytes_ || info.uncompressed_size / kMaxDeflateRatio > info.compressed_size ||
+        info.uncompressed_size > kMaxArraysBytes - bytes_)
+      fail(Result::kBundleCorrupt, "%s: announces %" PRIu64 " bytes, which cannot be or are too many. %s",
+           place.c_str(), std::uint64_t{info.uncompressed_size}, kHint);
+    bytes_ += info.uncompressed_size;
+
+    if (unzOpenCurrentFile(zip_.get()) != UNZ_OK) fail_member(place);
+    std::array<std::uint8_t, kMaxArrayHeaderBytes + 12> start{};
+    const auto start_bytes = static_cast<std::size_t>(std::min<std::uint64_t>(start.size(), info.uncompressed_size));
+    read_exactly(start.data(), start_bytes, place);
+    const NpyHeader header = parse_npy_header(std::span(start).first(start_bytes), place);
+    if (header.data_at + header.data_bytes != info.uncompressed_size)
+      fail(Result::kBundleCorrupt, "%s: has %" PRIu64 " bytes, should have %" PRIu64 ". %s", place.c_str(),
+           std::uint64_t{info.uncompressed_size}, header.data_at + header.data_bytes, kHint);
+
+    Array array{header.dtype, header.shape, std::vector<std::byte>(static_cast<std::size_t>(header.data_bytes))};
+    const std::size_t there = start_bytes - header.data_at;
+    std::transform(start.begin() + static_cast<std::ptrdiff_t>(header.data_at),
+                   start.begin() + static_cast<std::ptrdiff_t>(start_bytes), array.data.begin(),
+                   [](std::uint8_t byte) { return std::byte{byte}; });
+    read_exactly(array.data.data() + there, array.data.size() - there, place);
+    if (unzCloseCurrentFile(zip_.get()) != UNZ_OK) fail_member(place);  // which compares the CRC-32
+    return {std::move(name), std::move(array)};
+  }
+
+  [[noreturn]] void fail_member(const std::string& place) const {
+    fail(Result::kBundleCorrupt, "%s: cannot be unpacked. %s", place.c_str(), kHint);
+  }
+
+  void read_exactly(void* target, std::size_t n_bytes, const std::string& place) {
+    constexpr std::size_t kMost = std::size_t{1} << 30;  // minizip counts in int
+    auto* at = static_cast<std::byte*>(target);
+    while (n_bytes > 0) {
+      const int got = unzReadCurrentFile(zip_.get(), at, static_cast<unsigned>(std::min(n_bytes, kMost)));
+      if (got <= 0) fail_member(place);
+      at += got;
+      n_bytes -= static_cast<std::size_t>(got);
+    }
+  }
+
+  std::string name_;
+  std::uint64_t file_bytes_ = 0;
+  std::uint64_t bytes_ = 0;  // of the members so far
+  std::unique_ptr<void, Close> zip_;
+};
+
+std::string shape_text(std::span<const std::uint64_t> shape) {
+  std::string result = "[";
+  for (const std::uint64_t side : shape) {
+    if (result.size() > 1) result += ", ";
+    result += side == kAnyLength ? "n" : std::to_string(side);
+  }
+  return result + "]";
+}
+
+}  // namespace
+
+const char* dtype_name(DType dtype) {
+  switch (dtype) {
+    case DType::kUint8:
+      return "uint8";
+    case DType::kInt8:
+      return "int8";
+    case DType::kUint16:
+      return "uint16";
+    case DType::kInt32:
+      return "int32";
+    case DType::kInt64:
+      return "int64";
+    case DType::kFloat32:
+      return "float32";
+  }
+  fail(Result::kInternal, "no such dtype");
+}
+
+std::size_t dtype_bytes(DType dtype) {
+  switch (dtype) {
+    case DType::kUint8:
+    case DType::kInt8:
+      return 1;
+    case DType::kUint16:
+      return 2;
+    case DType::kInt32:
+    case DType::kFloat32:
+      return 4;
+    case DType::kInt64:
+      return 8;
+  }
+  fail(Result::kInternal, "no such dtype");
+}
+
+std::string Array::description() const { return dtype_name(dtype) + (" " + shape_text(shape)); }
+
+Arrays Arrays::read(const std::filesystem::path& path, std::string what) {
+  std::map<std::string, Array> arrays = Archive(path).read();
+  return Arrays(std::move(arrays), what.empty() ? path.string() : std::move(what));
+}
+
+const std::vector<std::uint64_t>& Arrays::shape(const std::string& name) const {
+  const auto found = arrays_.find(name);
+  if (found == arrays_.end()) fail(Result::kBundleCorrupt, "%s: no array '%s'. %s", what_.c_str(), name.c_str(), kHint);
+  return found->second.shape;
+}
+
+const Array& Arrays::find(const std::string& name, DType dtype, std::span<const std::uint64_t> shape) const {
+  const std::string wanted = std::string(dtype_name(dtype)) + " " + shape_text(shape);
+  const auto found = arrays_.find(name);
+  if (found == arrays_.end())
+    fail(Result::kBundleCorrupt, "%s: no array '%s', which should be %s. %s", what_.c_str(), name.c_str(),
+         wanted.c_str(), kHint);
+  const Array& array = found->second;
+  const bool fits = std::ranges::equal(array.shape, shape, [](std::uint64_t side, std::uint64_t expected) {
+    return side >= 1 && (expected == kAnyLength || side == expected);
+  });
+  if (array.dtype != dtype || !fits)
+    fail(Result::kBundleCorrupt, "%s: array '%s' is %s, should be %s. %s", what_.c_str(), name.c_str(),
+         array.description().c_str(), wanted.c_str(), kHint);
+  return array;
+}
+
+}  // namespace rdeic

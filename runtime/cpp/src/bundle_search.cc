@@ -1,0 +1,79 @@
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "bundle.h"
+#include "status.h"
+
+namespace rdeic {
+
+namespace {
+
+constexpr const char* kManifest = "bundle.json";
+constexpr const char* kDefaultName = "tiny";
+constexpr const char* kSearchVariable = "RDEIC_RT_BUNDLES";
+#if defined(_WIN32)
+constexpr char kListSeparator = ';';
+#else
+constexpr char kListSeparator = ':';
+#endif
+
+bool holds_bundle(const std::filesystem::path& folder) {
+  std::error_code ignored;
+  return std::filesystem::is_regular_file(folder / kManifest, ignored);
+}
+
+bool is_name(const std::string& source) {
+  return !source.empty() && source != "." && source != ".." && source.find_first_of("/\\:") == std::string::npos;
+}
+
+/// Returns the folder of installed bundles, which lies where it did when installed as seen from this library.
+std::filesystem::path installed_engines() {
+  Dl_info library{};
+  std::error_code error;
+  if (dladdr(reinterpret_cast<const void*>(&search_folders), &library) == 0 || !library.dli_fname) return {};
+  const std::filesystem::path file = std::filesystem::canonical(library.dli_fname, error);
+  return error ? std::filesystem::path() : (file.parent_path() / RDEIC_ENGINES_FROM_LIB).lexically_normal();
+}
+
+}  // namespace
+
+std::vector<std::filesystem::path> search_folders() {
+  std::vector<std::filesystem::path> folders;
+  if (const char* listed = std::getenv(kSearchVariable)) {
+    const std::string all = listed;
+    for (std::size_t start = 0; start < all.size();) {
+      const std::size_t end = std::min(all.find(kListSeparator, start), all.size());
+      if (end > start) folders.emplace_back(all.substr(start, end - start));
+      start = end + 1;
+    }
+  }
+  const char* const cache = std::getenv("XDG_CACHE_HOME");
+  const char* const home = std::getenv("HOME");
+  if (cache && *cache)
+    folders.push_back(std::filesystem::path(cache) / "rdeic-rt" / "bundles");
+  else if (home && *home)
+    folders.push_back(std::filesystem::path(home) / ".cache" / "rdeic-rt" / "bundles");
+  if (const std::filesystem::path engines = installed_engines(); !engines.empty()) folders.push_back(engines);
+  return folders;
+}
+
+std::filesystem::path find_bundle(const std::optional<std::string>& source) {
+  const std::string name = source.value_or(kDefaultName);
+  std::string looked;
+  const auto look = [&](const std::filesystem::path& folder) {
+    if (holds_bundle(folder)) return true;
+    looked += (looked.empty() ? "" : ", ") + folder.string();
+    return false;
+  };
+  if (source && look(name)) return name;
+  if (is_name(name))
+    for (const std::filesystem::path& folder : search_folders())
+      if (look(folder / name)) return folder / name;
+  fail(Result::kBundleNotFound,
+       "no bundle '%s': there is no %s in %s. Give a bundle's folder, or put the folder that holds it into %s.",
+       printable(name).c_str(), kManifest, looked.c_str(), kSearchVariable);
+}
+
+}  // namespace rdeic

@@ -1,0 +1,99 @@
+#pragma once
+
+// MAIN PATH: `Codec::decode`, one call per stage.
+//
+//   decode   .rdc bytes - container.parse - entropy.decode_latents - y_hat
+//            y_hat - synthesis - start - L x (control - unet_step) - vae - crop -> image
+//   preview  .rdc bytes - as for decode - y_hat - synthesis - vae - crop -> image
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "bundle.h"
+#include "container.h"
+#include "input_limits.h"
+#include "pixels.h"
+#include "tensor.h"
+
+namespace rdeic {
+
+/// What a codec is opened with.
+struct CodecOptions {
+  std::string backend = "cpu";     // cpu, cuda or tensorrt-rtx
+  std::string precision = "auto";  // auto, fp32, fp16 or int8
+  unsigned threads = 0;            // CPU threads of one graph run; 0 for one per physical core
+  std::uint32_t tile_px = 1024;    // pictures of more than tile_px squared pixels are decoded in tiles
+  Limits limits{};
+};
+
+/// The parts of a decode, in order, as told to `DecodeOptions::progress`.
+enum class Stage { kEntropy, kSynthesis, kDenoise, kVae, kDone };
+
+/// Called in the thread that decodes, before each part, with the number of parts done and of all parts; again, with the
+/// same numbers, within parts that take long: between slices of y and between tiles. Returning false ends the decode
+/// with Result::kCancelled.
+using Progress = std::function<bool(Stage stage, unsigned done, unsigned total)>;
+
+/// How one file is decoded.
+struct DecodeOptions {
+  double sharpness = 1.0;               // lambda_s, finite, 0 or more
+  std::optional<std::uint64_t> seed{};  // of the noise; nothing for the file's checksum
+  std::uint32_t steps = 0;              // denoising steps; 0 for the rate's own number
+  bool preview = false;                 // z_c as it is, without denoising
+  bool allow_partial = false;           // take what is certain of a file that is cut short
+  Progress progress{};
+};
+
+/// Tells where a picture of this size goes; called once, after the container was checked and before anything is
+/// decoded. What it throws ends the decode. A picture of a preview or of latents has the same size.
+using Place = std::function<PixelRows(Size size)>;
+
+/// What is told of a file beside its picture.
+struct Decoded {
+  Size size;
+  Metadata metadata;
+  std::uint64_t missing_bytes = 0;    // of a file that is cut short
+  std::uint32_t complete_slices = 0;  // how many slices of y_hat are as in the whole file
+  std::uint32_t n_slices = 0;
+};
+
+/// A file after entropy decoding: what is left to do is arithmetic in floating point.
+struct Latents {
+  Decoded file;
+  std::uint32_t rate = 0;
+  Tensor<float> y_hat;         // [1, M, h/16, w/16], exact
+  std::uint32_t checksum = 0;  // the default seed
+};
+
+/// Decodes with one bundle on one backend. Graphs and tables are loaded when first needed. One codec may be used from
+/// many threads at once.
+class Codec {
+ public:
+  /// Throws Error: kInvalidArgument, kBackendUnavailable, kBackend.
+  Codec(std::shared_ptr<const Bundle> bundle, CodecOptions options);
+  ~Codec();
+  Codec(const Codec&) = delete;
+  Codec& operator=(const Codec&) = delete;
+
+  const Bundle& bundle() const;
+  const Limits& limits() const;
+
+  /// Decodes a file to where `place` says. Throws Error for everything that can be wrong with file, bundle or backend.
+  Decoded decode(std::span<const std::uint8_t> data, const Place& place, const DecodeOptions& options);
+
+  /// Returns everything up to y_hat, on the CPU.
+  Latents read_latents(std::span<const std::uint8_t> data, bool allow_partial = false);
+
+  /// Loads what decoding a rate needs, so that the first decode is as fast as the next.
+  void prepare(std::uint32_t rate, bool preview = false);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace rdeic

@@ -1,0 +1,54 @@
+#pragma once
+
+// Every ceiling on untrusted input, each with its reason.
+//
+// A file of thirty bytes can announce a picture of any size. What it says is held against these limits, and against the
+// bytes that are there, before anything is allocated for it. (The file is not named limits.h, as GCC's include_next
+// then takes it for the C library's.)
+
+#include <cstddef>
+#include <cstdint>
+
+namespace rdeic {
+
+/// Height and width in pixels.
+struct Size {
+  std::uint32_t height = 0;
+  std::uint32_t width = 0;
+
+  bool operator==(const Size&) const = default;
+};
+
+/// Ceilings that a caller may change (docs/format.md, "Limits").
+struct Limits {
+  /// Height times width. Decoding takes memory in proportion, whatever the length of the file.
+  std::uint64_t max_pixels = std::uint64_t{1} << 26;
+  /// Height, and width. A picture is padded to a multiple of the model's, so one that is a pixel wide and very long
+  /// would take many times the memory that its pixels say; no more fits in a JPEG.
+  std::uint32_t max_side_px = 65'535;
+  /// Of an .rdc file, which is read whole.
+  std::uint64_t max_file_bytes = std::uint64_t{1} << 29;
+  /// Of a metadata section, inflated. A few kilobytes of zlib can become gigabytes.
+  std::uint64_t max_metadata_bytes = std::uint64_t{1} << 22;
+  /// Of what one decode holds in proportion to the picture, as memory_estimate.h counts it; 0 for no ceiling.
+  std::uint64_t max_memory_bytes = 0;
+
+  /// Throws Error(kLimitExceeded) if a side or the number of pixels is over its limit; `place` begins the message.
+  void check_size(Size size, const char* place) const;
+};
+
+/// Of a bundle.json. One of a full-size model has about 20 kB; a megabyte stops a wrong or hostile file before it is
+/// parsed.
+inline constexpr std::uint64_t kMaxManifestBytes = std::uint64_t{1} << 20;
+/// Of objects and arrays within each other in a bundle.json. There are 5 levels, but for what is free.
+inline constexpr std::size_t kMaxJsonDepth = 64;
+/// Of an .npz file's arrays together. The entropy model of a full-size rate takes about 60 MB.
+inline constexpr std::uint64_t kMaxArraysBytes = std::uint64_t{1} << 30;
+/// Of arrays in an .npz file. An entropy model of ten slices has about 400.
+inline constexpr std::size_t kMaxArrays = 65'536;
+/// Of dimensions of an array: what the model id's canonical form needs at most is 4.
+inline constexpr std::size_t kMaxArrayRank = 8;
+/// Of the text before an array's elements; numpy writes 118 bytes for the ones there are.
+inline constexpr std::size_t kMaxArrayHeaderBytes = 4096;
+
+}  // namespace rdeic

@@ -1,0 +1,23 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "input_limits.h"
+#include "tensor.h"
+
+namespace rdeic {
+
+/// Rows of RGB, 3 bytes a pixel, `stride` bytes from one to the next.
+struct PixelRows {
+  std::uint8_t* first = nullptr;
+  std::size_t stride = 0;
+};
+
+/// Returns the size of a picture whose sides are padded to multiples.
+Size padded_size(Size size, std::uint32_t multiple_px);
+
+/// Writes the top left of a padded picture, [1, h, w, 3].
+void crop(const Tensor<std::uint8_t>& padded, Size size, PixelRows rows);
+
+}  // namespace rdeic

@@ -1,0 +1,242 @@
+// Whole decodes, on the golden files and their bundle.
+
+#include "codec.h"
+
+#include <gtest/gtest.h>
+#include <png.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <thread>
+
+#include "expect_error.h"
+#include "temporary_folder.h"
+
+namespace rdeic {
+namespace {
+
+using testing::expect_error;
+namespace fs = std::filesystem;
+using Bytes = std::vector<std::uint8_t>;
+
+const fs::path kGolden = fs::path(RDEIC_SOURCE_DIR) / "tests/golden/v1";
+// Of golden pixels, made by another version of ONNX Runtime or on another CPU: tests/golden/v1/limits.json.
+constexpr int kMaxDifference = 2;
+
+Bytes read_bytes(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+Bytes read_png(const fs::path& path) {
+  png_image image{};
+  image.version = PNG_IMAGE_VERSION;
+  if (!png_image_begin_read_from_file(&image, path.c_str())) throw std::runtime_error(image.message);
+  image.format = PNG_FORMAT_RGB;
+  Bytes pixels(PNG_IMAGE_SIZE(image));
+  png_image_finish_read(&image, nullptr, pixels.data(), 0, nullptr);
+  return pixels;
+}
+
+std::shared_ptr<const Bundle> golden_bundle() {
+  static const auto bundle = std::make_shared<const Bundle>(read_bundle(kGolden / "bundle"));
+  return bundle;
+}
+
+Codec& codec() {
+  static Codec golden(golden_bundle(), {.threads = 1});
+  return golden;
+}
+
+struct Picture {
+  Bytes pixels;
+  Decoded about;
+};
+
+Picture decode(Codec& with, const Bytes& data, const DecodeOptions& options = {}) {
+  Picture picture;
+  picture.about = with.decode(
+      data,
+      [&](Size size) {
+        picture.pixels.resize(std::size_t{3} * size.width * size.height);
+        return PixelRows{picture.pixels.data(), std::size_t{3} * size.width};
+      },
+      options);
+  return picture;
+}
+
+const Bytes& coffee() {
+  static const Bytes data = read_bytes(kGolden / "coffee_r0.rdc");
+  return data;
+}
+
+int largest_difference(const Bytes& a, const Bytes& b) {
+  EXPECT_EQ(a.size(), b.size());
+  int largest = 0;
+  for (std::size_t i = 0; i < std::min(a.size(), b.size()); ++i) largest = std::max(largest, std::abs(a[i] - b[i]));
+  return largest;
+}
+
+TEST(Codec, GoldenFilesGiveTheirPixels) {
+  for (const auto& entry : fs::directory_iterator(kGolden)) {
+    if (entry.path().extension() != ".rdc") continue;
+    const Picture picture = decode(codec(), read_bytes(entry.path()));
+    const Bytes expected = read_png(fs::path(entry.path()).replace_extension(".png"));
+    EXPECT_LE(largest_difference(picture.pixels, expected), kMaxDifference) << entry.path();
+    EXPECT_EQ(picture.about.missing_bytes, 0U);
+    EXPECT_EQ(picture.about.complete_slices, picture.about.n_slices);
+  }
+}
+
+TEST(Codec, RowsMayLieApart) {
+  const Bytes data = read_bytes(kGolden / "chelsea_r0.rdc");
+  const Picture packed = decode(codec(), data);
+  const std::size_t row_bytes = std::size_t{3} * packed.about.size.width, stride = row_bytes + 13;
+  Bytes rows(stride * packed.about.size.height, 0xee);
+  codec().decode(data, [&](Size) { return PixelRows{rows.data(), stride}; }, {});
+  for (std::size_t row = 0; row < packed.about.size.height; ++row) {
+    const auto* at = rows.data() + row * stride;
+    EXPECT_TRUE(std::equal(at, at + row_bytes, packed.pixels.data() + row * row_bytes));
+    EXPECT_EQ(at[row_bytes], 0xee);
+  }
+}
+
+TEST(Codec, TheSeedDecidesTheNoiseAndTheChecksumIsTheDefault) {
+  const Picture usual = decode(codec(), coffee());
+  EXPECT_EQ(decode(codec(), coffee(), {.seed = parse(coffee(), {}).checksum}).pixels, usual.pixels);
+  EXPECT_NE(decode(codec(), coffee(), {.seed = 1}).pixels, usual.pixels);
+}
+
+TEST(Codec, SharpnessOneIsUnguidedAndOthersDiffer) {
+  const Picture usual = decode(codec(), coffee());
+  EXPECT_LE(largest_difference(decode(codec(), coffee(), {.sharpness = 1.0000001}).pixels, usual.pixels), 1);
+  EXPECT_NE(decode(codec(), coffee(), {.sharpness = 0.0}).pixels, usual.pixels);
+}
+
+TEST(Codec, StepsMustBeAScheduleOfTheBundle) {
+  EXPECT_NE(decode(codec(), coffee(), {.steps = 5}).pixels, decode(codec(), coffee(), {.steps = 2}).pixels);
+  expect_error(Result::kInvalidArgument, "3", [] { decode(codec(), coffee(), {.steps = 3}); });
+}
+
+TEST(Codec, SharpnessOutOfRangeIsRefused) {
+  for (const double sharpness : {-1.0, std::nan(""), HUGE_VAL}) {
+    expect_error(Result::kInvalidArgument, "sharpness", [&] { decode(codec(), coffee(), {.sharpness = sharpness}); });
+  }
+}
+
+TEST(Codec, ProgressIsToldInOrderAndEndsWithAllPartsDone) {
+  std::vector<std::pair<Stage, unsigned>> told;
+  unsigned parts = 0;
+  decode(codec(), coffee(), {.progress = [&](Stage stage, unsigned done, unsigned total) {
+           if (told.empty() || told.back() != std::pair(stage, done)) told.emplace_back(stage, done);
+           parts = total;
+           return true;
+         }});
+  const std::vector<std::pair<Stage, unsigned>> expected = {{Stage::kEntropy, 0}, {Stage::kSynthesis, 1},
+                                                            {Stage::kDenoise, 2}, {Stage::kDenoise, 3},
+                                                            {Stage::kVae, 4},     {Stage::kDone, 5}};
+  EXPECT_EQ(told, expected);
+  EXPECT_EQ(parts, 5U);
+}
+
+TEST(Codec, CancelEndsTheDecodeAtAnyPart) {
+  for (const Stage last : {Stage::kEntropy, Stage::kSynthesis, Stage::kDenoise, Stage::kVae, Stage::kDone}) {
+    expect_error(Result::kCancelled, "cancelled", [&] {
+      decode(codec(), coffee(), {.progress = [&](Stage stage, unsigned, unsigned) { return stage != last; }});
+    });
+  }
+}
+
+TEST(Codec, PreviewLoadsNeitherDenoiserNorControl) {
+  const testing::TemporaryFolder folder;
+  fs::copy(kGolden / "bundle", folder.path() / "bundle");
+  Codec other(std::make_shared<const Bundle>(read_bundle(folder.path() / "bundle")), {.threads = 1});
+  fs::remove(folder.path() / "bundle/unet_step.onnx");
+  fs::remove(folder.path() / "bundle/control_r0.onnx");
+  const Picture preview = decode(other, coffee(), {.preview = true});
+  EXPECT_EQ(preview.pixels, decode(codec(), coffee(), {.preview = true}).pixels);
+  EXPECT_NE(preview.pixels, decode(codec(), coffee()).pixels);
+  expect_error(Result::kBundleCorrupt, "", [&] { decode(other, coffee()); });
+}
+
+TEST(Codec, CutFilesDecodeOnlyWhenAsked) {
+  const Bytes data = read_bytes(kGolden / "astronaut_r0.rdc");
+  const Bytes cut(data.begin(), data.end() - 100);
+  expect_error(Result::kTruncated, "", [&] { decode(codec(), cut); });
+  const Picture picture = decode(codec(), cut, {.allow_partial = true});
+  EXPECT_EQ(picture.about.missing_bytes, 100U);
+  EXPECT_LT(picture.about.complete_slices, picture.about.n_slices);
+  const Bytes without_checksum(data.begin(), data.end() - 4);
+  const Picture whole = decode(codec(), without_checksum, {.allow_partial = true});
+  EXPECT_EQ(whole.about.complete_slices, whole.about.n_slices);
+  EXPECT_EQ(whole.pixels, decode(codec(), data).pixels);
+}
+
+TEST(Codec, DamagedGraphsAreBundleErrorsAndAreNotKept) {
+  const testing::TemporaryFolder folder;
+  fs::copy(kGolden / "bundle", folder.path() / "bundle");
+  const fs::path graph = folder.path() / "bundle/vae_decoder.onnx";
+  Codec other(std::make_shared<const Bundle>(read_bundle(folder.path() / "bundle")), {.threads = 1});
+  const Bytes original = read_bytes(graph);
+  std::ofstream(graph, std::ios::binary) << "no graph";
+  expect_error(Result::kBundleCorrupt, "vae_decoder", [&] { decode(other, coffee()); });
+  fs::copy_file(kGolden / "bundle/synthesis_r0.onnx", graph, fs::copy_options::overwrite_existing);
+  expect_error(Result::kBundleCorrupt, "z_0", [&] { decode(other, coffee()); });
+  std::ofstream(graph, std::ios::binary)
+      .write(reinterpret_cast<const char*>(original.data()), static_cast<std::streamsize>(original.size()));
+  EXPECT_EQ(decode(other, coffee()).pixels, decode(codec(), coffee()).pixels);
+}
+
+TEST(Codec, AnotherBundlesEntropyModelIsFound) {
+  const testing::TemporaryFolder folder;
+  fs::copy(kGolden / "bundle", folder.path() / "bundle");
+  Codec other(std::make_shared<const Bundle>(read_bundle(folder.path() / "bundle")), {.threads = 1});
+  fs::copy_file(kGolden / "bundle/entropy_r1.npz", folder.path() / "bundle/entropy_r0.npz",
+                fs::copy_options::overwrite_existing);
+  expect_error(Result::kBundleCorrupt, "model", [&] { decode(other, coffee()); });
+}
+
+TEST(Codec, ManyThreadsMayUseOne) {
+  Codec shared(golden_bundle(), {.threads = 2});
+  const Bytes expected = decode(codec(), coffee()).pixels;
+  std::vector<Bytes> found(6);
+  std::vector<std::thread> threads;
+  for (Bytes& pixels : found) threads.emplace_back([&] { pixels = decode(shared, coffee()).pixels; });
+  for (std::thread& thread : threads) thread.join();
+  for (const Bytes& pixels : found) EXPECT_LE(largest_difference(pixels, expected), 1);
+}
+
+TEST(Codec, UnknownOptionsAreRefused) {
+  expect_error(Result::kInvalidArgument, "backend", [] { Codec(golden_bundle(), {.backend = "gpu"}); });
+  expect_error(Result::kInvalidArgument, "precision", [] { Codec(golden_bundle(), {.precision = "fp8"}); });
+  expect_error(Result::kInvalidArgument, "tile_px", [] { Codec(golden_bundle(), {.tile_px = 100}); });
+  expect_error(Result::kBackendUnavailable, "int8", [] { Codec(golden_bundle(), {.precision = "int8"}); });
+}
+
+TEST(Codec, ProvidersThatAreNotThereSaySo) {
+  try {
+    Codec(golden_bundle(), {.backend = "tensorrt-rtx"});
+  } catch (const Error& error) {
+    EXPECT_EQ(error.result(), Result::kBackendUnavailable) << error.what();
+    EXPECT_NE(std::string(error.what()).find("tensorrt-rtx"), std::string::npos);
+  }
+}
+
+TEST(Codec, MemoryAboveTheCeilingIsRefused) {
+  Limits limits;
+  limits.max_memory_bytes = 1000;
+  Codec small(golden_bundle(), {.threads = 1, .limits = limits});
+  expect_error(Result::kLimitExceeded, "", [&] { decode(small, coffee()); });
+}
+
+TEST(Codec, PrepareLoadsEverything) {
+  Codec fresh(golden_bundle(), {.threads = 1});
+  fresh.prepare(1);
+  expect_error(Result::kInvalidArgument, "rate", [&] { fresh.prepare(9); });
+}
+
+}  // namespace
+}  // namespace rdeic

@@ -1,0 +1,183 @@
+"""Compare librdeic with the Python runtime: symbols identical, pixels within 1 level, errors of the same class.
+
+    python runtime/cpp/tests/parity.py build/runtime/cpp/tests/parity            what ctest runs
+    python runtime/cpp/tests/parity.py build/runtime/cpp/tests/parity --photos DIR --bundle engines/tiny --count 200
+
+Files compared: the golden files; crops of photos, freshly encoded at every rate of the bundle; pictures that are
+decoded in tiles; and damaged files, made here from golden ones: cut, flipped and overwritten, with the old checksum and
+with one that fits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import random
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+import rdeic_rt
+from rdeic_rt import container, errors
+from rdeic_rt.codec import Codec
+
+ROOT = Path(__file__).parents[3]
+GOLDEN = ROOT / "tests/golden/v1"
+CRC_BYTES = 4
+# The numbers of rdeic.h.
+RESULTS: dict[type[errors.RdeicError], int] = {
+    errors.NotRdcError: 40,
+    errors.TruncatedError: 41,
+    errors.UnsupportedVersionError: 42,
+    errors.LimitExceededError: 43,
+    errors.ChecksumError: 44,
+    errors.BitstreamError: 45,
+    errors.BundleMismatchError: 53,
+}
+
+
+def main() -> None:
+    """Compare; print counts, and end with status 1 where anything differs."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("parity", type=Path, help="the program built from parity.cc")
+    p.add_argument("--bundle", type=Path, default=ROOT / "engines/tiny", help="for freshly encoded photos")
+    p.add_argument("--photos", type=Path, default=ROOT / "tests/data/photos", help="folder of pictures")
+    p.add_argument("--count", type=int, default=4, help="crops of photos, each at every rate")
+    p.add_argument("--side", type=int, default=256, help="largest side of a crop")
+    p.add_argument("--damaged", type=int, default=600, help="random damaged files, besides cuts at every length")
+    args = p.parse_args()
+    differing = 0
+    golden = [path.read_bytes() for path in sorted(GOLDEN.glob("*.rdc"))]
+    codec = rdeic_rt.load(GOLDEN / "bundle", backend="cpu", threads=1)
+    differing += compare(args.parity, codec, golden, pixels=True, what="golden files")
+    differing += compare(args.parity, codec, list(damaged(golden, args.damaged)), pixels=False, what="damaged files")
+    fresh = rdeic_rt.load(args.bundle, backend="cpu")
+    files = list(encoded(fresh, args.photos, args.count, args.side))
+    differing += compare(args.parity, fresh, files, pixels=True, what="fresh photos")
+    tiled = rdeic_rt.load(GOLDEN / "bundle", backend="cpu", threads=1, tile_px=256)
+    photo = np.asarray(Image.open(ROOT / "tests/data/photos/astronaut.jpg").convert("RGB"))
+    large = [tiled.encode(np.ascontiguousarray(photo[:h, :w])) for h, w in ((300, 440), (64, 500), (430, 90))]
+    differing += compare(args.parity, tiled, large, pixels=True, what="pictures in tiles", tile_px=256)
+    sys.exit(1 if differing else 0)
+
+
+def compare(parity: Path, codec: Codec, files: Sequence[bytes], *, pixels: bool, what: str, tile_px: int = 1024) -> int:
+    """Return how many files the two decode differently, and print what was found."""
+    command = [str(parity), str(codec.bundle.folder), "pixels" if pixels else "latents", str(tile_px)]
+    lines = "".join(data.hex() + "\n" for data in files)
+    printed = subprocess.run(command, input=lines, check=True, capture_output=True, text=True).stdout.splitlines()
+    outcomes: Counter[int] = Counter()
+    differing, largest, unequal, total = 0, 0, 0, 0
+    for data, line in zip(files, printed, strict=True):
+        found = line.split()
+        result, digest = expected(codec, data)
+        outcomes[result] += 1
+        same = int(found[0]) == result and found[1:2] == ([digest] if digest else [])
+        if same and pixels and digest:
+            mine, theirs = codec.decode(data).astype(int).ravel(), np.frombuffer(bytes.fromhex(found[2]), np.uint8)
+            same = mine.size == theirs.size and int(np.abs(mine - theirs).max()) <= 1
+            largest = max(largest, int(np.abs(mine - theirs).max()))
+            unequal, total = unequal + int((mine != theirs).sum()), total + mine.size
+        if not same:
+            differing += 1
+            print(f"{what}: expected {result} {digest}, got {found[:2]}: {data[:200].hex()}")
+    summary = ", ".join(f"{count} of result {result}" for result, count in sorted(outcomes.items()))
+    print(f"{what}: {len(files)} compared, {differing} differ ({summary})", end="")
+    print(f"; pixels differ by {largest} at most, {unequal} of {total}" if pixels else "")
+    return differing
+
+
+def expected(codec: Codec, data: bytes) -> tuple[int, str]:
+    """Return the number of what Python makes of a file, and the SHA-256 of y_hat."""
+    try:
+        y_hat = codec.read_latents(data).y_hat
+    except errors.RdeicError as error:
+        return RESULTS[type(error)], ""
+    return 0, hashlib.sha256(np.ascontiguousarray(y_hat).tobytes()).hexdigest()
+
+
+def encoded(codec: Codec, folder: Path, count: int, side: int) -> Iterator[bytes]:
+    """Yield crops of photos as files, each at every rate."""
+    photos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in {".jpg", ".jpeg", ".png", ".webp"})
+    rng = random.Random(5)
+    for number in range(count):
+        photo = np.asarray(Image.open(photos[number % len(photos)]).convert("RGB"))
+        crop = random_crop(rng, photo, side)
+        for rate in codec.bundle.rates:
+            yield codec.encode(crop, rate=rate.index)
+
+
+def random_crop(rng: random.Random, photo: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Return a piece of a photo, of any place and size up to `side` pixels along each side."""
+    height, width = (rng.randint(1, min(side, n)) for n in photo.shape[:2])
+    top, left = rng.randint(0, photo.shape[0] - height), rng.randint(0, photo.shape[1] - width)
+    return np.ascontiguousarray(photo[top : top + height, left : left + width])
+
+
+def damaged(files: Sequence[bytes], count: int) -> Iterator[bytes]:
+    """Yield every cut and header bit flip of two files, then random damage to all, mostly with a checksum that fits."""
+    for data in files[:2]:
+        yield from (data[:length] for length in range(len(data)))
+        file = container.parse(data)
+        header_bits = 8 * (len(data) - CRC_BYTES - len(file.z) - len(file.y))
+        yield from (flipped(data, bit) for bit in range(header_bits))
+        yield from (resealed(flipped(data, bit)) for bit in range(header_bits))
+        yield from (data + extra for extra in (b"\0", bytes(4), data))
+    rng = random.Random(7)
+    for number in range(count):
+        data = files[number % len(files)]
+        kind = number % 5
+        if kind == 0:
+            yield flipped(data, rng.randrange(8 * len(data)))
+        elif kind == 1:
+            yield resealed(flipped(data, rng.randrange(8 * (len(data) - CRC_BYTES))))
+        elif kind == 2:
+            yield with_sections(data, rng, cut=True)
+        elif kind == 3:
+            yield with_sections(data, rng, cut=False)
+        else:
+            yield resealed(overwritten(data, rng))
+
+
+def flipped(data: bytes, bit: int) -> bytes:
+    """Return the bytes with one bit changed."""
+    changed = bytearray(data)
+    changed[bit // 8] ^= 1 << (bit % 8)
+    return bytes(changed)
+
+
+def resealed(data: bytes) -> bytes:
+    """Return the bytes with a checksum that fits, as an attacker would write them."""
+    body = data[:-CRC_BYTES]
+    return body + google_crc32c.value(body).to_bytes(CRC_BYTES, "little")
+
+
+def overwritten(data: bytes, rng: random.Random) -> bytes:
+    """Return the bytes with up to 8 of the sections' bytes replaced."""
+    changed = bytearray(data)
+    start = len(data) - CRC_BYTES - len(container.parse(data).y)
+    for _ in range(rng.randint(1, 8)):
+        changed[rng.randrange(start, len(data)) if start < len(data) else -1] = rng.randrange(256)
+    return bytes(changed)
+
+
+def with_sections(data: bytes, rng: random.Random, *, cut: bool) -> bytes:
+    """Return a well-formed file whose sections are cut, or longer, or of random bytes."""
+    file = container.parse(data)
+    z, y = (
+        part[: rng.randint(0, len(part))] if cut else rng.randbytes(rng.randint(0, 2 * len(part) + 8))
+        for part in (file.z, file.y)
+    )
+    keep = rng.randrange(3)
+    return container.pack(file.header, file.z if keep == 0 else z, file.y if keep == 1 else y)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,356 @@
+// The command `rdeic`: decodes .rdc files, and tells what is in a file or a bundle. Results go to standard output, all
+// else to standard error. Exit codes are those of rdeic-rt: the tens of a result, 2 for a wrong command line.
+
+#include <getopt.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <charconv>
+#include <cinttypes>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+#include <rdeic/rdeic.hpp>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "png_writer.h"
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+using Bytes = std::vector<std::uint8_t>;
+
+constexpr int kExitUsage = 2;
+constexpr const char* kUsage = R"(usage: rdeic decode IN... [-o OUT] [options]
+       rdeic info FILE|BUNDLE... [--json]
+       rdeic --version
+
+decode makes a .png (or .ppm, by the suffix of OUT) of each .rdc file; '-' is standard input or output.
+
+input and output
+  -o, --output OUT       where the picture goes, with one input; IN with the suffix .png
+      --allow-partial    decode what there is of a file that is cut short
+model
+  -b, --bundle B         a folder, or a name (tiny)
+      --no-verify        do not compare hashes of the bundle's files
+picture
+      --sharpness S      0 and more: towards 0 smoother, above 1 sharper (1)
+      --seed N           of the noise (the file's checksum)
+      --steps N          denoising steps (the rate's own)
+      --preview          a quick look, without denoising
+device
+      --backend NAME     cpu, cuda or tensorrt-rtx (cpu)
+      --precision P      auto, fp32, fp16 or int8 (auto)
+      --threads N        of the CPU (one for each core)
+      --tile N           larger pictures than N x N are worked on in tiles (1024)
+limits
+      --max-pixels N     of a picture (67108864)
+      --max-memory N     bytes for a picture, without what ONNX Runtime works in (no limit)
+
+exit code: 0 done; 1 a bug; 2 wrong command line; 3 a file cannot be read or written; 4 a bad file; 5 a bad bundle, or
+another one's file; 6 the backend cannot run, or memory ran out. With several inputs the others are done, too.
+)";
+
+struct UsageError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+/// A file that cannot be read or written.
+struct FileError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+struct Options {
+  std::vector<std::string> inputs;
+  std::string output;
+  std::optional<std::string> bundle;
+  std::uint32_t bundle_flags = 0;
+  rdeic::DecoderOptions decoder;
+  rdeic::DecodeOptions decode;
+  bool json = false;
+};
+
+template <typename T>
+T number(const char* name, std::string_view text) {
+  T value{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc{} || end != text.data() + text.size())
+    throw UsageError("--" + std::string(name) + " takes a number, not '" + std::string(text) + "'");
+  return value;
+}
+
+Options parse(int argc, char** argv) {
+  enum Long {
+    kAllowPartial = 256,
+    kNoVerify,
+    kSharpness,
+    kSeed,
+    kSteps,
+    kPreview,
+    kBackend,
+    kPrecision,
+    kThreads,
+    kTile,
+    kMaxPixels,
+    kMaxMemory,
+    kJson
+  };
+  static const option kOptions[] = {{"output", required_argument, nullptr, 'o'},
+                                    {"bundle", required_argument, nullptr, 'b'},
+                                    {"allow-partial", no_argument, nullptr, kAllowPartial},
+                                    {"no-verify", no_argument, nullptr, kNoVerify},
+                                    {"sharpness", required_argument, nullptr, kSharpness},
+                                    {"seed", required_argument, nullptr, kSeed},
+                                    {"steps", required_argument, nullptr, kSteps},
+                                    {"preview", no_argument, nullptr, kPreview},
+                                    {"backend", required_argument, nullptr, kBackend},
+                                    {"precision", required_argument, nullptr, kPrecision},
+                                    {"threads", required_argument, nullptr, kThreads},
+                                    {"tile", required_argument, nullptr, kTile},
+                                    {"max-pixels", required_argument, nullptr, kMaxPixels},
+                                    {"max-memory", required_argument, nullptr, kMaxMemory},
+                                    {"json", no_argument, nullptr, kJson},
+                                    {nullptr, 0, nullptr, 0}};
+  Options options;
+  int index = 0;
+  for (int c; (c = getopt_long(argc, argv, "o:b:", kOptions, &index)) != -1;) {
+    const char* const name = c >= 256 ? kOptions[index].name : "";
+    switch (c) {
+      case 'o':
+        options.output = optarg;
+        break;
+      case 'b':
+        options.bundle = optarg;
+        break;
+      case kAllowPartial:
+        options.decode.allow_partial = true;
+        break;
+      case kNoVerify:
+        options.bundle_flags |= RDEIC_BUNDLE_NO_VERIFY;
+        break;
+      case kSharpness:
+        options.decode.sharpness = number<double>(name, optarg);
+        break;
+      case kSeed:
+        options.decode.seed = number<std::uint64_t>(name, optarg);
+        break;
+      case kSteps:
+        options.decode.steps = number<std::uint32_t>(name, optarg);
+        break;
+      case kPreview:
+        options.decode.preview = true;
+        break;
+      case kBackend:
+        options.decoder.backend = optarg;
+        break;
+      case kPrecision:
+        options.decoder.precision = optarg;
+        break;
+      case kThreads:
+        options.decoder.threads = number<std::uint32_t>(name, optarg);
+        break;
+      case kTile:
+        options.decoder.tile_px = number<std::uint32_t>(name, optarg);
+        break;
+      case kMaxPixels:
+        options.decoder.limits.max_pixels = number<std::uint64_t>(name, optarg);
+        break;
+      case kMaxMemory:
+        options.decoder.limits.max_memory_bytes = number<std::uint64_t>(name, optarg);
+        break;
+      case kJson:
+        options.json = true;
+        break;
+      default:
+        throw UsageError("");  // getopt has said what is wrong
+    }
+  }
+  options.inputs.assign(argv + optind, argv + argc);
+  if (options.inputs.empty()) throw UsageError("no input");
+  if (!options.output.empty() && options.inputs.size() > 1) throw UsageError("--output goes with one input");
+  return options;
+}
+
+/// Returns the bytes of a file, no more than a byte over the limit, which the library then refuses.
+Bytes read_file(const std::string& path, const rdeic::Limits& limits) {
+  std::FILE* const file = path == "-" ? stdin : std::fopen(path.c_str(), "rb");
+  if (!file) throw FileError(path + ": " + std::strerror(errno));
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> guard(file, std::fclose);
+  Bytes data;
+  std::vector<std::uint8_t> block(std::size_t{1} << 16);
+  while (data.size() <= limits.max_file_bytes) {
+    const std::size_t got = std::fread(block.data(), 1, block.size(), file);
+    data.insert(data.end(), block.begin(), block.begin() + static_cast<std::ptrdiff_t>(got));
+    if (got < block.size()) break;
+  }
+  if (std::ferror(file)) throw FileError(path + ": " + std::strerror(errno));
+  return data;
+}
+
+void write_picture(std::FILE* file, const std::string& name, const rdeic::Image& image) {
+  std::string problem;
+  if (name.ends_with(".ppm")) {
+    std::fprintf(file, "P6\n%" PRIu32 " %" PRIu32 "\n255\n", image.width(), image.height());
+    std::fwrite(image.pixels().data(), 1, image.pixels().size(), file);
+  } else {
+    problem = rdeic_tool::write_png(file, image.get());
+  }
+  if (problem.empty() && (std::fflush(file) != 0 || std::ferror(file))) problem = std::strerror(errno);
+  if (!problem.empty()) throw FileError(name + ": " + problem);
+}
+
+/// Writes a file in one step: it is there complete, or as it was before.
+void save_picture(const std::string& path, const rdeic::Image& image) {
+  std::string temporary = path + ".XXXXXX";
+  const int descriptor = mkstemp(temporary.data());
+  if (descriptor < 0) throw FileError(path + ": " + std::strerror(errno));
+  std::FILE* const file = fdopen(descriptor, "wb");
+  try {
+    if (!file) throw FileError(path + ": " + std::strerror(errno));
+    write_picture(file, path, image);
+    std::fclose(file);
+    namespace fs = std::filesystem;
+    const mode_t mask = umask(0);  // which can be read only by setting it
+    umask(mask);
+    fs::permissions(temporary, fs::perms{0666U & ~mask});
+    fs::rename(temporary, path);
+  } catch (const std::filesystem::filesystem_error& error) {
+    std::filesystem::remove(temporary);
+    throw FileError(path + ": " + error.code().message());
+  } catch (...) {
+    std::filesystem::remove(temporary);
+    throw;
+  }
+}
+
+void decode(rdeic::Decoder& decoder, const std::string& input, const Options& options) {
+  const Bytes data = read_file(input, options.decoder.limits);
+  const rdeic::Image image = decoder.decode(data, options.decode);
+  if (image.get().missing_bytes > 0)
+    std::fprintf(stderr,
+                 "%s: cut short by %" PRIu64 " bytes and not checked; %" PRIu32 " of %" PRIu32 " slices are complete\n",
+                 input.c_str(), image.get().missing_bytes, image.get().complete_slices, image.get().n_slices);
+  std::string output = options.output;
+  if (output.empty()) output = input == "-" ? "-" : std::filesystem::path(input).replace_extension(".png").string();
+  if (output == "-")
+    write_picture(stdout, "standard output", image);
+  else
+    save_picture(output, image);
+}
+
+std::string hex(const std::uint8_t (&id)[4]) {
+  char text[9];
+  std::snprintf(text, sizeof text, "%02x%02x%02x%02x", id[0], id[1], id[2], id[3]);
+  return text;
+}
+
+Json describe_file(const std::string& input, const Options& options) {
+  const Bytes data = read_file(input, options.decoder.limits);
+  const rdeic_info info = rdeic::read_info(data, options.decoder.limits);
+  char checksum[9];
+  std::snprintf(checksum, sizeof checksum, "%08" PRIx32, info.checksum);
+  const double pixels = static_cast<double>(info.width) * static_cast<double>(info.height);
+  return {{"file", input},
+          {"bytes", data.size()},
+          {"width", info.width},
+          {"height", info.height},
+          {"bpp", 8 * static_cast<double>(data.size()) / pixels},
+          {"rate", info.rate},
+          {"model_id", hex(info.model_id)},
+          {"z_bytes", info.z_bytes},
+          {"y_bytes", info.y_bytes},
+          {"icc_bytes", info.icc_bytes},
+          {"exif_bytes", info.exif_bytes},
+          {"checksum", checksum}};
+}
+
+Json describe_bundle(const std::string& input, const Options& options) {
+  const rdeic::Bundle bundle(input, options.bundle_flags);
+  Json rates = Json::array();
+  for (std::uint32_t index = 0; index < bundle.rate_count(); ++index) {
+    const rdeic_rate rate = bundle.rate(index);
+    rates.push_back({{"index", index},
+                     {"label", rate.label},
+                     {"bpp", rate.bpp},
+                     {"steps", rate.steps},
+                     {"model_id", hex(rate.model_id)}});
+  }
+  return {{"bundle", bundle.name()}, {"folder", bundle.folder()}, {"licence", bundle.licence()}, {"rates", rates}};
+}
+
+void info(const std::string& input, const Options& options) {
+  const bool is_bundle = input != "-" && std::filesystem::is_directory(input);
+  const Json facts = is_bundle ? describe_bundle(input, options) : describe_file(input, options);
+  if (options.json) {
+    std::cout << facts.dump(-1, ' ', false, Json::error_handler_t::replace) << '\n';
+    return;
+  }
+  for (const auto& [name, value] : facts.items()) {
+    if (!value.is_array()) {
+      std::cout << name << ": " << (value.is_string() ? value.get<std::string>() : value.dump()) << '\n';
+      continue;
+    }
+    for (const Json& rate : value) {
+      std::cout << "rate " << rate["index"] << ": " << rate["label"].get<std::string>() << ", " << rate["bpp"]
+                << " bpp, " << rate["steps"] << " steps, model " << rate["model_id"].get<std::string>() << '\n';
+    }
+  }
+}
+
+/// Runs what is done for one input; returns its exit code, and says on standard error what went wrong.
+template <typename Body>
+int attempt(const std::string& input, Body&& body) {
+  const char* const name = input == "-" ? "standard input" : input.c_str();
+  try {
+    body();
+    return 0;
+  } catch (const rdeic::Error& error) {
+    std::fprintf(stderr, "%s: %s\n", name, error.what());
+    return static_cast<int>(error.result()) / 10;
+  } catch (const FileError& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return RDEIC_RESULT_IO / 10;
+  }
+}
+
+int run(int argc, char** argv) {
+  if (argc >= 2 && argv[1] == std::string_view("--version")) return std::printf("rdeic %s\n", rdeic_version()), 0;
+  if (argc >= 2 && (argv[1] == std::string_view("--help") || argv[1] == std::string_view("-h")))
+    return std::fputs(kUsage, stdout), 0;
+  const std::string_view command = argc >= 2 ? argv[1] : "";
+  if (command != "decode" && command != "info") throw UsageError("the command is decode or info");
+  if (argc >= 3 && argv[2] == std::string_view("--help")) return std::fputs(kUsage, stdout), 0;
+  const Options options = parse(argc - 1, argv + 1);
+
+  int worst = 0;
+  std::optional<rdeic::Decoder> decoder;
+  if (command == "decode") {
+    worst = attempt(options.bundle.value_or("tiny"),
+                    [&] { decoder.emplace(rdeic::Bundle(options.bundle, options.bundle_flags), options.decoder); });
+    if (worst) return worst;
+  }
+  for (const std::string& input : options.inputs)
+    worst = std::max(worst, attempt(input, [&] { decoder ? decode(*decoder, input, options) : info(input, options); }));
+  return worst;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return run(argc, argv);
+  } catch (const UsageError& error) {
+    if (*error.what()) std::fprintf(stderr, "rdeic: %s\n", error.what());
+    std::fputs("Try: rdeic --help\n", stderr);
+    return kExitUsage;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "rdeic: %s\n", error.what());
+    return RDEIC_RESULT_INTERNAL / 10;
+  }
+}
