@@ -54,11 +54,11 @@ def main() -> None:
         loop.load_weights(model, *args.base, init)
         model.codec.requires_grad_(args.train != "denoising")
         model.control.requires_grad_(args.train != "codec")
-    setup.model.unet.requires_grad_(args.train != "codec")
     rates = nn.ModuleDict(
         {f"rate_{i}": nn.ModuleDict({"codec": m.codec, "control": m.control}) for i, m in enumerate(models)}
     )
     trained = nn.ModuleDict({"vae": frozen_base(setup.model), "unet": setup.model.unet, **rates})
+    setup.model.unet.requires_grad_(args.train != "codec")
     pixel_loss = common.PixelLoss(setup)
     tables = [schedule.ddpm(setup.model.config.diffusion, n) for n in args.n_steps]
     halves = [split_steps(table, LEARNING_STEPS) for table in tables]

@@ -29,15 +29,36 @@ def test_stages_chain_produces_every_weight_of_the_model(tmp_path: Path, monkeyp
     run(train_denoiser.main, monkeypatch, "--out", denoiser, "--vae", vae / "weights.safetensors")
     base = ["--base", vae / "weights.safetensors", denoiser / "weights.safetensors"]
     run(train_codec.main, monkeypatch, "--out", codec, *base, "--lambda-r", 0.5)
-    options = ["--init", codec / "weights.safetensors", "--lambda-r", 0.5, 0.1, "--n-steps", 2, 3]
-    run(finetune_steps.main, monkeypatch, "--out", final, *base, *options)
-    shared = set().union(*(load_file(f / "weights.safetensors").keys() for f in (vae, denoiser)))
+    rates = ["--lambda-r", 0.5, 0.1, "--n-steps", 2, 3]
+    run(finetune_steps.main, monkeypatch, "--out", final, *base, *rates, "--init", codec / "weights.safetensors")
+    stage_one = weights(vae, denoiser, codec)
     first, second = (load_file(final / f"rate_{i}.safetensors") for i in range(2))
-    assert shared | first.keys() | {"context"} == set(RdeicModel(TINY).state_dict())
+    shared = load_file(final / "base.safetensors")
+    assert stage_one.keys() | {"context"} == set(RdeicModel(TINY).state_dict())
+    assert first.keys() | shared.keys() < stage_one.keys()
     assert any(not torch.equal(first[k], second[k]) for k in first)
-    before, after = (load_file(path) for path in (codec / "weights.safetensors", final / "base.safetensors"))
-    assert set(after) < shared
-    assert any(not torch.equal(before[k], after[k]) for k in before.keys() & after.keys())
+    for learnt in (shared | first, shared | second):
+        assert changed(stage_one, learnt) == {"codec", "control", "unet", "vae"}
+
+    # The parts of stage II leave alone what they say.
+    base.append(final / "base.safetensors")
+    rates += ["--init", *(final / f"rate_{i}.safetensors" for i in range(2))]
+    for part, learns in (("codec", {"codec", "vae"}), ("denoising", {"control", "unet", "vae"})):
+        out = tmp_path / "parts" / part
+        run(finetune_steps.main, monkeypatch, "--out", out, *base, *rates, "--train", part)
+        for i, before in enumerate((first, second)):
+            after = load_file(out / f"rate_{i}.safetensors") | load_file(out / "base.safetensors")
+            assert changed(shared | before, after) == learns, part
+
+
+def weights(*stages: Path) -> dict[str, torch.Tensor]:
+    """Return what the stages left, later ones over earlier ones."""
+    return {k: v for stage in stages for k, v in load_file(stage / "weights.safetensors").items()}
+
+
+def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
+    """Return the networks of which a weight is another one than before."""
+    return {key.split(".")[0] for key, value in after.items() if not torch.equal(value, before[key])}
 
 
 def test_standardise_keeps_the_decoded_image() -> None:
