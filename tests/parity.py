@@ -1,7 +1,7 @@
 """Compare librdeic with the Python runtime: symbols identical, pixels within 1 level, errors of the same class.
 
-    python runtime/cpp/tests/parity.py build/runtime/cpp/tests/parity            what ctest runs
-    python runtime/cpp/tests/parity.py build/runtime/cpp/tests/parity --photos DIR --bundle engines/tiny --count 200
+    python -m tests.parity build/runtime/cpp/tests/parity            what ctest runs
+    python -m tests.parity build/runtime/cpp/tests/parity --photos DIR --bundle engines/tiny --count 200
 
 Files compared: the golden files; crops of photos, freshly encoded at every rate of the bundle; pictures that are
 decoded in tiles; and damaged files, made here from golden ones: cut, flipped and overwritten, with the old checksum and
@@ -19,7 +19,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -28,9 +27,10 @@ import rdeic_rt
 from rdeic_rt import container, errors
 from rdeic_rt.codec import Codec
 
-ROOT = Path(__file__).parents[3]
+from .damage import CRC_BYTES, flipped, header_bytes, resealed
+
+ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests/golden/v1"
-CRC_BYTES = 4
 # The numbers of rdeic.h.
 RESULTS: dict[type[errors.RdeicError], int] = {
     errors.NotRdcError: 40,
@@ -125,8 +125,7 @@ def damaged(files: Sequence[bytes], count: int) -> Iterator[bytes]:
     """Yield every cut and header bit flip of two files, then random damage to all, mostly with a checksum that fits."""
     for data in files[:2]:
         yield from (data[:length] for length in range(len(data)))
-        file = container.parse(data)
-        header_bits = 8 * (len(data) - CRC_BYTES - len(file.z) - len(file.y))
+        header_bits = 8 * header_bytes(data)
         yield from (flipped(data, bit) for bit in range(header_bits))
         yield from (resealed(flipped(data, bit)) for bit in range(header_bits))
         yield from (data + extra for extra in (b"\0", bytes(4), data))
@@ -144,19 +143,6 @@ def damaged(files: Sequence[bytes], count: int) -> Iterator[bytes]:
             yield with_sections(data, rng, cut=False)
         else:
             yield resealed(overwritten(data, rng))
-
-
-def flipped(data: bytes, bit: int) -> bytes:
-    """Return the bytes with one bit changed."""
-    changed = bytearray(data)
-    changed[bit // 8] ^= 1 << (bit % 8)
-    return bytes(changed)
-
-
-def resealed(data: bytes) -> bytes:
-    """Return the bytes with a checksum that fits, as an attacker would write them."""
-    body = data[:-CRC_BYTES]
-    return body + google_crc32c.value(body).to_bytes(CRC_BYTES, "little")
 
 
 def overwritten(data: bytes, rng: random.Random) -> bytes:

@@ -5,38 +5,18 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-import google_crc32c
 import numpy as np
 import pytest
 
-from rdeic_rt import container
 from rdeic_rt.codec import Codec
 from rdeic_rt.errors import ChecksumError, FileFormatError, RdeicError
-
-CRC_BYTES = 4
+from tests.damage import CRC_BYTES, flipped, header_bytes, resealed
 
 
 @pytest.fixture(scope="module")
 def small(codec: Codec, photo: np.ndarray) -> bytes:
     """A real photo's corner as a file of a few hundred bytes or less."""
     return codec.encode(np.ascontiguousarray(photo[:96, :128]))
-
-
-def header_bytes(data: bytes) -> int:
-    file = container.parse(data)
-    return len(data) - CRC_BYTES - len(file.z) - len(file.y)
-
-
-def flipped(data: bytes, bit: int) -> bytes:
-    damaged = bytearray(data)
-    damaged[bit // 8] ^= 1 << (bit % 8)
-    return bytes(damaged)
-
-
-def resealed(data: bytes) -> bytes:
-    """The same bytes with a checksum that fits, as an attacker would write them."""
-    body = data[:-CRC_BYTES]
-    return body + google_crc32c.value(body).to_bytes(CRC_BYTES, "little")
 
 
 def test_decode_every_truncation_raises(codec: Codec, small: bytes) -> None:
