@@ -16,7 +16,7 @@ int main(int argc, char** argv) {
   if (argc != 3) return fprintf(stderr, "usage: decode_memory BUNDLE FILE.rdc > picture.ppm\n"), 2;
   size_t n_bytes;
   uint8_t* data = read_file(argv[2], &n_bytes);
-  if (n_bytes == 0) return perror(argv[2]), 3;
+  if (n_bytes == 0) return perror(argv[2]), free(data), 3;
 
   rdeic_error error = {0};
   rdeic_bundle* bundle = NULL;

@@ -35,7 +35,6 @@ constexpr std::uint32_t kHyperPx = 64;
 // Layers of entropy decoding are short: with more threads they take no less time.
 constexpr unsigned kMaxEntropyThreads = 8;
 constexpr const char* kDecodingRoles[] = {"synthesis", "control", "unet_step", "vae_decoder"};
-constexpr const char* kPreviewRoles[] = {"synthesis", "vae_decoder"};
 
 unsigned entropy_threads(unsigned asked) {
   const unsigned threads = asked > 0 ? asked : std::thread::hardware_concurrency();
@@ -104,13 +103,17 @@ struct Codec::State {
     return [this, &spec]() -> std::shared_ptr<const Graph> { return backend.load(spec); };
   }
 
-  /// Begins to load what a decode needs, while other work is done.
+  /// Begins to load what a decode needs, while other work is done: unet_step, which takes longest, beside the others,
+  /// which come in the order that they are needed in.
   void begin_loading(const Rate& rate, bool preview) {
-    const std::span<const char* const> roles = preview ? std::span<const char* const>(kPreviewRoles) : kDecodingRoles;
-    for (const char* role : roles) {
+    const auto begin = [&](const char* role, LoadOnce<Graph>::Future after) {
       const GraphSpec& spec = form_of(rate, role);
-      graphs.begin(spec.id, loader_of(spec));
-    }
+      return graphs.begin(spec.id, loader_of(spec), std::move(after));
+    };
+    if (!preview) begin("unet_step", {});
+    LoadOnce<Graph>::Future last = begin("synthesis", {});
+    if (!preview) last = begin("control", last);
+    begin("vae_decoder", last);
   }
 
   std::shared_ptr<const Graph> graph(const Rate& rate, const char* role) {

@@ -19,12 +19,20 @@ class LoadOnce {
   using Pointer = std::shared_ptr<const Value>;
   using Make = std::function<Pointer()>;
 
-  /// Begins to make a value in a thread of its own, unless there is one; `get` waits for it.
-  void begin(const std::string& key, Make make) { entry(key, std::move(make), std::launch::async); }
+  using Future = std::shared_future<Pointer>;
+
+  /// Begins to make a value in a thread of its own, unless there is one, once another one is made; `get` waits for it.
+  Future begin(const std::string& key, Make make, Future after = {}) {
+    const auto make_after = [after = std::move(after), make = std::move(make)] {
+      if (after.valid()) after.wait();
+      return make();
+    };
+    return entry(key, make_after, std::launch::async);
+  }
 
   /// Returns the value of a key, made by `make` unless there is one. Throws what that throws.
   Pointer get(const std::string& key, Make make) {
-    const std::shared_future<Pointer> value = entry(key, std::move(make), std::launch::deferred);
+    const Future value = entry(key, std::move(make), std::launch::deferred);
     try {
       return value.get();
     } catch (...) {
@@ -35,7 +43,7 @@ class LoadOnce {
   }
 
  private:
-  std::shared_future<Pointer> entry(const std::string& key, Make make, std::launch policy) {
+  Future entry(const std::string& key, Make make, std::launch policy) {
     const std::lock_guard lock(mutex_);
     const auto found = values_.find(key);
     if (found != values_.end()) return found->second;
@@ -47,7 +55,7 @@ class LoadOnce {
   }
 
   std::mutex mutex_;
-  std::map<std::string, std::shared_future<Pointer>> values_;
+  std::map<std::string, Future> values_;
 };
 
 }  // namespace rdeic
