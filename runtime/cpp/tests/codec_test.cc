@@ -216,15 +216,6 @@ TEST(Codec, UnknownOptionsAreRefused) {
   expect_error(Result::kBackendUnavailable, "int8", [] { Codec(golden_bundle(), {.precision = "int8"}); });
 }
 
-TEST(Codec, ProvidersThatAreNotThereSaySo) {
-  try {
-    Codec(golden_bundle(), {.backend = "tensorrt-rtx"});
-  } catch (const Error& error) {
-    EXPECT_EQ(error.result(), Result::kBackendUnavailable) << error.what();
-    EXPECT_NE(std::string(error.what()).find("tensorrt-rtx"), std::string::npos);
-  }
-}
-
 TEST(Codec, MemoryAboveTheCeilingIsRefused) {
   Limits limits;
   limits.max_memory_bytes = 1000;
