@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,6 +35,8 @@ SEARCH_VARIABLE = "RDEIC_RT_BUNDLES"
 _MAX_MANIFEST_BYTES = 1 << 20
 # One relative POSIX path: no drive, no backslash, no empty, "." or ".." part, nothing unprintable.
 _SAFE_PATH = re.compile(r"(?!\.{1,2}(?:/|\Z))[\w.@+ -]+(?:/(?!\.{1,2}(?:/|\Z))[\w.@+ -]+)*\Z", re.ASCII)
+# Longest path of a file; what systems allow in all is four times that at most.
+_MAX_PATH_CHARS = 1024
 # What each role's graph must be called with and return; control and unet_step also share residual_0, residual_1, ...
 _ROLES: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
     "analysis": (frozenset({"image"}), frozenset({"y", "vq_indices"})),
@@ -280,7 +283,13 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if len(data) > _MAX_MANIFEST_BYTES:
         raise BundleCorruptError(f"{path}: longer than {_MAX_MANIFEST_BYTES} bytes; this is not a bundle's manifest")
     try:
-        document = json.loads(data, parse_constant=_refuse_constant, object_pairs_hook=_object_without_repeats)
+        document = json.loads(
+            data.decode(),  # of bytes, json would take UTF-16 and UTF-32 too
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+            parse_int=_integer,
+            object_pairs_hook=_object_without_repeats,
+        )
     except (ValueError, RecursionError) as error:
         raise BundleCorruptError(f"{path}: not valid JSON: {error}") from None
     if not isinstance(document, dict):
@@ -301,6 +310,17 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 def _refuse_constant(text: str) -> float:
     raise ValueError(f"{text} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    if math.isinf(value := float(text)):
+        raise ValueError(f"{text[:40]} is too large a number")
+    return value
+
+
+def _integer(text: str) -> int:
+    _finite(text)
+    return int(text)
 
 
 def _object_without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -439,9 +459,15 @@ class _Reader:
         return self._folder / name
 
     def _check_path(self, name: str) -> None:
+        if len(name) > _MAX_PATH_CHARS:
+            raise self._error(f"a path of {len(name)} characters; at most {_MAX_PATH_CHARS} are allowed")
         if not _SAFE_PATH.match(name) or name == MANIFEST:
             raise self._error(f"{name!r} is not a relative path of a file inside the bundle")
-        if not (self._folder / name).resolve().is_relative_to(self._folder):
+        try:
+            target = (self._folder / name).resolve()
+        except (OSError, RuntimeError):  # a loop is the one or the other, by the version of Python
+            raise self._error(f"the path {name!r} is too long, or a link to itself") from None
+        if not target.is_relative_to(self._folder):
             raise self._error(f"{name!r} is a link that leaves the bundle's folder")
 
     def _error(self, text: str) -> BundleCorruptError:
@@ -454,7 +480,7 @@ def _names(specs: Sequence[TensorSpec]) -> set[str]:
 
 def _check_file(path: Path, entry: FileEntry, *, verify: bool) -> None:
     fetch_again = "Get the bundle again, or export it again."
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path's own raises where a name is too long
         raise BundleCorruptError(f"{path}: listed in {MANIFEST}, but there is no such file. {fetch_again}")
     if (size_bytes := path.stat().st_size) != entry.size_bytes:
         raise BundleCorruptError(f"{path}: has {size_bytes} bytes, should have {entry.size_bytes}. {fetch_again}")

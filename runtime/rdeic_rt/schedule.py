@@ -7,6 +7,7 @@ networks would compute from a timestep is a table too, one row a step (docs/bund
 from __future__ import annotations
 
 import math
+import tokenize
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -103,10 +104,27 @@ def load_step_rows(path: Path, n_steps: int, control_width: int, unet_width: int
     return StepRows(control=rows("control", control_width), unet_step=rows("unet_step", unet_width))
 
 
+# What numpy and zipfile raise on damaged files; they have no list of it.
+_DAMAGE = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    KeyError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
 def load_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
     """Return every array of an .npz file by name; BundleCorruptError if it is not one (pickled objects are refused)."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (ValueError, EOFError, KeyError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+    except _DAMAGE as error:
         raise BundleCorruptError(f"{path}: not a readable .npz file: {error}") from None

@@ -82,7 +82,21 @@ def test_read_manifest_with_a_fault_raises_corrupt_and_names_it(micro_folder: Pa
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "[" * 100_000, '{"schema": NaN}', '{"schema": 1, "schema": 1}', "\x00\xff", " " * (2 << 20)]
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "[" * 100_000,
+        '{"schema": NaN}',
+        '{"schema": 1, "schema": 1}',
+        '{"schema": 1e999}',
+        '{"schema": 1' + 400 * "0" + "}",
+        "\x00\xff",
+        "{}\x00",
+        "\xff\xfe{\x00}\x00",
+        " " * (2 << 20),
+    ],
 )
 def test_read_text_that_is_no_manifest_raises_corrupt(micro_folder: Path, text: str) -> None:
     (micro_folder / "bundle.json").write_bytes(text.encode("latin-1"))
@@ -124,6 +138,21 @@ def test_read_path_that_leaves_the_folder_is_refused(micro_folder: Path, path: s
 
     change(micro_folder, redirect)
     with pytest.raises(BundleCorruptError, match="not a relative path"):
+        bundle.read(micro_folder, verify=False)
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [("x" * 300, "no such file"), ("loop", "too long, or a link"), ("a/" * 500_000 + "a", "1024 are allowed")],
+    ids=["name", "loop", "path"],
+)
+def test_read_path_that_no_system_follows_is_refused(micro_folder: Path, path: str, words: str) -> None:
+    (micro_folder / "loop").symlink_to("loop")
+    manifest = micro_folder / "bundle.json"
+    document = json.loads(manifest.read_text())
+    document["files"][path] = {"sha256": "0" * 64, "bytes": 1}
+    manifest.write_text(json.dumps(document, separators=(",", ":")))
+    with pytest.raises(BundleCorruptError, match=words):
         bundle.read(micro_folder, verify=False)
 
 

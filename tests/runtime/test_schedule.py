@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,6 +65,33 @@ def test_load_arrays_never_unpickles(tmp_path: Path) -> None:
     for name in ("object.npz", "pickle.npz"):
         with pytest.raises(BundleCorruptError):
             load_arrays(tmp_path / name)
+
+
+def member(path: Path, header: str, elements: bytes = b"") -> bytes:
+    """Return an archive of one array with this header, stored."""
+    text = header.encode() + b"\n"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x.npy", b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + elements)
+    return path.read_bytes()
+
+
+def test_load_arrays_that_announce_what_cannot_be_raises_corrupt(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    good = member(path, "{'descr': '<i4', 'fortran_order': False, 'shape': (1,)}", b"abcd")
+    assert load_arrays(path)["x"].shape == (1,)
+    directory = good.rindex(b"PK\x01\x02")
+    local = {"flags": 6, "method": 8}
+    for field, value in (("flags", 1), ("method", 12), ("method", 99)):
+        damaged = bytearray(good)
+        for start in (local[field], directory + local[field] + 2):
+            damaged[start : start + 2] = value.to_bytes(2, "little")
+        path.write_bytes(damaged)
+        with pytest.raises(BundleCorruptError):
+            load_arrays(path)
+    for header in ("((((", "{'descr': '<i8', 'fortran_order': False, 'shape': (137438953472,)}", "'" * 3):
+        member(path, header)
+        with pytest.raises(BundleCorruptError):
+            load_arrays(path)
 
 
 def test_load_arrays_of_a_damaged_file_raises_corrupt(micro_folder: Path) -> None:

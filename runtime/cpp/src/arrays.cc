@@ -19,6 +19,8 @@ constexpr const char* kHint = "Get the bundle again, or export it again";
 
 // No deflate stream grows to more than 1032 times its length, so a member that announces more is not believed.
 constexpr std::uint64_t kMaxDeflateRatio = 1032;
+// Flag of a member.
+constexpr unsigned kEncrypted = 1;
 // Longest name of a member; those of an entropy model have up to 30 characters.
 constexpr std::size_t kMaxNameBytes = 256;
 constexpr std::string_view kSuffix = ".npy";
@@ -28,7 +30,7 @@ class Archive {
  public:
   explicit Archive(const std::filesystem::path& path) : name_(path.string()) {
     std::error_code error;
-    file_bytes_ = std::filesystem::file_size(path, error);
+    unclaimed_bytes_ = std::filesystem::file_size(path, error);
     if (!error) zip_.reset(unzOpen64(path.c_str()));
     if (!zip_) corrupt("not a readable .npz file");
   }
@@ -67,11 +69,15 @@ class Archive {
     if (name.ends_with(kSuffix)) name.resize(name.size() - kSuffix.size());
     const std::string place = text("%s: array '%s'", name_.c_str(), printable(name).c_str());
 
-    // What the directory says is believed only as far as the file could hold it.
-    if (info.compressed_size > file_bytes_ || info.uncompressed_size / kMaxDeflateRatio > info.compressed_size ||
+    // minizip would take what it cannot decompress, or decrypt, as it is.
+    if ((info.flag & kEncrypted) != 0 || (info.compression_method != 0 && info.compression_method != Z_DEFLATED))
+      fail(Result::kBundleCorrupt, "%s: neither stored nor deflated. %s", place.c_str(), kHint);
+    // What the directory says is believed only as far as the file could hold it, and no two members lie in one place.
+    if (info.compressed_size > unclaimed_bytes_ || info.uncompressed_size / kMaxDeflateRatio > info.compressed_size ||
         info.uncompressed_size > kMaxArraysBytes - bytes_)
       fail(Result::kBundleCorrupt, "%s: announces %" PRIu64 " bytes, which cannot be or are too many. %s",
            place.c_str(), std::uint64_t{info.uncompressed_size}, kHint);
+    unclaimed_bytes_ -= info.compressed_size;
     bytes_ += info.uncompressed_size;
 
     if (unzOpenCurrentFile(zip_.get()) != UNZ_OK) fail_member(place);
@@ -109,8 +115,8 @@ class Archive {
   }
 
   std::string name_;
-  std::uint64_t file_bytes_ = 0;
-  std::uint64_t bytes_ = 0;  // of the members so far
+  std::uint64_t unclaimed_bytes_ = 0;  // of the file, which no member so far takes
+  std::uint64_t bytes_ = 0;            // of the members so far, unpacked
   std::unique_ptr<void, Close> zip_;
 };
 

@@ -59,6 +59,9 @@ std::string joined(const Names& names) {
   return result;
 }
 
+// Longest path of a file (docs/bundle.md, "Checks").
+constexpr std::size_t kMaxPathBytes = 1024;
+
 /// Returns whether this is one relative path: no drive, no backslash, no empty, "." or ".." part, nothing unprintable.
 bool is_safe_path(const std::string& path) {
   constexpr std::string_view kSafe = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-+@ ";
@@ -133,15 +136,18 @@ class ManifestReader {
   void read_files() {
     for (const auto& [name, entry] : document_.at("files").members(1, kMaxFiles)) {
       entry.check_keys({"sha256", "bytes"});
+      if (name.size() > kMaxPathBytes)
+        corrupt(text("a path of %zu characters; at most %zu are allowed", name.size(), kMaxPathBytes));
       if (!is_safe_path(name) || name == kManifest)
         corrupt("'" + printable(name) + "' is not a relative path of a file inside the bundle");
       const FileEntry file{entry.at("sha256").hex_digits(64),
                            static_cast<std::uint64_t>(entry.at("bytes").integer(0, INT64_MAX))};
       std::error_code error;
       const std::filesystem::path target = std::filesystem::weakly_canonical(bundle_.folder / name, error);
+      if (error) corrupt("the path '" + printable(name) + "' is too long, or a link to itself");
       const auto [end, rest] =
           std::mismatch(bundle_.folder.begin(), bundle_.folder.end(), target.begin(), target.end());
-      if (error || end != bundle_.folder.end()) corrupt("'" + name + "' is a link that leaves the bundle's folder");
+      if (end != bundle_.folder.end()) corrupt("'" + printable(name) + "' is a link that leaves the bundle's folder");
       bundle_.files.emplace(name, file);
     }
   }

@@ -93,6 +93,9 @@ const JsonValue* JsonValue::find(std::string_view key) const {
 }
 
 JsonValue parse_json(std::string_view text, const std::string& where) {
+  // nlohmann-json would end at one, whatever follows.
+  if (const std::size_t zero = text.find('\0'); zero != std::string_view::npos)
+    fail(Result::kBundleCorrupt, "%s: not valid JSON: byte %zu is zero", where.c_str(), zero);
   Builder builder(where);
   nlohmann::json::sax_parse(text.begin(), text.end(), &builder);
   return builder.take();

@@ -17,9 +17,8 @@ template <typename Value>
 class LoadOnce {
  public:
   using Pointer = std::shared_ptr<const Value>;
-  using Make = std::function<Pointer()>;
-
   using Future = std::shared_future<Pointer>;
+  using Make = std::function<Pointer()>;
 
   /// Begins to make a value in a thread of its own, unless there is one, once another one is made; `get` waits for it.
   Future begin(const std::string& key, Make make, Future after = {}) {

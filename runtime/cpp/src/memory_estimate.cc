@@ -9,11 +9,14 @@ namespace rdeic {
 
 namespace {
 
+// As many channels as nothing has; with more, the estimate might not fit 64 bits.
+constexpr std::int64_t kMaxChannels = UINT32_MAX;
+
 /// Returns the channels that a graph's input or output of rank 4 is promised to have, 0 if that is open.
 std::uint64_t channels_of(const std::vector<TensorSpec>& specs, const char* name) {
   for (const TensorSpec& spec : specs)
     if (spec.name == name && spec.shape.size() == 4)
-      return static_cast<std::uint64_t>(std::max<std::int64_t>(spec.shape[1], 0));
+      return static_cast<std::uint64_t>(std::clamp<std::int64_t>(spec.shape[1], 0, kMaxChannels));
   return 0;
 }
 

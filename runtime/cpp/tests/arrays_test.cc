@@ -5,6 +5,7 @@
 
 #include <cstring>
 #include <fstream>
+#include <functional>
 
 #include "expect_error.h"
 #include "temporary_folder.h"
@@ -48,6 +49,17 @@ class ArraysTest : public ::testing::Test {
     }
     zipClose(zip, nullptr);
     return path;
+  }
+
+  /// Expects an error from an archive of stored members, once `edit` has changed its bytes.
+  void expect_corrupt_after(const Members& members, const std::string& words,
+                            const std::function<void(std::string&)>& edit) {
+    const std::filesystem::path path = write(members, Z_NO_COMPRESSION);
+    std::ifstream file(path, std::ios::binary);
+    std::string data(std::istreambuf_iterator<char>(file), {});
+    edit(data);
+    std::ofstream(path, std::ios::binary | std::ios::trunc) << data;
+    expect_error(Result::kBundleCorrupt, words, [&] { Arrays::read(path); });
   }
 
   void expect_corrupt(const Members& members, const std::string& words) {
@@ -131,6 +143,22 @@ TEST_F(ArraysTest, RejectsSizesThatAreNotThere) {
   std::string long_header = npy(header("<i4", "(1,)"), "");
   long_header[8] = static_cast<char>(0xff);
   expect_corrupt({{"x.npy", long_header}}, "its header should have");
+}
+
+TEST_F(ArraysTest, RejectsMembersThatNumpyDoesNotWrite) {
+  const std::string array = npy(header("|i1", "(1000,)"), std::string(1000, 'x'));
+  const std::string entry = "PK\x01\x02";  // of the directory
+  constexpr std::size_t kFlags = 8, kMethod = 10, kCrc = 16, kOffset = 42;
+  expect_corrupt_after({{"x.npy", array}}, "neither stored nor deflated",
+                       [&](std::string& data) { data[data.find(entry) + kMethod] = 12; });
+  expect_corrupt_after({{"x.npy", array}}, "neither stored nor deflated",
+                       [&](std::string& data) { data[data.find(entry) + kFlags] |= 1; });
+  // The second lies where the first does, and takes no bytes of its own.
+  expect_corrupt_after({{"x.npy", array}, {"y.npy", ""}}, "'y': announces", [&](std::string& data) {
+    const std::size_t first = data.find(entry), second = data.find(entry, first + 1);
+    data.replace(second + kCrc, 12, data, first + kCrc, 12);
+    data.replace(second + kOffset, 4, data, first + kOffset, 4);
+  });
 }
 
 TEST_F(ArraysTest, RejectsNamesThatComeTwice) {

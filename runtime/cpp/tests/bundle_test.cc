@@ -184,6 +184,7 @@ TEST_F(BundleTest, RejectsTextThatIsNoManifest) {
                                           "{\"a\": {\"b\": 1, \"b\": 2}}",
                                           std::string("\x00\xff", 2),
                                           "{\"schema\": 1e999}",
+                                          std::string("{}\x00", 3),
                                           std::string(2U << 20, ' ')};
   for (const std::string& text : texts) {
     write_manifest(text);

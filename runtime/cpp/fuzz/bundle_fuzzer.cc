@@ -1,0 +1,61 @@
+// Any bytes are a bundle.json or an Error, in a folder with files of the names that the corpus has, and links.
+
+#include "bundle.h"
+
+#include <algorithm>
+#include <fstream>
+
+#include "errors_only.h"
+#include "temporary_folder.h"
+
+namespace {
+
+namespace fs = std::filesystem;
+using rdeic::Bundle;
+using rdeic::Result;
+using rdeic::fuzz::returns;
+
+const fs::path& folder() {
+  static const rdeic::testing::TemporaryFolder temporary;
+  static const fs::path made = [] {
+    fs::path path = temporary.path() / "bundle";
+    fs::create_directories(path / "sub");
+    for (const char* name : {"g", "sub/t"}) std::ofstream(path / name) << 'x';
+    fs::create_symlink("../g", path / "sub/inside");
+    fs::create_symlink("..", path / "outside");
+    fs::create_symlink("loop", path / "loop");
+    return path;
+  }();
+  return made;
+}
+
+/// Checks what the runtime relies on.
+void check(const Bundle& bundle) {
+  for (const auto& [name, entry] : bundle.files) {
+    const fs::path path = fs::canonical(bundle.folder / name);
+    const bool inside = path.string().starts_with(bundle.folder.string() + "/");
+    if (!inside || fs::file_size(path) != entry.size_bytes) __builtin_trap();
+  }
+  if (bundle.default_rate >= bundle.rates.size()) __builtin_trap();
+  for (const rdeic::Rate& rate : bundle.rates) {
+    if (&bundle.rate_of(rate.model_id, rate.index) != &rate) __builtin_trap();
+    for (const char* role : {"analysis", "synthesis", "control", "unet_step", "vae_decoder"})
+      for (const auto& [form, id] : bundle.graph_of(rate, role).variants)
+        if (!bundle.graphs.contains(id)) __builtin_trap();
+    rate.step_table(bundle.choose_schedule(rate, 0).name);
+    for (const auto& [name, path] : rate.step_tables) {
+      const auto n_steps = static_cast<std::uint32_t>(bundle.schedules.at(name).n_steps());
+      returns({Result::kInvalidArgument},
+              [&] { rate.step_table(bundle.choose_schedule(rate, n_steps).name); });  // not of another sampler
+    }
+  }
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t bytes) {
+  std::ofstream(folder() / "bundle.json", std::ios::binary)
+      .write(reinterpret_cast<const char*>(data), static_cast<std::streamsize>(bytes));
+  returns({Result::kBundleCorrupt, Result::kBundle}, [] { check(rdeic::read_bundle(folder(), false)); });
+  return 0;
+}
