@@ -30,7 +30,7 @@ from rdeic_export.modules.model import RdeicModel
 from rdeic_rt.schedule import Schedule
 
 from . import common, loop
-from .train_codec import compress, frozen_base, sample_sheet, start
+from .train_codec import compress, sample_sheet, start, with_frozen_encoder
 from .train_denoiser import denoising_loss
 
 LEARNING_STEPS = 2  # last ones, through which gradients go
@@ -54,11 +54,11 @@ def main() -> None:
         loop.load_weights(model, *args.base, init)
         model.codec.requires_grad_(args.train != "denoising")
         model.control.requires_grad_(args.train != "codec")
+    setup.model.unet.requires_grad_(args.train != "codec")
     rates = nn.ModuleDict(
         {f"rate_{i}": nn.ModuleDict({"codec": m.codec, "control": m.control}) for i, m in enumerate(models)}
     )
-    trained = nn.ModuleDict({"vae": frozen_base(setup.model), "unet": setup.model.unet, **rates})
-    setup.model.unet.requires_grad_(args.train != "codec")
+    trained = nn.ModuleDict({"vae": with_frozen_encoder(setup.model), "unet": setup.model.unet, **rates})
     pixel_loss = common.PixelLoss(setup)
     tables = [schedule.ddpm(setup.model.config.diffusion, n) for n in args.n_steps]
     halves = [split_steps(table, LEARNING_STEPS) for table in tables]

@@ -42,7 +42,7 @@ def main() -> None:
 def _pack(sources: Sequence[Path], target: Path, extra: dict[str, Tensor]) -> None:
     state = dict(extra)
     for source in sources:
-        state.update(load_file(source))
+        state.update({key: value.float() for key, value in load_file(source).items()})
     half = {key: value.half() for key, value in state.items()}
     worst = max(float((half[k].float() - v).abs().max() / v.abs().max().clamp(min=1e-12)) for k, v in state.items())
     save_weights(target, half)

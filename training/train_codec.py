@@ -73,10 +73,9 @@ def restart_unused(model: RdeicModel, coded: Coded, usage: Tensor) -> None:
     usage.zero_()
 
 
-def frozen_base(model: RdeicModel) -> nn.ModuleDict:
-    """Freeze E and the UNet, so that latents and what is known of them stay; return D, which stages I and II train."""
+def with_frozen_encoder(model: RdeicModel) -> nn.ModuleDict:
+    """Freeze E, so that latents stay; return D, which stages I and II train."""
     model.vae.requires_grad_(False)
-    model.unet.requires_grad_(False)
     kl = model.vae.kl
     decoder = nn.ModuleDict({"decoder": kl.decoder, "post_quant_conv": kl.post_quant_conv})
     return nn.ModuleDict({"kl": decoder.requires_grad_(True)})
@@ -115,7 +114,8 @@ def main() -> None:
         loop.load_weights(model, args.init)
     else:
         scale_latents(model, setup.batch(0))
-    trained = nn.ModuleDict({"vae": frozen_base(model), "codec": model.codec, "control": model.control})
+    model.unet.requires_grad_(False)
+    trained = nn.ModuleDict({"vae": with_frozen_encoder(model), "codec": model.codec, "control": model.control})
     pixel_loss = common.PixelLoss(setup)
     diffusion = model.config.diffusion
     abar = torch.from_numpy(schedule.abar(diffusion)).float().to(setup.device)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from . import strict_json
 from .errors import BundleCorruptError, BundleError, BundleMismatchError, BundleNotFoundError
 from .schedule import Schedule
 
@@ -35,7 +35,7 @@ SEARCH_VARIABLE = "RDEIC_RT_BUNDLES"
 _MAX_MANIFEST_BYTES = 1 << 20
 # One relative POSIX path: no drive, no backslash, no empty, "." or ".." part, nothing unprintable.
 _SAFE_PATH = re.compile(r"(?!\.{1,2}(?:/|\Z))[\w.@+ -]+(?:/(?!\.{1,2}(?:/|\Z))[\w.@+ -]+)*\Z", re.ASCII)
-# Longest path of a file; what systems allow in all is four times that at most.
+# Longest path of a file; some systems follow four times as many characters, few files need a tenth.
 _MAX_PATH_CHARS = 1024
 # What each role's graph must be called with and return; control and unet_step also share residual_0, residual_1, ...
 _ROLES: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
@@ -283,13 +283,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if len(data) > _MAX_MANIFEST_BYTES:
         raise BundleCorruptError(f"{path}: longer than {_MAX_MANIFEST_BYTES} bytes; this is not a bundle's manifest")
     try:
-        document = json.loads(
-            data.decode(),  # of bytes, json would take UTF-16 and UTF-32 too
-            parse_constant=_refuse_constant,
-            parse_float=_finite,
-            parse_int=_integer,
-            object_pairs_hook=_object_without_repeats,
-        )
+        document = strict_json.parse(data)
     except (ValueError, RecursionError) as error:
         raise BundleCorruptError(f"{path}: not valid JSON: {error}") from None
     if not isinstance(document, dict):
@@ -306,28 +300,6 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     except fastjsonschema.JsonSchemaValueException as error:
         raise BundleCorruptError(f"{path}: {error.message.replace('data', MANIFEST, 1)}") from None
     return document
-
-
-def _refuse_constant(text: str) -> float:
-    raise ValueError(f"{text} is not a JSON number")
-
-
-def _finite(text: str) -> float:
-    if math.isinf(value := float(text)):
-        raise ValueError(f"{text[:40]} is too large a number")
-    return value
-
-
-def _integer(text: str) -> int:
-    _finite(text)
-    return int(text)
-
-
-def _object_without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError(f"a repeated key among {', '.join(repr(key) for key, _ in pairs)}")
-    return result
 
 
 @lru_cache(maxsize=1)

@@ -4,7 +4,6 @@
 #include <array>
 #include <cinttypes>
 #include <cmath>
-#include <exception>
 #include <fstream>
 #include <iterator>
 #include <set>
@@ -58,9 +57,6 @@ std::string joined(const Names& names) {
   for (const std::string& name : names) result += (result.empty() ? "" : ", ") + printable(name);
   return result;
 }
-
-// Longest path of a file (docs/bundle.md, "Checks").
-constexpr std::size_t kMaxPathBytes = 1024;
 
 /// Returns whether this is one relative path: no drive, no backslash, no empty, "." or ".." part, nothing unprintable.
 bool is_safe_path(const std::string& path) {
@@ -331,18 +327,11 @@ void check_file(const std::filesystem::path& path, const FileEntry& entry, bool 
 /// are wrong, the first by name decides.
 void check_files(const std::filesystem::path& folder, const std::map<std::string, FileEntry>& files, bool verify) {
   constexpr unsigned kMaxThreads = 4;
-  std::vector<std::exception_ptr> failures(files.size());
   entropy::Workers workers(verify ? std::min(std::thread::hardware_concurrency(), kMaxThreads) : 1);
   workers.run(files.size(), [&](std::size_t i) {
     const auto& [name, entry] = *std::next(files.begin(), static_cast<std::ptrdiff_t>(i));
-    try {
-      check_file(folder / name, entry, verify);
-    } catch (...) {
-      failures[i] = std::current_exception();
-    }
+    check_file(folder / name, entry, verify);
   });
-  for (const std::exception_ptr& failure : failures)
-    if (failure) std::rethrow_exception(failure);
 }
 
 }  // namespace

@@ -40,6 +40,8 @@ struct Limits {
 /// Of a bundle.json. One of a full-size model has about 20 kB; a megabyte stops a wrong or hostile file before it is
 /// parsed.
 inline constexpr std::uint64_t kMaxManifestBytes = std::uint64_t{1} << 20;
+/// Of a path in it (docs/bundle.md, "Checks"). Some systems follow four times as many; few files need a tenth.
+inline constexpr std::size_t kMaxPathBytes = 1024;
 /// Of objects and arrays within each other in a bundle.json. There are 5 levels, but for what is free.
 inline constexpr std::size_t kMaxJsonDepth = 64;
 /// Of an .npz file's arrays together. The entropy model of a full-size rate takes about 60 MB.

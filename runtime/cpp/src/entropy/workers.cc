@@ -54,7 +54,10 @@ void Workers::work_on(Job& job) {
       failure = std::current_exception();
     }
     const std::lock_guard lock(job.mutex);
-    if (failure && !job.failure) job.failure = failure;
+    if (failure && i < job.failed) {
+      job.failed = i;
+      job.failure = failure;
+    }
     if (++job.done == job.n) job.all_done.notify_all();
   }
 }

@@ -21,8 +21,8 @@ class Workers {
   Workers(const Workers&) = delete;
   Workers& operator=(const Workers&) = delete;
 
-  /// Calls task(0) ... task(n - 1), in any order and side by side; returns when all are done, and throws what one
-  /// threw. May be called from several threads: while one is served, others work alone.
+  /// Calls task(0) ... task(n - 1), in any order and side by side; returns when all are done, and throws what the
+  /// first of those that failed threw. May be called from several threads: while one is served, others work alone.
   void run(std::size_t n, const std::function<void(std::size_t)>& task);
 
  private:
@@ -34,6 +34,7 @@ class Workers {
     std::atomic<std::size_t> next = 0, done = 0;
     std::mutex mutex;
     std::condition_variable all_done;
+    std::size_t failed = n;  // the first that did
     std::exception_ptr failure;
   };
 
