@@ -1,5 +1,6 @@
-"""Photos from folders and tar archives, and the random crops that training sees.
+"""Photos from folders and tar archives, and the random crops of them that training sees.
 
+Squares are cut once, by ``cut_crops.py``, rescaled at random; a step takes smaller windows of them, mirrored or not.
 Crop number ``i`` of step ``s`` depends on (seed, s, i) only, so a resumed run sees exactly what an unbroken one would.
 """
 
@@ -50,18 +51,28 @@ def _encoded(source: Path) -> Iterator[bytes]:
             yield path.read_bytes()
 
 
-def batch(photos: Sequence[NDArray[np.uint8]], places: range, crop_px: int, seed: int, step: int) -> Tensor:
-    """Return float [B, 3, crop_px, crop_px] in [-1, 1]: random photos, rescaled, cropped and mirrored.
+def cut(photos: Sequence[NDArray[np.uint8]], count: int, side_px: int, seed: int) -> Iterator[NDArray[np.uint8]]:
+    """Yield ``count`` squares, uint8 [side_px, side_px, 3]: each photo as often as the others, rescaled at random."""
+    for index in range(count):
+        yield _square(photos[index % len(photos)], side_px, np.random.default_rng([seed, index]))
 
-    ``places`` are those of the crops in the batch; each follows from its place, the seed and the step.
+
+def batch(squares: NDArray[np.uint8], places: range, crop_px: int, seed: int, step: int) -> Tensor:
+    """Return float [B, 3, crop_px, crop_px] in [-1, 1]: windows of random squares, mirrored at random.
+
+    Args:
+        squares: uint8 [N, side, side, 3], side at least crop_px; may be a memory map.
+        places: those of the crops in the batch; each follows from its place, the seed and the step.
+        crop_px: side of a crop.
+        seed, step: see above.
     """
-    crops = np.stack([_crop(photos, crop_px, np.random.default_rng([seed, step % 2**32, i])) for i in places])
+    crops = np.stack([_window(squares, crop_px, np.random.default_rng([seed, step % 2**32, i])) for i in places])
     return to_tensor(crops)
 
 
 def to_tensor(images: NDArray[np.uint8]) -> Tensor:
     """Return float [B, 3, H, W] in [-1, 1] of uint8 [B, H, W, 3]."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
 
 def to_images(tensor: Tensor) -> NDArray[np.uint8]:
@@ -70,13 +81,28 @@ def to_images(tensor: Tensor) -> NDArray[np.uint8]:
     return scaled.permute(0, 2, 3, 1).to(torch.uint8).numpy()
 
 
-def _crop(photos: Sequence[NDArray[np.uint8]], crop_px: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    photo = photos[int(rng.integers(len(photos)))]
+def centre(photo: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Return the middle of a photo, uint8 [side, side, 3], mirrored at the edges where it is smaller."""
+    padded = np.pad(
+        photo, [(0, max(0, side - photo.shape[0])), (0, max(0, side - photo.shape[1])), (0, 0)], "symmetric"
+    )
+    top, left = (padded.shape[0] - side) // 2, (padded.shape[1] - side) // 2
+    return padded[top : top + side, left : left + side]
+
+
+def _window(squares: NDArray[np.uint8], crop_px: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    square = squares[int(rng.integers(len(squares)))]
+    top, left = (int(rng.integers(square.shape[0] - crop_px + 1)) for _ in range(2))
+    window = square[top : top + crop_px, left : left + crop_px]
+    return window[:, ::-1] if rng.random() < 0.5 else window
+
+
+def _square(photo: NDArray[np.uint8], side_px: int, rng: np.random.Generator) -> NDArray[np.uint8]:
     height, width = photo.shape[:2]
-    smallest = max(MIN_SCALE, crop_px / min(height, width))
-    side = round(crop_px / float(rng.uniform(smallest, 1.0))) if smallest < 1.0 else crop_px
+    smallest = max(MIN_SCALE, side_px / min(height, width))
+    side = round(side_px / float(rng.uniform(smallest, 1.0))) if smallest < 1.0 else side_px
     top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
     window = photo[top : top + side, left : left + side]
-    if side != crop_px:
-        window = np.asarray(Image.fromarray(window).resize((crop_px, crop_px), Image.Resampling.LANCZOS))
-    return window[:, ::-1] if rng.random() < 0.5 else window
+    if side != side_px:
+        window = np.asarray(Image.fromarray(window).resize((side_px, side_px), Image.Resampling.LANCZOS))
+    return window

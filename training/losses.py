@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
+from pytorch_msssim import MS_SSIM
 from torch import Tensor
 
 from rdeic_export.modules.compression import LIKELIHOOD_FLOOR, SCALE_BOUND, SlicePrediction
+from rdeic_rt.evaluation.perceptual import FeatureDistance
 
+STRUCTURE_WINDOW_PX = 7  # five scales of it fit into crops of 112 pixels
 COMMITMENT = 0.25  # beta of Eq. 9
 PERCEPTUAL_NETWORK = "lite0"  # of the perceptual term; evaluation judges with others
 
@@ -29,7 +34,7 @@ class LowerBound(torch.autograd.Function):
 
 
 def gaussian_bits(slices: list[SlicePrediction]) -> Tensor:
-    """Return R(y_hat), the bits of the whole batch under the predicted Gaussians, a scalar.
+    """Return R(y_hat), float [B], the bits of each image under the predicted Gaussians.
 
     Each symbol is rounded as the coder rounds it, and gradients pass straight through. The customary uniform noise in
     place of rounding charges for symbols that are all but certainly zero: at 0.07 bpp it reports more than twice the
@@ -45,9 +50,43 @@ def gaussian_bits(slices: list[SlicePrediction]) -> Tensor:
     upper = torch.special.ndtr((0.5 - distance) / scales)
     lower = torch.special.ndtr((-0.5 - distance) / scales)
     likelihood = LowerBound.apply(upper - lower, LIKELIHOOD_FLOOR)
-    return -torch.log2(likelihood).sum()
+    return -torch.log2(likelihood).sum((1, 2, 3))
+
+
+def block_means(image: Tensor, side: int = 16) -> Tensor:
+    """Return the mean luma and chroma of blocks, float [B, 3, H/side, W/side], of images [B, 3, H, W] in [-1, 1]."""
+    # Full-range BT.601, as JPEG has it.
+    matrix = image.new_tensor([[0.299, 0.587, 0.114], [-0.1687, -0.3313, 0.5], [0.5, -0.4187, -0.0813]])
+    return F.avg_pool2d(F.conv2d(image, matrix[:, :, None, None]), side)
 
 
 def codebook_loss(l_p: Tensor, code: Tensor) -> Tensor:
     """Return the codebook and commitment terms of Eq. 9 for hyper latents and their code vectors [B, N, H, W]."""
     return F.mse_loss(code, l_p.detach()) + COMMITMENT * F.mse_loss(l_p, code.detach())
+
+
+class PixelLoss:
+    """The terms of Eq. 10 on pixels, weighted as a stage's settings say.
+
+    Squared error (``pixel_weight``), perceptual distance (``perceptual_weight``), structural dissimilarity at five
+    scales (``structure_weight``), and squared error of 16-px means in luma and chroma (``means_weight``), which
+    normalised features hardly see.
+    """
+
+    def __init__(self, options: dict[str, Any], device: str) -> None:
+        self._perceptual = FeatureDistance(PERCEPTUAL_NETWORK).to(device, memory_format=torch.channels_last)
+        self._structure = MS_SSIM(data_range=2.0, win_size=STRUCTURE_WINDOW_PX)
+        self._weights = {name: options[f"{name}_weight"] for name in ("pixel", "perceptual", "structure", "means")}
+
+    def __call__(self, decoded: Tensor, image: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """Return the loss, a scalar, and its parts, of two batches [B, 3, H, W] in [-1, 1]."""
+        parts = {"perceptual": self._perceptual(decoded, image)}
+        with torch.autocast(image.device.type, enabled=False):
+            decoded = decoded.float()
+            parts |= {
+                "pixel": F.mse_loss(decoded, image),
+                "structure": 1 - self._structure(decoded + 1, image + 1),
+                "means": F.mse_loss(block_means(decoded), block_means(image)),
+            }
+        loss = sum((self._weights[name] * part for name, part in parts.items()), image.new_zeros(()))
+        return loss, {name: float(part.detach()) for name, part in parts.items()}

@@ -38,10 +38,10 @@ from torch import Tensor
 from rdeic_rt.errors import ExportError
 
 from . import checkpoint
-from .modules.config import SD21, TINY, ModelConfig, UNetConfig
+from .modules.config import SD21, TINY, TINY_2, ModelConfig, UNetConfig
 from .modules.model import RdeicModel
 
-MODELS = {config.name: config for config in (SD21, TINY)}
+MODELS = {config.name: config for config in (SD21, TINY, TINY_2)}
 OWN, RELEASED, RANDOM = "rdeic-rt", "released", "random"
 
 

@@ -27,9 +27,11 @@ def abar(config: DiffusionConfig) -> NDArray[np.float64]:
 
 
 def spaced_timesteps(config: DiffusionConfig, n_steps: int) -> tuple[int, ...]:
-    """Return n_steps timesteps from N - 1 down to 0, evenly spaced as in the released sampler; needs n_steps >= 2."""
-    if n_steps < 2:
-        raise ValueError(f"a spaced sampler needs at least 2 steps, not {n_steps}")
+    """Return n_steps timesteps from N - 1 down to 0, evenly spaced as in the released sampler, or N - 1 alone."""
+    if n_steps < 1:
+        raise ValueError(f"a sampler needs at least 1 step, not {n_steps}")
+    if n_steps == 1:
+        return (config.used_timesteps - 1,)
     ascending = [round(i * (config.used_timesteps - 1) / (n_steps - 1)) for i in range(n_steps)]
     return tuple(reversed(ascending))
 

@@ -63,6 +63,15 @@ def test_released_ddim_timesteps_are_those_of_the_released_code() -> None:
     assert schedule.released_ddim(CONFIG, 5).timesteps == (241, 181, 121, 61, 1)
 
 
-def test_spaced_timesteps_one_step_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least 2 steps"):
-        schedule.ddpm(CONFIG, 1)
+def test_one_step_goes_from_the_start_to_z_0_without_adding_noise() -> None:
+    table = schedule.ddpm(CONFIG, 1)
+    assert table.timesteps == (CONFIG.used_timesteps - 1,)
+    z_0, noise = np.random.default_rng(0).standard_normal((2, 100))
+    z = np.sqrt(table.abar_start) * z_0 + np.sqrt(1 - table.abar_start) * noise
+    np.testing.assert_allclose(table.a[0] * z + table.b[0] * noise, z_0, atol=1e-12)
+    assert table.c == (0.0,)
+
+
+def test_spaced_timesteps_no_step_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 1 step"):
+        schedule.ddpm(CONFIG, 0)

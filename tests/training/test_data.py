@@ -31,14 +31,31 @@ def test_load_photos_all_too_small_is_an_error() -> None:
 
 
 def test_batch_same_step_gives_same_crops_and_another_step_others() -> None:
-    photos = data.load_photos([PHOTOS], 64)
-    first = data.batch(photos, range(3), 64, seed=1, step=10)
+    squares = np.stack(list(data.cut(data.load_photos([PHOTOS], 96), 9, 96, seed=0)))
+    first = data.batch(squares, range(3), 64, seed=1, step=10)
     assert first.shape == (3, 3, 64, 64)
     assert first.abs().max() <= 1
-    assert torch.equal(first, data.batch(photos, range(3), 64, seed=1, step=10))
-    assert torch.equal(first[1:], data.batch(photos, range(1, 3), 64, seed=1, step=10))
-    assert not torch.equal(first, data.batch(photos, range(3), 64, seed=1, step=11))
-    assert not torch.equal(first, data.batch(photos, range(3), 64, seed=2, step=10))
+    assert torch.equal(first, data.batch(squares, range(3), 64, seed=1, step=10))
+    assert torch.equal(first[1:], data.batch(squares, range(1, 3), 64, seed=1, step=10))
+    assert not torch.equal(first, data.batch(squares, range(3), 64, seed=1, step=11))
+    assert not torch.equal(first, data.batch(squares, range(3), 64, seed=2, step=10))
+
+
+def test_cut_uses_every_photo_and_is_repeatable() -> None:
+    photos = data.load_photos([PHOTOS], 96)
+    squares = list(data.cut(photos, len(photos) + 1, 96, seed=0))
+    assert {square.shape for square in squares} == {(96, 96, 3)}
+    for first, again in zip(squares, data.cut(photos, len(photos) + 1, 96, seed=0), strict=True):
+        assert np.array_equal(first, again)
+    assert not np.array_equal(squares[0], squares[-1])  # of the same photo
+
+
+def test_centre_of_a_small_photo_is_mirrored() -> None:
+    photo = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+    middle = data.centre(photo, 6)
+    assert np.array_equal(middle[:4], photo)
+    assert np.array_equal(middle[4], photo[3])
+    assert np.array_equal(data.centre(photo, 4), photo[:, 1:5])
 
 
 def test_to_images_inverts_to_tensor() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor, distributed, multiprocessing, nn
 
 from training import loop
+
+HOW: Any = {"seed": 3, "device": "cpu", "precision": loop.FP32}
 
 
 class Interrupted(Exception):
@@ -29,8 +33,8 @@ def train(out: Path, steps: int = 6, stop_at: int | None = None) -> None:
         return (layer(x) - x).square().mean(), {"value": float(step)}
 
     schedule = loop.Schedule(steps=steps, batch=1, lr=1e-2, warmup=2, checkpoint_minutes=0, log_every=1, sample_every=3)
-    picture = np.zeros((4, 4, 3), np.uint8)
-    loop.run(nn.ModuleDict({"m": layer}), step_loss, lambda: picture, schedule, out, seed=3, device="cpu")
+    samples = (np.zeros((4, 4, 3), np.uint8), {"psnr": 1.0})
+    loop.run(nn.ModuleDict({"m": layer}), step_loss, lambda: samples, schedule, out, **HOW)
 
 
 def test_run_interrupted_and_resumed_equals_unbroken(tmp_path: Path) -> None:
@@ -52,6 +56,28 @@ def test_run_writes_metrics_and_samples(tmp_path: Path) -> None:
     assert [line["step"] for line in lines] == list(range(6))
     assert {"loss", "norm", "value"} <= lines[0].keys()
     assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == ["000003.png", "000006.png"]
+    validation = [json.loads(line) for line in (tmp_path / "validation.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["psnr"]) for line in validation] == [(3, 1.0), (6, 1.0)]
+
+
+def test_faster_precision_times_both_and_takes_the_faster_one(caplog: pytest.LogCaptureFixture) -> None:
+    weight = torch.ones(1, requires_grad=True)
+
+    def slow_in(precision: str) -> Tensor:
+        if torch.is_autocast_enabled("cpu") == (precision == loop.BF16):
+            time.sleep(0.05)
+        return weight.sum()
+
+    with caplog.at_level("INFO", logger="training"):
+        assert loop.faster_precision(lambda: slow_in(loop.BF16), "cpu") == loop.FP32
+        assert loop.faster_precision(lambda: slow_in(loop.FP32), "cpu") == loop.BF16
+    assert [record.getMessage().endswith(p) for record, p in zip(caplog.records, ("fp32", "bf16"), strict=True)]
+
+
+def test_learning_rate_warms_up_stays_and_falls() -> None:
+    schedule = loop.Schedule(steps=100, batch=1, lr=1.0, warmup=10, decay=0.2)
+    factors = [loop.lr_factor(step, schedule) for step in (0, 9, 50, 80, 90, 99)]
+    assert factors == pytest.approx([0.1, 1.0, 1.0, 1.0, 0.5, 0.05])
 
 
 def train_share(rank: int, folder: str) -> None:
@@ -67,9 +93,9 @@ def train_share(rank: int, folder: str) -> None:
     def step_loss(step: int) -> tuple[Tensor, loop.Metrics]:
         return (layer(rows) - rows).square().mean(), {}
 
-    picture = np.zeros((4, 4, 3), np.uint8)
+    samples = (np.zeros((4, 4, 3), np.uint8), {"psnr": 1.0})
     out = Path(folder) / ("alone" if rank < 0 else f"rank_{rank}")
-    loop.run(nn.ModuleDict({"m": layer}), step_loss, lambda: picture, schedule, out, seed=3, device="cpu")
+    loop.run(nn.ModuleDict({"m": layer}), step_loss, lambda: samples, schedule, out, **HOW)
 
 
 def test_run_in_two_processes_learns_what_one_learns_from_the_whole_batch(tmp_path: Path) -> None:
@@ -78,7 +104,7 @@ def test_run_in_two_processes_learns_what_one_learns_from_the_whole_batch(tmp_pa
     assert not (tmp_path / "rank_1" / "weights.safetensors").exists()
     expected, actual = (load_file(tmp_path / name / "weights.safetensors") for name in ("alone", "rank_0"))
     for key in expected:
-        torch.testing.assert_close(actual[key], expected[key], rtol=0, atol=1e-3)  # bfloat16 rounds shares otherwise
+        torch.testing.assert_close(actual[key], expected[key], rtol=0, atol=1e-6)
 
 
 def test_load_weights_unknown_key_is_refused(tmp_path: Path) -> None:

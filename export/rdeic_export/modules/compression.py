@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -113,31 +114,19 @@ def anchor_mask(y: Tensor) -> Tensor:
     return ((rows + columns) % 2 == 1)[None, None]
 
 
-class CompressionModel(nn.Module):
-    """All networks between the VAE's features and (z_c, hint); names follow the released key layout."""
+class EntropyNetworks(nn.Module):
+    """What coding y needs: hyperprior, vector quantiser and context model; names follow the released key layout."""
 
-    def __init__(self, config: CompressionConfig, feature_channels: int, z_channels: int) -> None:
+    def __init__(self, config: CompressionConfig) -> None:
         super().__init__()
         self.config = config
         m, n = config.latent_channels, config.hyper_channels
-        self.g_a = nn.Sequential(
-            ResBlock(feature_channels, m),
-            *[ResBlock(m, m) for _ in range(3)],
-            DownBlock(m),
-            *[ResBlock(m, m) for _ in range(3)],
-            nn.Conv2d(m, m, 3, padding=1),
-        )
         self.hyper_enc = nn.Sequential(ResBlock(m, n), ResBlock(n, n), DownBlock(n), DownBlock(n))
+        widths = config.hyper_widths or (m, m * 3 // 2, m * 2)
+        inner, out = widths[0], widths[-1]
         self.hyper_dec = nn.Sequential(
-            UpBlock(n, m), UpBlock(m, m), ResBlock(m, m * 3 // 2), ResBlock(m * 3 // 2, m * 2)
+            UpBlock(n, inner), UpBlock(inner, inner), *[ResBlock(a, b) for a, b in pairwise(widths)]
         )
-        self.g_s = nn.Sequential(
-            nn.Conv2d(m, m, 3, padding=1),
-            *[ResBlock(m, m) for _ in range(3)],
-            UpBlock(m, m),
-            *[ResBlock(m, m) for _ in range(4)],
-        )
-        self.out = nn.Conv2d(m, z_channels, 3, padding=1)
         self.quantize = VectorQuantizer(config.codebook_size, n)
 
         slices = config.slices
@@ -147,10 +136,10 @@ class CompressionModel(nn.Module):
         )
         self.local_context = nn.ModuleList(nn.Conv2d(s, 2 * s, 5, padding=2) for s in slices)
         self.entropy_parameters_anchor = nn.ModuleList(
-            _entropy_parameters(2 * m + (2 * s if i else 0), 2 * s) for i, s in enumerate(slices)
+            _entropy_parameters(out + (2 * s if i else 0), 2 * s) for i, s in enumerate(slices)
         )
         self.entropy_parameters_nonanchor = nn.ModuleList(
-            _entropy_parameters(2 * m + (4 * s if i else 2 * s), 2 * s) for i, s in enumerate(slices)
+            _entropy_parameters(out + (4 * s if i else 2 * s), 2 * s) for i, s in enumerate(slices)
         )
 
     def predict(self, y: Tensor, hyper: Tensor, *, noise_free_gradient: bool = False) -> Iterator[SlicePrediction]:
@@ -158,7 +147,7 @@ class CompressionModel(nn.Module):
 
         Args:
             y: float [B, M, H, W].
-            hyper: float [B, 2M, H, W], ``hyper_dec`` of the code vectors.
+            hyper: ``hyper_dec`` of the code vectors, float [B, 2M or last of ``hyper_widths``, H, W].
             noise_free_gradient: pass gradients straight through the rounding (training).
         """
         mask = anchor_mask(y)
@@ -183,6 +172,28 @@ class CompressionModel(nn.Module):
                 channel_ctx=context[0] if context else None,
                 local_ctx=local,
             )
+
+
+class CompressionModel(EntropyNetworks):
+    """All networks between the VAE's features and (z_c, hint), for one rate; names follow the released key layout."""
+
+    def __init__(self, config: CompressionConfig, feature_channels: int, z_channels: int) -> None:
+        super().__init__(config)
+        m = config.latent_channels
+        self.g_a = nn.Sequential(
+            ResBlock(feature_channels, m),
+            *[ResBlock(m, m) for _ in range(3)],
+            DownBlock(m),
+            *[ResBlock(m, m) for _ in range(3)],
+            nn.Conv2d(m, m, 3, padding=1),
+        )
+        self.g_s = nn.Sequential(
+            nn.Conv2d(m, m, 3, padding=1),
+            *[ResBlock(m, m) for _ in range(3)],
+            UpBlock(m, m),
+            *[ResBlock(m, m) for _ in range(4)],
+        )
+        self.out = nn.Conv2d(m, z_channels, 3, padding=1)
 
     def synthesise(self, y_hat: Tensor) -> tuple[Tensor, Tensor]:
         """Return (z_c, hint), float [B, C, 2H, 2W] and [B, M, 2H, 2W], of y_hat, float [B, M, H, W]."""

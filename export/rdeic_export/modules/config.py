@@ -32,6 +32,39 @@ class VaeConfig:
         """Pixels per latent position along one side (8 for every supported model)."""
         return int(self.pixel_unshuffle * 2 ** (len(self.channels) - 1))
 
+    @property
+    def feature_channels(self) -> int:
+        """Channels of what g_a reads."""
+        return self.channels[-1]
+
+
+@dataclass(frozen=True)
+class LinearVaeConfig:
+    """A fixed linear transform of pixel blocks as encoder, and its inverse with a network beside it as decoder.
+
+    Attributes:
+        latent_channels: C, coefficients kept of each block.
+        factor_px: side of a block.
+        width: channels of the decoder at the latent's resolution.
+        blocks: residual blocks there.
+        fine_width: channels at a quarter of the image's resolution.
+        fine_blocks: residual blocks there.
+        pixel_width: channels at full resolution, under the last convolution.
+    """
+
+    latent_channels: int
+    factor_px: int = 8
+    width: int = 128
+    blocks: int = 4
+    fine_width: int = 48
+    fine_blocks: int = 3
+    pixel_width: int = 12
+
+    @property
+    def feature_channels(self) -> int:
+        """Channels of what g_a reads: the pixels of a block."""
+        return 3 * self.factor_px**2
+
 
 @dataclass(frozen=True)
 class CompressionConfig:
@@ -43,6 +76,10 @@ class CompressionConfig:
         slices: channels of each slice of y in coding order; they add up to M.
         codebook_size: number of code vectors.
         context_widths: hidden widths of the channel-context networks.
+        hyper_widths: channels of the hyper decoder, at full resolution; None for the released M, 3/2 M and 2M.
+        rates: K, rates that share the module through gain vectors; None for a module of its own for each rate, with
+            the released layers.
+        analysis_width, synthesis_width: channels of g_a and g_s inside, where ``rates`` is given.
     """
 
     hyper_channels: int = 256
@@ -50,6 +87,10 @@ class CompressionConfig:
     slices: tuple[int, ...] = (8, 8, 8, 8, 16, 16, 32, 32, 64, 64)
     codebook_size: int = 16384
     context_widths: tuple[int, int] = (224, 128)
+    hyper_widths: tuple[int, ...] | None = None
+    rates: int | None = None
+    analysis_width: int = 128
+    synthesis_width: int = 128
 
     def __post_init__(self) -> None:
         if sum(self.slices) != self.latent_channels:
@@ -112,7 +153,7 @@ class ModelConfig:
     """Everything that defines the networks of one codec model."""
 
     name: str
-    vae: VaeConfig
+    vae: VaeConfig | LinearVaeConfig
     compression: CompressionConfig = field(default_factory=CompressionConfig)
     unet: UNetConfig = field(default_factory=UNetConfig)
     control: ControlConfig = field(default_factory=ControlConfig)
@@ -143,6 +184,32 @@ TINY = ModelConfig(
     ),
     unet=UNetConfig(
         channels=(64, 128),
+        attention_levels=(False, False),
+        head_dim=16,
+        context_dim=16,
+        context_tokens=1,
+        norm_groups=16,
+    ),
+    control=ControlConfig(width_ratio=0.5),
+    diffusion=DiffusionConfig(used_timesteps=150),
+)
+
+# The second generation: latents are a fixed linear transform, and one compression module serves all rates.
+TINY_2 = ModelConfig(
+    name="tiny-2",
+    vae=LinearVaeConfig(latent_channels=24),
+    compression=CompressionConfig(
+        hyper_channels=64,
+        latent_channels=96,
+        slices=(8, 8, 16, 64),
+        codebook_size=256,
+        context_widths=(64, 48),
+        hyper_widths=(48, 96),
+        rates=4,
+    ),
+    unet=UNetConfig(
+        channels=(64, 128),
+        layers_per_block=1,
         attention_levels=(False, False),
         head_dim=16,
         context_dim=16,

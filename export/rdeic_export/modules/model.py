@@ -9,8 +9,10 @@ from rdeic_rt.schedule import Schedule
 
 from ..schedule import rows
 from .compression import CompressionModel
-from .config import ModelConfig
+from .config import LinearVaeConfig, ModelConfig
 from .control import ControlNet
+from .gained import GainedCompressionModel
+from .linear_vae import LinearVae
 from .unet import UNet
 from .vae import Vae
 
@@ -21,9 +23,10 @@ class RdeicModel(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.vae = Vae(config.vae)
+        self.vae = LinearVae(config.vae) if isinstance(config.vae, LinearVaeConfig) else Vae(config.vae)
         self.unet = UNet(config.unet, config.vae.latent_channels)
-        self.codec = CompressionModel(config.compression, config.vae.channels[-1], config.vae.latent_channels)
+        codec = CompressionModel if config.compression.rates is None else GainedCompressionModel
+        self.codec = codec(config.compression, config.vae.feature_channels, config.vae.latent_channels)
         self.control = ControlNet(
             config.control, self.unet, config.vae.latent_channels, config.compression.latent_channels
         )

@@ -1,0 +1,130 @@
+"""Stage *decoder*: synthesis, control net, UNet and D learn what decoded images look like; files stay as they are.
+
+    python -m training.train_decoder --crops runs/crops.npy --validation val.tar \
+        --init runs/codec/weights.safetensors --out runs/decoder
+
+What an optimal encoder for squared error writes is optimal for a perceptual decoder too (Yan et al., arXiv 2106.02782),
+so analysis and entropy model are left alone. Gradients go through the whole decode, all L steps of it (RDEIC section
+3.3, Eq. 10). The UNet's own task, to denoise without a control net, goes on beside it, so that Eq. 11 keeps its
+meaning.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rdeic_export import schedule
+from rdeic_export.modules.model import RdeicModel
+from rdeic_rt.schedule import Schedule
+
+from . import common, loop
+from .losses import PixelLoss
+from .train_codec import Coded, compress, validation
+
+
+def main() -> None:
+    """Run the stage; the result is ``weights.safetensors`` with the keys of ``RdeicModel``."""
+    p = common.parser(__doc__ or "")
+    p.add_argument("--init", type=Path, required=True, help="weights that stage codec, or this one, left")
+    args = p.parse_args()
+    setup = common.prepare(args, "decoder")
+    stage = DecoderStage(setup, args.init)
+    loop.run(
+        stage.trained,
+        stage.loss,
+        lambda: validation(setup, stage.decode),
+        setup.schedule,
+        setup.out,
+        seed=setup.seed,
+        device=setup.device,
+        precision=setup.precision,
+    )
+
+
+class DecoderStage:
+    """What the stages with a frozen bitstream share: the decode, its losses, and which networks learn."""
+
+    def __init__(self, setup: common.Setup, init: Path) -> None:
+        self.setup, self.model = setup, setup.model
+        model = self.model
+        zero_connections(model)
+        loop.load_weights(model, init)
+        model.requires_grad_(False)
+        for module in (model.vae, model.codec.g_s, model.control, model.unet):
+            module.requires_grad_(True)
+        for parameter in (model.codec.log_inverse_gain, model.codec.synthesis_bias):
+            parameter.requires_grad_(True)
+        self.trained = nn.ModuleDict(
+            {"vae": model.vae, "codec": model.codec, "control": model.control, "unet": model.unet}
+        )
+        self.table = schedule.ddpm(model.config.diffusion, setup.options["n_steps"])
+        self.pixel_loss = PixelLoss(setup.options, setup.device)
+
+    def decode(self, coded: Coded) -> Tensor:
+        """Return the whole decode, float [B, 3, H, W] about [-1, 1]."""
+        z_0 = self.model.denoise(start(coded.z_c, self.table), coded.hint, self.table)
+        return self.model.vae.decode(z_0)
+
+    def loss(self, step: int) -> tuple[Tensor, loop.Metrics]:
+        """Return the loss of one step, and its parts."""
+        _, _, loss, metrics = self.forward(step)
+        return loss, metrics
+
+    def forward(self, step: int) -> tuple[Tensor, Tensor, Tensor, loop.Metrics]:
+        """Return the crops of one step, their decodes, the loss and its parts."""
+        setup, model = self.setup, self.model
+        image = setup.batch(step)
+        rate = torch.rand(len(image), device=image.device) * (model.codec.rates - 1)
+        coded = compress(model, image, rate)
+        decoded = self.decode(coded)
+        pixels, metrics = self.pixel_loss(decoded, image)
+        part = slice(0, (len(image) + 3) // 4)
+        # D serves the preview too, which is of z_c.
+        preview = F.mse_loss(model.vae.decode(coded.z_c[part]).float(), image[part])
+        z_0 = model.vae.latents(image)
+        prior = denoising_loss(model, z_0[: len(z_0) // 2])
+        loss = pixels + setup.options["preview_weight"] * preview + setup.options["prior_weight"] * prior
+        return (
+            image,
+            decoded,
+            loss,
+            metrics
+            | {
+                "bpp": float(coded.bpp.mean()),
+                "preview": common.psnr_of(preview.detach()),
+                "prior": float(prior.detach()),
+            },
+        )
+
+
+def denoising_loss(model: RdeicModel, z_0: Tensor) -> Tensor:
+    """Return the mean squared error of eps_sd on latents [B, C, h, w], at random timesteps below N."""
+    diffusion = model.config.diffusion
+    # Decoding starts at N, so only the first N timesteps are ever asked for.
+    timesteps = torch.randint(diffusion.used_timesteps, (len(z_0),), device=z_0.device)
+    abar = torch.from_numpy(schedule.abar(diffusion)).float().to(z_0.device)
+    level = abar[timesteps][:, None, None, None]
+    eps = torch.randn_like(z_0)
+    z_n = level.sqrt() * z_0 + (1 - level).sqrt() * eps
+    predicted = model.unet(z_n, model.unet.time_embed(timesteps), model.context.expand(len(z_n), -1, -1))
+    return F.mse_loss(predicted.float(), eps)
+
+
+def zero_connections(model: RdeicModel) -> None:
+    """Start from the plain denoiser: the control net adds nothing until it has learnt to."""
+    for connection in model.control.connections:
+        nn.init.zeros_(connection.weight)
+        nn.init.zeros_(connection.bias)
+
+
+def start(z_c: Tensor, table: Schedule) -> Tensor:
+    """Return z_N with fresh noise, float [B, C, h, w]."""
+    return table.abar_start**0.5 * z_c + (1 - table.abar_start) ** 0.5 * torch.randn_like(z_c)
+
+
+if __name__ == "__main__":
+    main()
