@@ -59,7 +59,7 @@ def compress(model: RdeicModel, image: Tensor, rate: Tensor) -> Coded:
         slices = list(codec.predict(y, hyper.float(), noise_free_gradient=True))
     pixels = image.shape[2] * image.shape[3]
     index_bits = indices[0].numel() * np.log2(model.config.compression.codebook_size)
-    z_c, hint = codec.synthesise_at(torch.cat([s.y_hat for s in slices], dim=1), synthesis_row)
+    z_c, hint = codec.synthesise(torch.cat([s.y_hat for s in slices], dim=1), synthesis_row)
     return Coded(
         z_c=z_c,
         hint=hint,

@@ -12,11 +12,14 @@ import hashlib
 import io
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from rdeic_rt import pixels
 from rdeic_rt.entropy import EntropyModel
@@ -36,7 +39,37 @@ _DISK_BYTES = {"sd21": 6_000_000_000}  # what writing a bundle takes besides its
 
 logger = logging.getLogger("build_engines")
 
+LEVELS_FILE = "levels.npz"
+LEVELS_PER_RATE = 64  # steps of about 1 % of the file's size, from one of the model's rates to the next
+
 Samples = list[tuple[Any, Any]]
+
+
+@dataclass(frozen=True)
+class LevelRow:
+    """What the graphs of a shared compression module read at one level, float32 [D] each."""
+
+    analysis: NDArray[np.float32]
+    synthesis: NDArray[np.float32]
+
+
+Level = LevelRow | None
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Rates that share a compression module, and the suffix of the files it becomes."""
+
+    suffix: str
+    rates: tuple[RateRecipe, ...]
+
+    @property
+    def entropy(self) -> str:
+        """Name of the entropy model's file."""
+        return f"entropy{self.suffix}.npz"
+
+    def __str__(self) -> str:
+        return " and ".join(rate.label for rate in self.rates)
 
 
 def build(
@@ -67,19 +100,24 @@ def build(
 
     with bundle_writer.staging(output, resume=resume) as stage:
         graph_entries: dict[str, Any] = {}
-        rate_entries = []
+        rate_entries: list[dict[str, Any]] = []
         overheads = {}
-        for index, rate in enumerate(chosen.rates):
-            model = recipe.build_model(chosen, rate)
-            logger.info("rate %d (%s): weights loaded", index, rate.label)
-            step_files = _write_step_tables(model, schedules, stage.folder, index)
-            entropy, facts = _freeze_entropy(model, calibration, held_out, stage, f"entropy_r{index}.npz", key)
-            overheads[rate.label] = facts
-            logger.info("rate %d (%s): %s", index, rate.label, facts)
-            graph_entries |= _export(graphs.rate_graphs(model), stage, f"_r{index}", key)
-            if index == 0:
+        for part in _parts(chosen):
+            model = recipe.build_model(chosen, part.rates[0])
+            logger.info("%s: weights loaded", part)
+            step_files = _write_step_tables(model, schedules, stage.folder, part.suffix)
+            if chosen.shares_rates:
+                (stage.folder / LEVELS_FILE).write_bytes(_npz(graphs.level_tables(model, _n_levels(chosen))))
+            entropy, facts = _freeze_entropy(model, chosen, part, calibration, held_out, stage, key)
+            logger.info("%s: %s", part, facts)
+            graph_entries |= _export(graphs.rate_graphs(model), stage, part.suffix, key)
+            if not rate_entries:
                 graph_entries |= _export(graphs.shared_graphs(model), stage, "", key)
-            rate_entries.append(_rate_entry(index, rate, entropy, facts["bpp"], step_files))
+            for rate in part.rates:
+                overheads[rate.label] = facts[rate.label]
+                rate_entries.append(
+                    _rate_entry(len(rate_entries), rate, part, entropy, facts[rate.label]["bpp"], step_files)
+                )
         manifest = {
             "name": chosen.name,
             "family": "rdeic",
@@ -93,6 +131,8 @@ def build(
             "default_rate": chosen.default_rate,
             "calibration": {"photos": len(calibration), "held_out_photos": len(held_out), "rates": overheads},
         }
+        if chosen.shares_rates:
+            manifest["levels"] = {"file": LEVELS_FILE, "count": _n_levels(chosen)}
         bundle_writer.write_manifest(stage.folder, manifest)
     logger.info("%s: bundle complete", output)
 
@@ -117,62 +157,100 @@ def _export(
 
 def _freeze_entropy(
     model: RdeicModel,
+    chosen: Recipe,
+    part: _Part,
     calibration: Sequence[Path],
     held_out: Sequence[Path],
     stage: Staging,
-    file: str,
     key: dict[str, Any],
-) -> tuple[EntropyModel, dict[str, float]]:
+) -> tuple[EntropyModel, dict[str, dict[str, float]]]:
     """Convert the entropy networks to integers and write them.
 
     Returns:
-        The model as the runtime reads it; bits per pixel and the rate overhead over the float networks, on the photos
-        held out, and the skip threshold.
+        The model as the runtime reads it; for each rate's label, bits per pixel and the rate overhead over the float
+        networks, on the photos held out, and the skip threshold.
     """
-    key = {**key, "photos": names_digest(calibration), "held_out": names_digest(held_out)}
-    facts = stage.finished(file, key)
+    levels = [_level_row(model, chosen, rate) for rate in part.rates]
+    key = {
+        **key,
+        "photos": names_digest(calibration),
+        "held_out": names_digest(held_out),
+        "levels": [rate.level for rate in part.rates],
+    }
+    path = stage.folder / part.entropy
+    facts = stage.finished(part.entropy, key)
     if facts is None:
-        (stage.folder / file).write_bytes(_npz(_entropy_arrays(model, _images(calibration), key["layout"])))
-    entropy = EntropyModel.load(load_arrays(stage.folder / file))
+        path.write_bytes(_npz(_entropy_arrays(model, levels, _images(calibration), key["layout"])))
+    entropy = EntropyModel.load(load_arrays(path))
     if facts is None:
         images = _images(held_out)
-        report = integer.rate_overhead(model.codec, entropy, _samples(model, images))
         pixels_coded = sum(image.shape[0] * image.shape[1] for image in images)
-        bpp = round(report["bits_actual"] / pixels_coded, 5)
-        facts = {**report, "bpp": bpp, "skip_below": entropy.tables.skip_below}
-        stage.record(file, key, facts)
+        facts = {}
+        for rate, level in zip(part.rates, levels, strict=True):
+            report = integer.rate_overhead(model.codec, entropy, _samples(model, level, images))
+            bpp = round(report["bits_actual"] / pixels_coded, 5)
+            facts[rate.label] = {**report, "bpp": bpp, "skip_below": entropy.tables.skip_below}
+        stage.record(part.entropy, key, facts)
     return entropy, facts
 
 
-def _entropy_arrays(model: RdeicModel, images: list[NDArray[np.uint8]], layout: str) -> dict[str, NDArray[Any]]:
-    """Return the arrays of the entropy model, with the skip threshold that the photos call for."""
-    samples = _samples(model, images)
+def _entropy_arrays(
+    model: RdeicModel, levels: list[Level], images: list[NDArray[np.uint8]], layout: str
+) -> dict[str, NDArray[Any]]:
+    """Return the arrays of the entropy model, with the skip threshold that the photos call for, at all levels."""
+    samples = [sample for level in levels for sample in _samples(model, level, images)]
     arrays = integer.convert(model.codec, samples)
     if layout == recipe.RANDOM:  # nothing to choose by: such a z_c is an estimate of nothing
         return arrays
     targets = [skip.target_of(model, pixels.pad(image, model.config.image_multiple_px)) for image in images]
-    chosen = skip.choose(model.codec, EntropyModel.load(arrays), samples, targets)
+    synthesis_rows = [None if level is None else torch.from_numpy(level.synthesis)[None] for level in levels]
+
+    def synthesise(y_hat: Tensor, number: int) -> Tensor:
+        return model.codec.synthesise(y_hat, synthesis_rows[number // len(images)])[0]
+
+    chosen = skip.choose(synthesise, EntropyModel.load(arrays), samples, targets * len(levels))
     return {**arrays, "skip_below": np.array([chosen], np.int32)}
 
 
-def _samples(model: RdeicModel, images: list[NDArray[np.uint8]]) -> Samples:
+def _samples(model: RdeicModel, level: Level, images: list[NDArray[np.uint8]]) -> Samples:
     multiple = model.config.image_multiple_px
-    return [graphs.latents_of(model, pixels.pad(image, multiple)) for image in images]
+    row = None if level is None else level.analysis
+    return [graphs.latents_of(model, pixels.pad(image, multiple), row) for image in images]
 
 
-def _write_step_tables(model: RdeicModel, tables: dict[str, Schedule], folder: Path, index: int) -> dict[str, str]:
+def _level_row(model: RdeicModel, chosen: Recipe, rate: RateRecipe) -> Level:
+    if rate.level is None:
+        return None
+    tables = graphs.level_tables(model, _n_levels(chosen))
+    return LevelRow(tables["analysis"][rate.level], tables["synthesis"][rate.level])
+
+
+def _n_levels(chosen: Recipe) -> int:
+    assert chosen.config.compression.rates is not None  # asked only where rates share a module
+    return LEVELS_PER_RATE * (chosen.config.compression.rates - 1) + 1
+
+
+def _parts(chosen: Recipe) -> list[_Part]:
+    """Return which rates share a compression module: all of them, or each has its own."""
+    if chosen.shares_rates:
+        return [_Part("", chosen.rates)]
+    return [_Part(f"_r{index}", (rate,)) for index, rate in enumerate(chosen.rates)]
+
+
+def _write_step_tables(model: RdeicModel, tables: dict[str, Schedule], folder: Path, suffix: str) -> dict[str, str]:
     """Write a file of rows per number of steps; return schedule name -> file (samplers share their timesteps' rows)."""
-    files = {name: f"steps_r{index}_{table.n_steps}.npz" for name, table in tables.items()}
+    files = {name: f"steps{suffix}_{table.n_steps}.npz" for name, table in tables.items()}
     for file, table in {files[name]: table for name, table in tables.items()}.items():
         (folder / file).write_bytes(_npz(graphs.step_tables(model, table)))
     return files
 
 
 def _rate_entry(
-    index: int, rate: RateRecipe, entropy_model: EntropyModel, bpp: float, step_files: dict[str, str]
+    index: int, rate: RateRecipe, part: _Part, entropy_model: EntropyModel, bpp: float, step_files: dict[str, str]
 ) -> dict[str, Any]:
-    own = {name: f"{name}_r{index}" for name in ("analysis", "synthesis", "control")}
+    own = {name: f"{name}{part.suffix}" for name in ("analysis", "synthesis", "control")}
     return {
+        **({} if rate.level is None else {"level": rate.level}),
         "index": index,
         "label": rate.label,
         "lambda_r": rate.lambda_r,
@@ -181,7 +259,7 @@ def _rate_entry(
         "model_id": entropy_model.model_id.hex(),
         "graphs": {**own, "unet_step": "unet_step", "vae_decoder": "vae_decoder"},
         "step_tables": step_files,
-        "entropy": f"entropy_r{index}.npz",
+        "entropy": part.entropy,
     }
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from rdeic_rt.errors import ExportError
 
 from . import architecture
-from .modules.config import ModelConfig
+from .modules.config import ModelConfig, VaeConfig
 from .modules.model import RdeicModel
 
 State = dict[str, Tensor]
@@ -170,6 +170,7 @@ def released_key(key: str, config: ModelConfig) -> str:
         return _rename(key, _RENAMES_CODEC)
     if key.startswith("vae."):
         renamed = _rename(key, _RENAMES_VAE)
+        assert isinstance(config.vae, VaeConfig)  # what has a released layout has a trained autoencoder
         levels = len(config.vae.channels)
         return re.sub(r"\.up\.(\d+)\.", lambda m: f".up.{levels - 1 - int(m[1])}.", renamed)
     if key.startswith("control.connections."):

@@ -16,6 +16,7 @@ from .fold.pixels import AnalysisFromPixels, PixelsFromVae
 from .fold.update import UnetStep
 from .modules import spec
 from .modules.control import ControlNet
+from .modules.gained import GainedCompressionModel
 from .modules.model import RdeicModel
 from .modules.spec import GraphSpec
 from .modules.unet import UNetEncoder
@@ -36,9 +37,12 @@ class Synthesis(nn.Module):
         super().__init__()
         self.codec = model.codec
 
-    def forward(self, y_hat: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (z_c, hint), float [B, C, h, w] and [B, M, h, w], of y_hat, float [B, M, h/2, w/2]."""
-        return self.codec.synthesise(y_hat)
+    def forward(self, y_hat: Tensor, level: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return (z_c, hint), float [B, C, h, w] and [B, M, h, w], of y_hat, float [B, M, h/2, w/2].
+
+        ``level`` is a row of numbers, float [1, D], where rates share the compression module.
+        """
+        return self.codec.synthesise(y_hat, level)
 
 
 class FoldedControl(nn.Module):
@@ -55,15 +59,16 @@ class FoldedControl(nn.Module):
 
 
 def rate_graphs(model: RdeicModel) -> dict[str, FoldedGraph]:
-    """Return the graphs that differ from rate to rate: analysis, synthesis, control.
+    """Return the graphs that differ from rate to rate unless these share them: analysis, synthesis, control.
 
     The control net is folded in place: its step tables are computed before.
     """
     width = _fold(model.control, model.context)
     config = model.config
+    of_analysis, of_synthesis = level_widths(model)
     return {
-        "analysis": FoldedGraph(AnalysisFromPixels(model), spec.analysis(config)),
-        "synthesis": FoldedGraph(Synthesis(model), spec.synthesis(config)),
+        "analysis": FoldedGraph(AnalysisFromPixels(model), spec.analysis(config, of_analysis)),
+        "synthesis": FoldedGraph(Synthesis(model), spec.synthesis(config, of_synthesis)),
         "control": FoldedGraph(FoldedControl(model.control), spec.control(config, model.unet, width)),
     }
 
@@ -90,6 +95,19 @@ def step_tables(model: RdeicModel, table: Schedule) -> dict[str, NDArray[np.floa
     }
 
 
+def level_widths(model: RdeicModel) -> tuple[int, int] | tuple[None, None]:
+    """Return how many numbers a level gives to analysis and to synthesis; None where each rate has its own graphs."""
+    return model.codec.level_widths if isinstance(model.codec, GainedCompressionModel) else (None, None)
+
+
+def level_tables(model: RdeicModel, n_levels: int) -> dict[str, NDArray[np.float32]]:
+    """Return the rows of ``analysis`` and ``synthesis``, float32 [n_levels, D] each, from the largest rate down."""
+    assert isinstance(model.codec, GainedCompressionModel)
+    with torch.no_grad():
+        rows = model.codec.rows(torch.linspace(0, model.codec.rates - 1, n_levels))
+    return {name: row.numpy() for name, row in zip(("analysis", "synthesis"), rows, strict=True)}
+
+
 def _fold(network: UNetEncoder, context: Tensor) -> int:
     """Fold text and steps into the network, in place; return the width of its step table."""
     width = steps.table(network, [0]).shape[1]
@@ -99,8 +117,14 @@ def _fold(network: UNetEncoder, context: Tensor) -> int:
     return int(width)
 
 
-def latents_of(model: RdeicModel, image: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
-    """Return (y, vq_indices) of a padded uint8 image [H, W, 3], as the analysis graph computes them."""
+def latents_of(
+    model: RdeicModel, image: NDArray[np.uint8], level: NDArray[np.float32] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return (y, vq_indices) of a padded uint8 image [H, W, 3], as the analysis graph computes them.
+
+    ``level`` is a row of `level_tables`, float32 [D].
+    """
+    row = None if level is None else torch.from_numpy(level)[None]
     with torch.no_grad():
-        y, indices = AnalysisFromPixels(model)(torch.from_numpy(image)[None])
+        y, indices = AnalysisFromPixels(model)(torch.from_numpy(image)[None], row)
     return y, indices

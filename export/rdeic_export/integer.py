@@ -23,7 +23,7 @@ from rdeic_rt.errors import ExportError
 
 from . import integer_nets, tables
 from .integer_layers import Arrays
-from .modules.compression import LIKELIHOOD_FLOOR, SCALE_BOUND, CompressionModel
+from .modules.compression import LIKELIHOOD_FLOOR, SCALE_BOUND, EntropyNetworks
 
 Sample = tuple[Any, Any]
 """(y, float [1, M, hy, wy]; VQ indices, int [1, hz, wz]): torch tensors or arrays."""
@@ -35,7 +35,7 @@ SMOOTHING = 0.5  # Krichevsky-Trofimov: half an occurrence for every code vector
 
 
 @torch.no_grad()
-def convert(codec: CompressionModel, samples: Sequence[Sample], *, skip_below: int = SKIP_BELOW) -> Arrays:
+def convert(codec: EntropyNetworks, samples: Sequence[Sample], *, skip_below: int = SKIP_BELOW) -> Arrays:
     """Return the arrays of an entropy model (docs/format.md, "Arrays of the entropy model").
 
     Args:
@@ -64,7 +64,7 @@ def convert(codec: CompressionModel, samples: Sequence[Sample], *, skip_below: i
 
 
 @torch.no_grad()
-def rate_overhead(codec: CompressionModel, model: EntropyModel, samples: Sequence[Sample]) -> dict[str, float]:
+def rate_overhead(codec: EntropyNetworks, model: EntropyModel, samples: Sequence[Sample]) -> dict[str, float]:
     """Return what the integer networks and the real coder cost over the float networks and an ideal one.
 
     Returns:
@@ -127,7 +127,7 @@ def matmul_graph() -> bytes:
     return cast(bytes, model.SerializeToString(deterministic=True))
 
 
-def _checked(codec: CompressionModel, sample: Sample) -> tuple[Tensor, Tensor]:
+def _checked(codec: EntropyNetworks, sample: Sample) -> tuple[Tensor, Tensor]:
     y, indices = torch.as_tensor(sample[0]).float(), torch.as_tensor(sample[1]).long()
     expected = (1, codec.config.latent_channels, *(4 * n for n in indices.shape[1:]))
     if indices.dim() != 3 or y.shape != expected:

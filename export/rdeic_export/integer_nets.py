@@ -36,14 +36,14 @@ from .integer_layers import (
     requantised,
     rescaled,
 )
-from .modules.compression import CompressionModel, ResBlock, UpBlock
+from .modules.compression import EntropyNetworks, ResBlock, UpBlock
 from .tables import SCALE_BITS
 
 _WIDE_TOP: Final = 1 << 14  # the largest sample of a wide tensor; the format holds 64 times more
 
 
 def fit_hyper(
-    codec: CompressionModel, indices: list[NDArray[Any]], matmul: MatMul, arrays: Arrays
+    codec: EntropyNetworks, indices: list[NDArray[Any]], matmul: MatMul, arrays: Arrays
 ) -> tuple[Signal, Floats]:
     """Add ``codebook`` and ``hyper.*`` to the arrays.
 
@@ -65,7 +65,7 @@ def fit_hyper(
 
 
 def fit_slices(
-    codec: CompressionModel, latents: list[Tensor], hyper: Signal, hyper_float: Floats, matmul: MatMul, arrays: Arrays
+    codec: EntropyNetworks, latents: list[Tensor], hyper: Signal, hyper_float: Floats, matmul: MatMul, arrays: Arrays
 ) -> None:
     """Add the arrays of every slice's networks; contexts are made of the float networks' y_hat.
 

@@ -14,6 +14,7 @@ It is a TOML file beside its weights::
     lambda_r = 1.0
     n_steps = 2
     weights = "rate_0.safetensors"      # compression module and control net
+    level = 0                           # instead, where all rates share the weights in ``base``
 
     [provenance]                        # free-form, copied into the bundle
 
@@ -47,12 +48,21 @@ OWN, RELEASED, RANDOM = "rdeic-rt", "released", "random"
 
 @dataclass(frozen=True)
 class RateRecipe:
-    """One rate: its trade-off, its fixed number of steps and the file with its weights."""
+    """One rate.
+
+    Attributes:
+        label: for people.
+        lambda_r: its trade-off.
+        n_steps: its fixed number of steps.
+        weights: file of its compression module and control net; None where all rates share theirs.
+        level: where all rates share them, the level it has, 0 for the largest.
+    """
 
     label: str
     lambda_r: float
     n_steps: int
-    weights: Path
+    weights: Path | None
+    level: int | None = None
 
 
 @dataclass(frozen=True)
@@ -86,12 +96,17 @@ class Recipe:
     context: Path | None = None
 
     @property
+    def shares_rates(self) -> bool:
+        """Whether one compression module serves all rates."""
+        return self.config.compression.rates is not None
+
+    @property
     def files(self) -> list[Path]:
         """Every file or folder of weights."""
         if self.layout == RANDOM:
             return []
         context = [self.context] if self.context else []
-        return [*self.base, *context, *(rate.weights for rate in self.rates)]
+        return [*self.base, *context, *(rate.weights for rate in self.rates if rate.weights)]
 
 
 def load(path: Path) -> Recipe:
@@ -110,7 +125,13 @@ def load(path: Path) -> Recipe:
             base=tuple(path.parent / name for name in raw["base"]),
             half_weights=raw["half_weights"],
             rates=tuple(
-                RateRecipe(r["label"], float(r["lambda_r"]), int(r["n_steps"]), path.parent / r["weights"])
+                RateRecipe(
+                    r["label"],
+                    float(r["lambda_r"]),
+                    int(r["n_steps"]),
+                    path.parent / r["weights"] if "weights" in r else None,
+                    r.get("level"),
+                )
                 for r in raw["rates"]
             ),
             provenance=raw.get("provenance", {}),
@@ -201,7 +222,7 @@ def build_model(recipe: Recipe, rate: RateRecipe) -> RdeicModel:
 def _own_model(recipe: Recipe, rate: RateRecipe) -> RdeicModel:
     model = RdeicModel(recipe.config)
     state = {}
-    for path in (*recipe.base, rate.weights):
+    for path in (*recipe.base, *([rate.weights] if rate.weights else [])):
         state.update(checkpoint.read_state(path))
     wanted = model.state_dict()
     problems = [f"missing {k}" for k in sorted(wanted.keys() - state.keys())]
@@ -212,7 +233,7 @@ def _own_model(recipe: Recipe, rate: RateRecipe) -> RdeicModel:
         if state[k].shape != wanted[k].shape
     ]
     if problems:
-        raise ExportError(checkpoint.listed(f"{rate.weights}", problems))
+        raise ExportError(checkpoint.listed(f"{rate.weights or recipe.base[-1]}", problems))
     model.load_state_dict(state)
     return model
 
@@ -225,6 +246,7 @@ def _released_model(recipe: Recipe, rate: RateRecipe) -> RdeicModel:
         context = texts["context"]
     else:
         context = _text_context(recipe.base[0], recipe.prompt, recipe.config.unet)
+    assert rate.weights is not None  # `from_checkpoints` gives each rate a checkpoint
     return checkpoint.load(recipe.config, rate.weights, recipe.base[0], context)
 
 

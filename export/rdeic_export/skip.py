@@ -10,7 +10,7 @@ time on both sides; how far that pays depends on how well the networks predict.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -22,7 +22,6 @@ from rdeic_rt.entropy import EntropyModel, encode_latents
 from rdeic_rt.errors import ExportError
 
 from .integer import Sample
-from .modules.compression import CompressionModel
 from .modules.model import RdeicModel
 
 HIGHEST = 4
@@ -38,19 +37,23 @@ bundle, 20.41 dB at 0.0359 bpp and 23.32 dB at 0.1498 (43 calibration photos).""
 def target_of(model: RdeicModel, image: NDArray[np.uint8]) -> Tensor:
     """Return z_0, float [1, C, H/8, W/8], what z_c is an estimate of, for a padded uint8 image [H, W, 3]."""
     pixels = torch.from_numpy(image)[None].permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1.0
-    mean, _ = model.vae.moments(model.vae.features(pixels))
-    return mean * model.config.vae.scale_factor
+    return model.vae.latents(pixels)
 
 
 @torch.no_grad()
-def choose(codec: CompressionModel, model: EntropyModel, samples: Sequence[Sample], targets: Sequence[Tensor]) -> int:
+def choose(
+    synthesise: Callable[[Tensor, int], Tensor],
+    model: EntropyModel,
+    samples: Sequence[Sample],
+    targets: Sequence[Tensor],
+) -> int:
     """Return the threshold, 0 to `HIGHEST`, that minimises 10 log10 D(t) + EXCHANGE_DB ln R(t); of equals the lowest.
 
     That is: symbols are left out as long as what this adds to the error is less than what saving the same share of the
     rate with another rate of the bundle adds.
 
     Args:
-        codec: synthesis, the float network.
+        synthesise: (y_hat, number of the sample) -> z_c, the float network.
         model: integer networks and tables; its own threshold does not matter.
         samples: (y, VQ indices) of photos, as for `integer.convert`.
         targets: z_0 of the same photos, see `target_of`.
@@ -60,18 +63,22 @@ def choose(codec: CompressionModel, model: EntropyModel, samples: Sequence[Sampl
     """
     if not samples:
         raise ExportError("skip threshold: no samples to choose it with; give at least one photo")
-    costs = [_cost(codec, model, samples, targets, threshold) for threshold in range(HIGHEST + 1)]
+    costs = [_cost(synthesise, model, samples, targets, threshold) for threshold in range(HIGHEST + 1)]
     return costs.index(min(costs))
 
 
 def _cost(
-    codec: CompressionModel, model: EntropyModel, samples: Sequence[Sample], targets: Sequence[Tensor], threshold: int
+    synthesise: Callable[[Tensor, int], Tensor],
+    model: EntropyModel,
+    samples: Sequence[Sample],
+    targets: Sequence[Tensor],
+    threshold: int,
 ) -> float:
     tried = replace(model, tables=replace(model.tables, skip_below=threshold))
     n_bytes, squares, n_values = 0, 0.0, 0
-    for (y, indices), target in zip(samples, targets, strict=True):
+    for number, ((y, indices), target) in enumerate(zip(samples, targets, strict=True)):
         coded = encode_latents(tried, np.asarray(y[0]), np.asarray(indices[0]))
-        z_c, _ = codec.synthesise(torch.from_numpy(coded.y_hat))
+        z_c = synthesise(torch.from_numpy(coded.y_hat), number)
         n_bytes += len(coded.y) + len(coded.z)
         squares += float((z_c - target).double().square().sum())
         n_values += target.numel()

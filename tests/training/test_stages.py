@@ -66,8 +66,8 @@ def test_linear_start_codes_photos_as_well_as_its_components_allow(linear: Rdeic
         analysis, synthesis = linear.codec.rows(torch.zeros(4))
         y = linear.codec.analyse(features, analysis)
         assert (y - linear.codec.g_a.linear(features) / 0.3).abs().max() < 1e-3  # its network starts from nothing
-        exact, _ = linear.codec.synthesise_at(y, synthesis)
-        rounded, _ = linear.codec.synthesise_at(y.round(), synthesis)
+        exact, _ = linear.codec.synthesise(y, synthesis)
+        rounded, _ = linear.codec.synthesise(y.round(), synthesis)
         # z_c is z_0 as far as 96 of 768 coefficients tell it: a linear D of both agrees with the photo.
         for z, least in ((linear.vae.latents(image), 24.0), (exact, 24.0), (rounded, 22.0)):
             decoded = F.pixel_shuffle(linear.vae.linear(z), 8)

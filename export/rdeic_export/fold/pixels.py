@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..modules.linear_vae import LinearVae
 from ..modules.model import RdeicModel
 from ..modules.vae import Vae
 
@@ -16,15 +17,18 @@ class AnalysisFromPixels(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (y, vq_indices), float [B, M, H/16, W/16] and int64 [B, H/64, W/64], of uint8 [B, H, W, 3]."""
-        return self.model.analyse(image.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1.0)
+    def forward(self, image: Tensor, level: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return (y, vq_indices), float [B, M, H/16, W/16] and int64 [B, H/64, W/64], of uint8 [B, H, W, 3].
+
+        ``level`` is a row of numbers, float [1, D], where rates share the compression module.
+        """
+        return self.model.analyse(image.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1.0, level)
 
 
 class PixelsFromVae(nn.Module):
     """D: z_0 -> image. Rounds to nearest, where the released code truncates."""
 
-    def __init__(self, vae: Vae) -> None:
+    def __init__(self, vae: Vae | LinearVae) -> None:
         super().__init__()
         self.vae = vae
 

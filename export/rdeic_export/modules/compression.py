@@ -177,9 +177,12 @@ class EntropyNetworks(nn.Module):
 class CompressionModel(EntropyNetworks):
     """All networks between the VAE's features and (z_c, hint), for one rate; names follow the released key layout."""
 
-    def __init__(self, config: CompressionConfig, feature_channels: int, z_channels: int) -> None:
+    def __init__(
+        self, config: CompressionConfig, feature_channels: int, z_channels: int, feature_scale: float = 1.0
+    ) -> None:
         super().__init__(config)
         m = config.latent_channels
+        self.feature_scale = feature_scale
         self.g_a = nn.Sequential(
             ResBlock(feature_channels, m),
             *[ResBlock(m, m) for _ in range(3)],
@@ -195,7 +198,12 @@ class CompressionModel(EntropyNetworks):
         )
         self.out = nn.Conv2d(m, z_channels, 3, padding=1)
 
-    def synthesise(self, y_hat: Tensor) -> tuple[Tensor, Tensor]:
+    def analyse(self, features: Tensor, level: Tensor | None = None) -> Tensor:
+        """Return y, float [B, M, H, W], of the VAE's features [B, c, 2H, 2W]; there are no levels."""
+        y: Tensor = self.g_a(features * self.feature_scale)
+        return y
+
+    def synthesise(self, y_hat: Tensor, level: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return (z_c, hint), float [B, C, 2H, 2W] and [B, M, 2H, 2W], of y_hat, float [B, M, H, W]."""
         hint = self.g_s(y_hat)
         return self.out(hint), hint

@@ -61,6 +61,11 @@ class LinearVaeConfig:
     pixel_width: int = 12
 
     @property
+    def scale_factor(self) -> float:
+        """Of latents before diffusion: the transform has its scale already."""
+        return 1.0
+
+    @property
     def feature_channels(self) -> int:
         """Channels of what g_a reads: the pixels of a block."""
         return 3 * self.factor_px**2

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from .compression import EntropyNetworks
 from .config import CompressionConfig
-from .linear_vae import ReluBlock, repeat_phases, zero
+from .linear_vae import ReluBlock, biases, repeat_phases, zero
 
 
 class Analysis(nn.Module):
@@ -99,13 +99,13 @@ class GainedCompressionModel(EntropyNetworks):
         blocks = vectors.reshape(m, 2, 2, -1)
         self.g_a.linear.weight.zero_()
         self.g_a.linear.weight[:, :, 1:3, 1:3] = blocks.permute(0, 3, 1, 2)
-        self.g_a.linear.bias.copy_(-vectors @ mean)
+        biases(self.g_a.linear).copy_(-vectors @ mean)
         # z_c of a position is basis @ (its 192 pixels of y_hat's 16x16 ones - block_mean).
         to_latents = torch.einsum("cp,mrsp->crsm", basis, blocks)
         self.g_s.linear.weight.zero_()
         self.g_s.linear.weight[:, :, 1, 1] = to_latents.reshape(-1, m)
         offset = torch.einsum("cp,rsp->crs", basis, mean.reshape(2, 2, -1) - block_mean)
-        self.g_s.linear.bias.copy_(offset.reshape(-1))
+        biases(self.g_s.linear).copy_(offset.reshape(-1))
         self.log_gain.copy_(-steps.log()[:, None].expand(-1, m))
         self.log_inverse_gain.copy_(-self.log_gain)
 
@@ -131,15 +131,23 @@ class GainedCompressionModel(EntropyNetworks):
         """K, the number of rates that have gains of their own."""
         return self.log_gain.shape[0]
 
-    def analyse(self, features: Tensor, row: Tensor) -> Tensor:
-        """Return y in steps of one, float32 [B, M, H/16, W/16], for a row of `rows`."""
-        gain, bias = row.split([self.config.latent_channels, self.config.analysis_width], dim=1)
+    @property
+    def level_widths(self) -> tuple[int, int]:
+        """Numbers in a row of `rows`: for analysis, and for synthesis."""
+        m = self.config.latent_channels
+        return m + self.config.analysis_width, m + self.config.synthesis_width
+
+    def analyse(self, features: Tensor, level: Tensor | None = None) -> Tensor:
+        """Return y in steps of one, float32 [B, M, H/16, W/16]; ``level`` is a row of `rows`, float [1 or B, D]."""
+        assert level is not None  # what the module cannot do without
+        gain, bias = torch.split(level, [self.config.latent_channels, self.config.analysis_width], dim=1)
         out: Tensor = self.g_a(features, bias) * gain[:, :, None, None]
         return out
 
-    def synthesise_at(self, y_hat: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
+    def synthesise(self, y_hat: Tensor, level: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return (z_c, hint), float [B, C, 2h, 2w] and [B, M, 2h, 2w], of y_hat [B, M, h, w] for a row of `rows`."""
-        gain, bias = row.split([self.config.latent_channels, self.config.synthesis_width], dim=1)
+        assert level is not None
+        gain, bias = torch.split(level, [self.config.latent_channels, self.config.synthesis_width], dim=1)
         z_c, hint = self.g_s(y_hat * gain[:, :, None, None], bias)
         return z_c, hint
 

@@ -70,11 +70,11 @@ class LinearVae(nn.Module):
         self.mean.copy_(mean)
         self.linear.weight.zero_()
         self.linear.weight[:, :, 1, 1] = (vectors / scales[:, None]).t()
-        self.linear.bias.copy_(mean)
+        biases(self.linear).copy_(mean)
         repeat_phases(self.up, 2)
         repeat_phases(self.to_pixels, 4)
         self.last.weight.mul_(0.1)
-        self.last.bias.zero_()
+        biases(self.last).zero_()
 
     def features(self, image: Tensor) -> Tensor:
         """Return float [B, 3 * 8 * 8, H/8, W/8]: the pixels of each block, which g_a reads."""
@@ -98,13 +98,17 @@ class LinearVae(nn.Module):
 def zero(conv: nn.Conv2d) -> None:
     """Start a convolution beside a skip with nothing."""
     nn.init.zeros_(conv.weight)
-    assert conv.bias is not None  # every convolution here has one
-    nn.init.zeros_(conv.bias)
+    nn.init.zeros_(biases(conv))
 
 
 @torch.no_grad()
 def repeat_phases(conv: nn.Conv2d, factor: int) -> None:
     """Start a convolution under a pixel shuffle with equal filters for all phases of a channel (ICNR, 1707.02937)."""
     conv.weight.copy_(conv.weight[:: factor**2].repeat_interleave(factor**2, 0))
-    assert conv.bias is not None  # every convolution here has one
-    conv.bias.copy_(conv.bias[:: factor**2].repeat_interleave(factor**2, 0))
+    biases(conv).copy_(biases(conv)[:: factor**2].repeat_interleave(factor**2, 0))
+
+
+def biases(conv: nn.Conv2d) -> Tensor:
+    """Return the biases of a convolution; every one here has them."""
+    assert conv.bias is not None
+    return conv.bias

@@ -25,17 +25,24 @@ class RdeicModel(nn.Module):
         self.config = config
         self.vae = LinearVae(config.vae) if isinstance(config.vae, LinearVaeConfig) else Vae(config.vae)
         self.unet = UNet(config.unet, config.vae.latent_channels)
-        codec = CompressionModel if config.compression.rates is None else GainedCompressionModel
-        self.codec = codec(config.compression, config.vae.feature_channels, config.vae.latent_channels)
+        channels = config.vae.feature_channels, config.vae.latent_channels
+        self.codec: CompressionModel | GainedCompressionModel
+        if config.compression.rates is None:
+            self.codec = CompressionModel(config.compression, *channels, config.vae.scale_factor)
+        else:
+            self.codec = GainedCompressionModel(config.compression, *channels)
         self.control = ControlNet(
             config.control, self.unet, config.vae.latent_channels, config.compression.latent_channels
         )
         self.register_buffer("context", torch.zeros(1, config.unet.context_tokens, config.unet.context_dim))
         self.context: Tensor
 
-    def analyse(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (y, vq_indices), float [B, M, H/16, W/16] and int64 [B, H/64, W/64], of an image in [-1, 1]."""
-        y = self.codec.g_a(self.vae.features(image) * self.config.vae.scale_factor)
+    def analyse(self, image: Tensor, level: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return (y, vq_indices), float [B, M, H/16, W/16] and int64 [B, H/64, W/64], of an image in [-1, 1].
+
+        ``level`` is a row of `GainedCompressionModel.rows`, float [1 or B, D]; None where each rate has its own module.
+        """
+        y = self.codec.analyse(self.vae.features(image), level)
         return y, self.codec.quantize.indices(self.codec.hyper_enc(y))
 
     def eps(self, z_n: Tensor, hint: Tensor | None, timestep: int) -> Tensor:

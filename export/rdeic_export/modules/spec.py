@@ -61,12 +61,12 @@ def grid(*leading: Dim, per_64_px: int) -> tuple[Dim, ...]:
     return (*leading, f"{scale}hz", f"{scale}wz")
 
 
-def analysis(config: ModelConfig) -> GraphSpec:
-    """Image -> y and VQ indices."""
+def analysis(config: ModelConfig, level_width: int | None = None) -> GraphSpec:
+    """Image -> y and VQ indices; where rates share the graph, at the level that a row of numbers says."""
     m = config.compression.latent_channels
     return GraphSpec(
         "analysis",
-        (TensorSpec("image", "uint8", ("batch", "64*hz", "64*wz", 3)),),
+        (TensorSpec("image", "uint8", ("batch", "64*hz", "64*wz", 3)), *_level(level_width)),
         (
             TensorSpec("y", "float32", grid("batch", m, per_64_px=4)),
             TensorSpec("vq_indices", "int64", grid("batch", per_64_px=1)),
@@ -74,12 +74,12 @@ def analysis(config: ModelConfig) -> GraphSpec:
     )
 
 
-def synthesis(config: ModelConfig) -> GraphSpec:
-    """y_hat -> z_c and hint."""
+def synthesis(config: ModelConfig, level_width: int | None = None) -> GraphSpec:
+    """y_hat -> z_c and hint; where rates share the graph, at the level that a row of numbers says."""
     m, c = config.compression.latent_channels, config.vae.latent_channels
     return GraphSpec(
         "synthesis",
-        (TensorSpec("y_hat", "float32", grid("batch", m, per_64_px=4)),),
+        (TensorSpec("y_hat", "float32", grid("batch", m, per_64_px=4)), *_level(level_width)),
         (_latent("z_c", c), _latent("hint", m)),
     )
 
@@ -121,6 +121,10 @@ def residuals(unet: UNet) -> tuple[TensorSpec, ...]:
         TensorSpec(f"residual_{i}", "float32", grid("batch", c, per_64_px=8 >> level))
         for i, (c, level) in enumerate(zip(channels, levels, strict=True))
     )
+
+
+def _level(width: int | None) -> tuple[TensorSpec, ...]:
+    return () if width is None else (TensorSpec("level", "float32", (1, width)),)
 
 
 def _latent(name: str, channels: int) -> TensorSpec:

@@ -43,6 +43,11 @@ class Vae(nn.Module):
         mean, log_variance = self.kl.quant_conv(self.kl.encoder.conv_out(features)).chunk(2, dim=1)
         return mean, log_variance
 
+    def latents(self, image: Tensor) -> Tensor:
+        """Return z_0, float [B, C, H/8, W/8]: the mean of the latent, scaled."""
+        mean, _ = self.moments(self.features(image))
+        return mean * self.config.scale_factor
+
     def decode(self, z_0: Tensor) -> Tensor:
         """Return the image, float [B, 3, H, W] about [-1, 1] and not clamped, of scaled latents [B, C, H/8, W/8]."""
         h = self.kl.decoder(self.kl.post_quant_conv(z_0 / self.config.scale_factor))
