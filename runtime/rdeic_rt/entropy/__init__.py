@@ -18,7 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BitstreamError
-from .coder import MAX_SYMBOL, CutSymbolDecoder, SymbolDecoder, SymbolEncoder, pack_fixed, unpack_fixed
+from .coder import (
+    MAX_SYMBOL,
+    CutSymbolDecoder,
+    GaussianTable,
+    SymbolDecoder,
+    SymbolEncoder,
+    pack_fixed,
+    unpack_fixed,
+)
 from .model import GRID_BITS, EntropyModel
 from .order import Slice, groups, scatter, squeeze
 
@@ -58,13 +66,17 @@ class CutLatents:
     complete_slices: int
 
 
-def encode_latents(model: EntropyModel, y: NDArray[np.float32], vq_indices: NDArray[np.integer]) -> EncodedLatents:
+def encode_latents(
+    model: EntropyModel, y: NDArray[np.float32], vq_indices: NDArray[np.integer], *, bit_worth: float = 0.0
+) -> EncodedLatents:
     """Return the sections that hold y and the VQ indices.
 
     Args:
         model: of the rate.
         y: float32 [M, hy, wy], finite; hy = 4 hz and wy = 4 wz.
         vq_indices: int [hz, wz], each in 0 ... K - 1.
+        bit_worth: how much squared error of y a bit is worth: a symbol is the nearest one, or the next towards zero
+            where that saves more than it costs (rate-distortion optimised quantisation). 0 takes the nearest.
 
     Raises:
         ValueError: a shape does not fit, y is not finite or an index is out of range (a caller's mistake).
@@ -93,14 +105,33 @@ def encode_latents(model: EntropyModel, y: NDArray[np.float32], vq_indices: NDAr
         nearest = (wanted - means + (1 << GRID_BITS - 1)) >> GRID_BITS
         symbols = np.zeros_like(nearest)
         for index, numbers in groups(scale_index, model.tables.skip_below):
-            symbols[numbers] = np.clip(nearest[numbers], -MAX_SYMBOL, MAX_SYMBOL)
-            encoder.put_group(model.tables.gaussians[index], symbols[numbers])
+            table, chosen = model.tables.gaussians[index], np.clip(nearest[numbers], -MAX_SYMBOL, MAX_SYMBOL)
+            if bit_worth:
+                chosen = _cheaper(table, chosen, (wanted - means)[numbers], bit_worth)
+            symbols[numbers] = chosen
+            encoder.put_group(table, chosen)
         return symbols
 
     indices = vq_indices.astype(np.int32)
     y_hat = _code_slices(model, indices, encode_pass)
     z, z_is_plain = _encode_indices(model, indices)
     return EncodedLatents(z, z_is_plain, encoder.finish(), y_hat)
+
+
+def _cheaper(
+    table: GaussianTable, symbols: NDArray[np.int32], wanted: NDArray[np.int32], bit_worth: float
+) -> NDArray[np.int32]:
+    """Return symbols [n], each as it is or one nearer to zero, whichever costs less in error and bits together.
+
+    ``wanted`` is what the symbols stand for, int32 [n], on the grid of y.
+    """
+    smaller = symbols - np.sign(symbols)
+
+    def cost(candidates: NDArray[np.int32]) -> NDArray[np.float32]:
+        error = (wanted - (candidates << GRID_BITS)).astype(np.float32) * np.float32(1 / (1 << GRID_BITS))
+        return error * error + np.float32(bit_worth) * table.bits(candidates)
+
+    return np.where(cost(smaller) < cost(symbols), smaller, symbols).astype(np.int32)
 
 
 def decode_latents(

@@ -58,6 +58,12 @@ class GaussianTable:
             raise ValueError(f"a table has an even number of masses, 4 to {2 * MAX_SYMBOL}, not shape {masses.shape}")
         self.radius = masses.size // 2 - 1
         self.bins = Distribution(masses)
+        self._bits = np.float32(PRECISION_BITS) - np.log2(masses.astype(np.float32))
+
+    def bits(self, symbols: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Return about how many bits symbols take, float32 [n]; of an escape, those of its bin."""
+        magnitudes = np.minimum(np.abs(symbols), self.radius + 1)
+        return self._bits[np.where(magnitudes > self.radius, 2 * self.radius + 1, symbols + self.radius)]
 
 
 class SymbolEncoder:

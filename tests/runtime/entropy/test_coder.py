@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from rdeic_rt.entropy import coder
-from rdeic_rt.entropy.coder import CutSymbolDecoder, Distribution, GaussianTable, SymbolDecoder, SymbolEncoder
+from rdeic_rt.entropy.coder import TOTAL_MASS, CutSymbolDecoder, Distribution, GaussianTable, SymbolDecoder, SymbolEncoder
 from rdeic_rt.errors import BitstreamError
 
 from . import specification
@@ -215,3 +215,9 @@ def test_fixed_width_of_another_length_or_with_padding_raises() -> None:
     for bad in (data[:-1], data + b"\0", data[:-1] + bytes([data[-1] | 1])):
         with pytest.raises(BitstreamError, match="z section"):
             coder.unpack_fixed(bad, 3, 5, "z section")
+
+
+def test_bits_of_symbols_are_those_of_their_masses() -> None:
+    table = GaussianTable(np.array([1 << 20, 1 << 23, TOTAL_MASS - (1 << 20) - (1 << 23) - (1 << 22), 1 << 22]))
+    middle = 24 - np.log2(TOTAL_MASS - (1 << 20) - (1 << 23) - (1 << 22))
+    np.testing.assert_allclose(table.bits(np.array([-1, 0, 1, 2, -9], np.int32)), [4, 1, middle, 2, 2], rtol=1e-6)

@@ -73,6 +73,17 @@ def test_y_hat_is_within_half_of_y_but_where_not_coded() -> None:
     assert error.max() <= 0.5 + 2 / 256
 
 
+def test_bits_that_are_worth_something_make_files_smaller_by_symbols_nearer_to_zero(model: EntropyModel) -> None:
+    y, indices = random_model.latents(1, *SIZE)
+    files = [encode_latents(model, y, indices, bit_worth=worth) for worth in (0.0, 0.05, 0.2)]
+    for coded in files:
+        assert_identical(decoded(model, coded), coded.y_hat)
+    sizes = [len(coded.y) for coded in files]
+    errors = [float(np.square(coded.y_hat[0] - y).mean()) for coded in files]
+    assert sizes[0] > sizes[1] > sizes[2]
+    assert errors[0] < errors[1] < errors[2] < errors[0] + 0.2
+
+
 @pytest.mark.parametrize(("encode_threads", "decode_threads"), [(1, 2), (2, 1), (None, 3)])
 def test_decode_with_other_threads_gives_the_same(encode_threads: int | None, decode_threads: int) -> None:
     y, indices = random_model.latents(2, *SIZE)
