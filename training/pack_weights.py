@@ -25,7 +25,7 @@ def main() -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     state = {"context": torch.zeros(1, TINY_2.unet.context_tokens, TINY_2.unet.context_dim)}
     for source in args.weights:
-        state.update({key: value.float() for key, value in load_file(source).items()})
+        state.update({k: v.float() for k, v in load_file(source).items() if not k.startswith("discriminator.")})
     half = {key: value.half() for key, value in state.items()}
     worst = max(float((half[k].float() - v).abs().max() / v.abs().max().clamp(min=1e-12)) for k, v in state.items())
     save_weights(args.out, half)

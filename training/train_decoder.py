@@ -11,6 +11,7 @@ meaning.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -45,6 +46,23 @@ def main() -> None:
     )
 
 
+@dataclass(frozen=True)
+class Step:
+    """One step of stage decoder.
+
+    Attributes:
+        image: crops, float [B, 3, H, W] in [-1, 1].
+        coded, decoded: what became of them.
+        loss, metrics: as `loop.run` takes them.
+    """
+
+    image: Tensor
+    coded: Coded
+    decoded: Tensor
+    loss: Tensor
+    metrics: loop.Metrics
+
+
 class DecoderStage:
     """What the stages with a frozen bitstream share: the decode, its losses, and which networks learn."""
 
@@ -71,11 +89,11 @@ class DecoderStage:
 
     def loss(self, step: int) -> tuple[Tensor, loop.Metrics]:
         """Return the loss of one step, and its parts."""
-        _, _, loss, metrics = self.forward(step)
-        return loss, metrics
+        done = self.forward(step)
+        return done.loss, done.metrics
 
-    def forward(self, step: int) -> tuple[Tensor, Tensor, Tensor, loop.Metrics]:
-        """Return the crops of one step, their decodes, the loss and its parts."""
+    def forward(self, step: int) -> Step:
+        """Code and decode the crops of one step."""
         setup, model = self.setup, self.model
         image = setup.batch(step)
         rate = torch.rand(len(image), device=image.device) * (model.codec.rates - 1)
@@ -88,17 +106,12 @@ class DecoderStage:
         z_0 = model.vae.latents(image)
         prior = denoising_loss(model, z_0[: len(z_0) // 2])
         loss = pixels + setup.options["preview_weight"] * preview + setup.options["prior_weight"] * prior
-        return (
-            image,
-            decoded,
-            loss,
-            metrics
-            | {
-                "bpp": float(coded.bpp.mean()),
-                "preview": common.psnr_of(preview.detach()),
-                "prior": float(prior.detach()),
-            },
-        )
+        metrics |= {
+            "bpp": float(coded.bpp.mean()),
+            "preview": common.psnr_of(preview.detach()),
+            "prior": float(prior.detach()),
+        }
+        return Step(image, coded, decoded, loss, metrics)
 
 
 def denoising_loss(model: RdeicModel, z_0: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from rdeic_export.modules.compression import SlicePrediction
 from rdeic_export.modules.config import TINY_2
 from rdeic_export.modules.gained import rate_between
 from rdeic_export.modules.model import RdeicModel
-from training import cut_crops, data, losses, train_codec, train_decoder, transforms
+from training import cut_crops, data, losses, pack_weights, train_codec, train_decoder, train_texture, transforms
 
 PHOTOS = Path(__file__).parents[1] / "data" / "photos"
 
@@ -57,6 +57,17 @@ def test_stages_chain_produces_every_weight_of_the_model(tmp_path: Path, monkeyp
     for part in ("vae.linear.weight", "codec.g_s.hint.weight", "codec.log_inverse_gain"):
         assert part in learnt
     assert (decoder / "samples" / "000002.png").exists()
+
+    texture, packed = tmp_path / "texture", tmp_path / "packed.safetensors"
+    run(train_texture.main, monkeypatch, *common, "--out", texture, "--init", decoder / "weights.safetensors")
+    run(pack_weights.main, monkeypatch, texture / "weights.safetensors", "--out", packed)
+    third, kept = load_file(texture / "weights.safetensors"), load_file(packed)
+    assert any(key.startswith("discriminator.") for key in third)
+    assert kept.keys() == set(RdeicModel(TINY_2).state_dict())
+    assert all(value.dtype == torch.float16 for value in kept.values())
+    changed = {key for key in second if not torch.equal(second[key], third[key])}
+    assert changed
+    assert not [key for key in changed if key.startswith(frozen)]
 
 
 def test_linear_start_codes_photos_as_well_as_its_components_allow(linear: RdeicModel, squares: np.ndarray) -> None:

@@ -5,7 +5,14 @@ import pytest
 from numpy.typing import NDArray
 
 from rdeic_rt.entropy import coder
-from rdeic_rt.entropy.coder import TOTAL_MASS, CutSymbolDecoder, Distribution, GaussianTable, SymbolDecoder, SymbolEncoder
+from rdeic_rt.entropy.coder import (
+    TOTAL_MASS,
+    CutSymbolDecoder,
+    Distribution,
+    GaussianTable,
+    SymbolDecoder,
+    SymbolEncoder,
+)
 from rdeic_rt.errors import BitstreamError
 
 from . import specification
