@@ -7,13 +7,21 @@ from __future__ import annotations
 
 import sys
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from rdeic_export.modules.config import CompressionConfig, ControlConfig, ModelConfig, UNetConfig, VaeConfig
+from rdeic_export.modules.config import (
+    CompressionConfig,
+    ControlConfig,
+    LinearVaeConfig,
+    ModelConfig,
+    UNetConfig,
+    VaeConfig,
+)
 from rdeic_export.modules.model import RdeicModel
 from rdeic_export.recipe import RateRecipe, Recipe
 
@@ -36,6 +44,13 @@ MICRO = ModelConfig(
     ),
     control=ControlConfig(width_ratio=0.5, head_dim=4),
 )
+# Rates that share one compression module, from linear transforms.
+MICRO_LEVELS = replace(
+    MICRO,
+    name="micro-levels",
+    vae=LinearVaeConfig(latent_channels=6, width=8, blocks=1, fine_width=8, fine_blocks=1, pixel_width=4),
+    compression=replace(MICRO.compression, hyper_widths=(8, 12), rates=3, analysis_width=16, synthesis_width=16),
+)
 
 
 def seeded(shape: tuple[int, ...], key: str) -> torch.Tensor:
@@ -44,14 +59,16 @@ def seeded(shape: tuple[int, ...], key: str) -> torch.Tensor:
     return torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
 
 
-def model(seed: int = 0) -> RdeicModel:
-    """Return the micro model with stable random weights that keep activations near unit variance."""
-    network = RdeicModel(MICRO)
+def model(seed: int = 0, config: ModelConfig = MICRO) -> RdeicModel:
+    """Return a micro model with stable random weights that keep activations near unit variance."""
+    network = RdeicModel(config)
     for key, value in network.state_dict().items():
         noise = seeded(tuple(value.shape), f"{seed}:{key}")
         fan_in = max(1, value[0].numel()) if value.dim() > 1 else 16
         is_norm = "norm" in key and key.endswith("weight")
         value.copy_(1 + 0.1 * noise if is_norm else noise / fan_in**0.5)
+        if "gain" in key:  # coarser from rate to rate
+            value.copy_(torch.tensor([1.0, 0.3, -0.4])[:, None] * (-1 if "inverse" in key else 1) + 0.1 * noise)
     network.codec.quantize.embedding.weight.data.mul_(network.codec.config.hyper_channels**0.5)
     return network.eval().requires_grad_(False)
 
@@ -75,6 +92,23 @@ def recipe(folder: Path) -> Recipe:
         base=(base,),
         half_weights=True,
         rates=tuple(rates),
+        provenance={"weights": "random"},
+    )
+
+
+def levels_recipe(folder: Path) -> Recipe:
+    """Write the weights that all rates of `MICRO_LEVELS` share into ``folder`` and return their recipe."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = model(config=MICRO_LEVELS).state_dict()
+    save_file({k: v.half().contiguous() for k, v in state.items()}, folder / "weights.safetensors")
+    return Recipe(
+        name="micro-levels",
+        config=MICRO_LEVELS,
+        licence="Apache-2.0",
+        default_rate=1,
+        base=(folder / "weights.safetensors",),
+        half_weights=True,
+        rates=(RateRecipe("larger", 1.0, 1, None, level=0), RateRecipe("smaller", 0.1, 2, None, level=100)),
         provenance={"weights": "random"},
     )
 
