@@ -32,7 +32,10 @@ class Rewriter(ABC):
         chosen: node name -> layer, for the layers to quantise.
         nodes, made: the new nodes in order, and everything they make.
         constants: the new initialisers.
+        weight_max: greatest magnitude of a quantised weight, at most 127.
     """
+
+    weight_max = INT8_MAX
 
     def __init__(self, view: GraphView, ranges: GraphRanges, method: str, chosen: Mapping[str, Layer]) -> None:
         self.view = view
@@ -93,7 +96,7 @@ class Rewriter(ABC):
         units: NDArray[np.float64] | float = 1.0,
         order: NDArray[np.int64] | None = None,
     ) -> tuple[str, NDArray[np.float64]]:
-        """Add a layer's weight in 8 bits, one scale an output.
+        """Add a layer's weight as int8 from -``weight_max`` to ``weight_max``, one scale an output.
 
         Args:
             layer: whose weight.
@@ -108,11 +111,13 @@ class Rewriter(ABC):
         if order is not None:
             values = np.take(values, order, layer.out_axis)
         axes = tuple(axis for axis in range(values.ndim) if axis != layer.out_axis)
-        scales = positive(np.abs(values).max(axes) / INT8_MAX, float_type)
+        scales = positive(np.abs(values).max(axes) / self.weight_max, float_type)
         shape = [-1 if axis == layer.out_axis else 1 for axis in range(values.ndim)]
         rounded = np.rint(values / scales.astype(np.float32).reshape(shape))
         inputs = [
-            self.constant(f"{layer.name}.weight.q", np.clip(rounded, -INT8_MAX, INT8_MAX).astype(np.int8)),
+            self.constant(
+                f"{layer.name}.weight.q", np.clip(rounded, -self.weight_max, self.weight_max).astype(np.int8)
+            ),
             self.constant(f"{layer.name}.weight.scale", (scales.astype(np.float64) / units).astype(float_type)),
             self.constant(f"{layer.name}.weight.zero", np.zeros(len(scales), np.int8)),
         ]

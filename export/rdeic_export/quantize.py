@@ -1,11 +1,12 @@
 """Explicit 8-bit quantisation of an ONNX graph, in the two forms that integer kernels exist for.
 
-    signed         x ─ Q ─ DQ ─┐               TensorRT, OpenVINO. Activations s8, symmetric, one rank-0 scale in the
-                   w8 ─── DQ ──┴ Conv ─ y      graph's own float type; output and bias stay floating point.
-    unsigned-cpu   x ─ Q ─ DQ ─┐               ONNX Runtime on CPUs. Activations u8 with a zero point; output quantised
-                   w8 ─── DQ ──┴ Conv ─ Q ─ DQ too, because only then does a convolution run in integers.
+    signed         x ─ Q ─ DQ ─┐               TensorRT. Activations s8, symmetric, one rank-0 scale in the graph's
+                   w8 ─── DQ ──┴ Conv ─ y      own float type; output and bias stay floating point.
+    unsigned-cpu   x ─ Q ─ DQ ─┐               ONNX Runtime and OpenVINO on CPUs. Activations u8 with a zero point;
+                   w7 ─── DQ ──┴ Conv ─ Q ─ DQ output quantised too: only then do convolutions run in integers.
 
-Weights are s8 with one scale for each output channel in both. In the signed form a scale of shape [1] instead of []
+Weights are s8 with one scale for each output channel in both, from -64 to 64 in the second, so that no CPU's sums of
+products saturate (`quantize_cpu.WEIGHT_MAX`). In the signed form a scale of shape [1] instead of []
 makes TensorRT for RTX run the convolution in floating point without a word, a quantised bias makes it refuse the graph,
 and quantised attention products keep it from fusing the attention. The other form is in `quantize_cpu`.
 """

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import platform
+import shutil
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -11,11 +15,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 import rdeic_rt
-from rdeic_export import fidelity, forms, half, layers, probe, qdq, quantize, sensitivity
+from rdeic_export import fidelity, forms, half, layers, probe, qdq, quantize, quantize_cpu, sensitivity
 from rdeic_export import ranges as range_files
 from rdeic_export.ranges import GraphRanges, Ranges
 from rdeic_rt.errors import ExportError
@@ -27,6 +31,8 @@ RANGES = Path(__file__).parents[2] / "calibration" / "ranges" / "tiny.json"
 GRAPHS = ("synthesis_r0", "control_r1", "unet_step", "vae_decoder")
 # Of the worst output, as a rule a residual of a control net: 10 % off. The gate below measures what pictures lose.
 LEAST_SNR_DB = 20.0
+# It translates instructions for a CPU of this kind, so that others can be tried.
+QEMU = (shutil.which("qemu-x86_64") or shutil.which("qemu-x86_64-static")) if platform.machine() == "x86_64" else None
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +142,138 @@ def test_run_signed_writes_the_pattern_that_tensorrt_runs_in_int8(
     q_count = Counter(node.op_type for node in model.graph.node)["QuantizeLinear"]
     assert q_count == 3  # silu, the tokens that q, k and v share, and what attention returns; no output
     assert least_snr_db(outputs(source, [{"x": x}]), outputs(tmp_path / "int8.onnx", [{"x": x}])) > 30
+
+
+def saturating_sums(x: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return a 3x3 convolution's sums as CPUs without VNNI make them (vpmaddubsw, vpmaddwd), and the exact ones.
+
+    Args:
+        x: uint8 [C, H, W], C even.
+        weight: int8 [O, C, 3, 3].
+
+    Returns:
+        int32 [O, H - 2, W - 2], twice.
+    """
+    windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), (1, 2))  # [C, H - 2, W - 2, 3, 3]
+    columns = windows.transpose(1, 2, 3, 4, 0).reshape(-1, weight[0].size).astype(np.int32)
+    rows = weight.transpose(0, 2, 3, 1).reshape(len(weight), -1).astype(np.int32)
+    exact = rows @ columns.T
+    pairs = [columns[None, :, k] * rows[:, k, None] for k in range(rows.shape[1])]
+    sums = [np.clip(a + b, -(2**15), 2**15 - 1) for a, b in zip(pairs[::2], pairs[1::2], strict=True)]
+    shape = (len(weight), *windows.shape[1:3])
+    return np.sum(sums, 0).reshape(shape), exact.reshape(shape)
+
+
+def integer_weights(path: Path) -> dict[str, np.ndarray]:
+    """Return the int8 weights of a graph by name."""
+    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
+    return {name: array for name, array in arrays.items() if name.endswith(".weight.q")}
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_run_unsigned_has_weights_whose_products_never_saturate(
+    embedded_bundle: Path, tmp_path: Path, ranges: Ranges, name: str
+) -> None:
+    report = quantize.run(
+        embedded_bundle / f"{name}.onnx", tmp_path / "int8.onnx", ranges.graph(name), form="unsigned-cpu"
+    )
+    weights = integer_weights(tmp_path / "int8.onnx")
+    assert len(weights) == len(report.quantised)
+    for weight in weights.values():
+        assert weight.dtype == np.int8
+        # In whatever order a kernel takes them: any two, with the greatest activations.
+        assert 2 * 255 * int(np.abs(weight.astype(int)).max()) <= np.iinfo(np.int16).max
+        assert np.abs(weight.astype(int)).max() == quantize_cpu.WEIGHT_MAX  # and no range is wasted
+
+
+def test_run_unsigned_of_linear_layers_never_saturates(
+    net: tuple[Path, GraphRanges, np.ndarray], tmp_path: Path
+) -> None:
+    quantize.run(net[0], tmp_path / "int8.onnx", net[1], form="unsigned-cpu")
+    weights = integer_weights(tmp_path / "int8.onnx")
+    assert {f"{name}.weight.q" for name in ("linear", "linear_1", "linear_2", "linear_3")} < weights.keys()
+    assert all(np.abs(weight.astype(int)).max() == quantize_cpu.WEIGHT_MAX for weight in weights.values())
+
+
+def test_run_unsigned_gives_a_convolution_the_same_sums_on_cpus_without_vnni(
+    embedded_bundle: Path,
+    tmp_path: Path,
+    ranges: Ranges,
+    runs: dict[str, list[probe.Values]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def sums(x: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return a layer's input, in a real run unless given, and its sums, saturated and exact."""
+        path = tmp_path / "int8.onnx"
+        quantize.run(embedded_bundle / "synthesis_r0.onnx", path, ranges.graph("synthesis_r0"), form="unsigned-cpu")
+        model = onnx.load(path)
+        makers = {output: node for node in model.graph.node for output in node.output}
+        convolution = next(node for node in model.graph.node if "conv2d_3.weight.dq" in node.input)
+        integers = makers[convolution.input[0]].input[0]
+        if x is None:
+            model.graph.output.append(helper.make_tensor_value_info(integers, TensorProto.UINT8, None))
+            session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+            x = session.run([integers], runs["synthesis_r0"][0])[0][0]
+        return x, *saturating_sums(x, integer_weights(path)["conv2d_3.weight.q"])
+
+    x, saturated, exact = sums(None)
+    assert x.dtype == np.uint8 and len(np.unique(x)) > 100
+    np.testing.assert_array_equal(saturated, exact)
+    _, saturated, exact = sums(np.full_like(x, 255))
+    np.testing.assert_array_equal(saturated, exact)
+    monkeypatch.setattr(quantize_cpu.UnsignedForm, "weight_max", 127)
+    _, saturated, exact = sums(x)
+    assert (saturated != exact).mean() > 0.001
+    _, saturated, exact = sums(np.full_like(x, 255))
+    assert (saturated != exact).mean() > 0.1
+
+
+def run_without_vnni(program: str, folder: Path) -> None:
+    """Run a Python program with a folder as its argument, on a CPU with AVX2 and without VNNI."""
+    if QEMU is None:
+        pytest.skip("qemu-x86_64 is not installed (apt-get install qemu-user), or this is another kind of CPU")
+    subprocess.run([QEMU, "-cpu", "Haswell", sys.executable, "-c", program, str(folder)], check=True, timeout=300)
+
+
+def test_decode_on_a_cpu_without_vnni_stays_near_float32(
+    embedded_bundle: Path, tmp_path: Path, ranges: Ranges, crops: list[Path]
+) -> None:
+    forms.write_variants(embedded_bundle, tmp_path / "tiny", ["int8-cpu"], [2], forms.Derive(ranges), quiet=True)
+    codec = rdeic_rt.load(tmp_path / "tiny", backend="cpu", precision="fp32", threads=1)
+    data = codec.encode(rdeic_rt.read_image(crops[0])[0][:64, :64])
+    (tmp_path / "photo.rdc").write_bytes(data)
+    run_without_vnni(
+        """
+import pathlib, sys, numpy, rdeic_rt
+folder = pathlib.Path(sys.argv[1])
+codec = rdeic_rt.load(folder / "tiny", backend="cpu", precision="int8", threads=1, verify=False)
+numpy.save(folder / "image.npy", codec.decode((folder / "photo.rdc").read_bytes()))
+""",
+        tmp_path,
+    )
+    assert fidelity.psnr_db(codec.decode(data), np.load(tmp_path / "image.npy")) > 38
+
+
+def test_openvino_on_a_cpu_without_vnni_stays_near_float32(
+    embedded_bundle: Path, tmp_path: Path, ranges: Ranges, runs: dict[str, list[probe.Values]]
+) -> None:
+    # Not a whole decode, which takes minutes; this is the graph with a Concat before a layer in 8 bits.
+    source, run = embedded_bundle / "control_r1.onnx", runs["control_r1"][:1]
+    quantize.run(source, tmp_path / "int8.onnx", ranges.graph("control_r1"), form="unsigned-cpu")
+    np.savez(tmp_path / "inputs.npz", **run[0])
+    run_without_vnni(
+        """
+import pathlib, sys, numpy, openvino
+folder = pathlib.Path(sys.argv[1])
+options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+graph = openvino.Core().compile_model(folder / "int8.onnx", "CPU", options)
+outputs = graph(dict(numpy.load(folder / "inputs.npz")))
+numpy.savez(folder / "outputs.npz", *(outputs[k] for k in range(len(graph.outputs))))
+""",
+        tmp_path,
+    )
+    with np.load(tmp_path / "outputs.npz") as found:
+        assert least_snr_db(outputs(source, run), [[found[name] for name in found]]) > LEAST_SNR_DB
 
 
 @pytest.mark.parametrize("form", range_files.FORMS)

@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BackendError, BundleError, RdeicError
-from . import options
+from . import cpu, options
 from .batch import describe, exit_code
 from .console import Console
 from .info import write_facts
@@ -40,9 +40,9 @@ def add_parser(commands: options.Commands[argparse.ArgumentParser]) -> argparse.
         arguments="",
         summary="show what can run here, and test it",
         description="""\
-Show the versions of what is installed, the GPU, which backends can run here and
-why the others cannot, and which bundles are found with which plans; then encode
-and decode a small picture.
+Show the CPU and its vector instructions, the versions of what is installed, the
+GPU, which backends can run here and why the others cannot, and which bundles are
+found with which plans; then encode and decode a small picture.
 The exit code is 0 only when that works.""",
         epilog="",
     )
@@ -58,7 +58,7 @@ The exit code is 0 only when that works.""",
 def run(args: argparse.Namespace, console: Console) -> int:
     """Write the findings to standard output; return the exit code of what is wrong, the highest first."""
     self_test, status = _self_test(args)
-    facts = {
+    facts: dict[str, Any] = {
         "system": system_facts(),
         "versions": package_versions(),
         "gpu": _gpu(),
@@ -66,30 +66,24 @@ def run(args: argparse.Namespace, console: Console) -> int:
         "bundles": _bundles(),
         "self_test": self_test,
     }
+    if not args.json:
+        facts["system"]["cpu_features"] = {
+            name: cpu.UNKNOWN if has is None else has for name, has in facts["system"]["cpu_features"].items()
+        }
     write_facts(facts, as_json=args.json)
     return status
 
 
 def system_facts() -> dict[str, Any]:
-    """Return the Python, the platform and the CPU."""
+    """Return the Python, the platform and the CPU with its vector instructions (None: not known)."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu": _cpu_name(),
+        "cpu": cpu.model_name(),
+        "cpu_features": cpu.features(),
         "cores": cores,
     }
-
-
-def _cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass  # not Linux
-    return platform.processor() or platform.machine()
 
 
 def package_versions() -> dict[str, str | None]:

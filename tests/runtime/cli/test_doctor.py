@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import json
+import platform
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rdeic_rt.backends import select
+from rdeic_rt.cli import cpu
 from rdeic_rt.codec import Codec
 
 from ..backends import fake_tensorrt
 from ..backends.conftest import cuda, tensorrt  # noqa: F401
 from .conftest import Command
+
+# Of /proc/cpuinfo; the second CPU must not count, nor names that only begin like one of the flags.
+HASWELL = """processor\t: 0
+model name\t: Intel(R) Core(TM) i7-4770
+flags\t\t: fpu sse4_1 fma avx avx2 bmi2
+
+processor\t: 1
+flags\t\t: fpu avx2 avx512f
+"""
+ALDER_LAKE = "processor\t: 0\nmodel name\t: 12th Gen Intel(R)\nflags\t\t: avx2 avx_vnni avx512_bf16_no\n\n"
+SAPPHIRE_RAPIDS = "model name\t: Intel(R) Xeon(R)\nflags\t\t: avx2 avx512f avx512_vnni avx512_bf16 amx_bf16\n"
+ARM = "processor\t: 0\nBogoMIPS\t: 50.00\nFeatures\t: fp asimd i8mm bf16\n\n"
 
 
 def test_doctor_json_reports_and_passes(command: Command, codec: Codec, capsys: pytest.CaptureFixture[str]) -> None:
@@ -22,6 +36,8 @@ def test_doctor_json_reports_and_passes(command: Command, codec: Codec, capsys: 
     facts = json.loads(capsys.readouterr().out)
     assert list(facts) == ["system", "versions", "gpu", "backends", "bundles", "self_test"]
     assert list(facts["backends"]) == list(select.NAMES)
+    assert facts["system"]["cpu"] == cpu.model_name()
+    assert list(facts["system"]["cpu_features"]) == ["avx2", "avx512", "vnni", "bf16"]
     assert facts["backends"]["cpu"] == "can run"
     assert list(facts["gpu"])[-2:] == ["tensorrt", "tensorrt-rtx"]
     assert facts["self_test"]["result"] == "passed"
@@ -46,6 +62,45 @@ def test_doctor_text_names_versions(command: Command, capsys: pytest.CaptureFixt
     out = capsys.readouterr().out
     assert "  onnxruntime: " in out
     assert "  result: passed" in out
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "model", "expected"),
+    [
+        (HASWELL, "Intel(R) Core(TM) i7-4770", {"avx2": True, "avx512": False, "vnni": False, "bf16": False}),
+        (ALDER_LAKE, "12th Gen Intel(R)", {"avx2": True, "avx512": False, "vnni": True, "bf16": False}),
+        (SAPPHIRE_RAPIDS, "Intel(R) Xeon(R)", {"avx2": True, "avx512": True, "vnni": True, "bf16": True}),
+        (ARM, "machine", {"avx2": None, "avx512": None, "vnni": None, "bf16": None}),
+        (None, "machine", {"avx2": None, "avx512": None, "vnni": None, "bf16": None}),
+    ],
+)
+def test_cpu_says_what_linux_says_and_unknown_elsewhere(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cpuinfo: str | None,
+    model: str,
+    expected: dict[str, bool | None],
+) -> None:
+    if cpuinfo is not None:
+        (tmp_path / "cpuinfo").write_text(cpuinfo)
+    monkeypatch.setattr(cpu, "_CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(platform, "processor", lambda: "")
+    monkeypatch.setattr(platform, "machine", lambda: "machine")
+    assert cpu.model_name() == model
+    assert cpu.features() == expected
+
+
+def test_doctor_on_another_system_says_unknown(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cpu, "_CPUINFO", tmp_path / "no-such")
+    monkeypatch.setattr(platform, "processor", lambda: "")
+    monkeypatch.setattr(platform, "machine", lambda: "")
+    assert command("doctor") == 0
+    out = capsys.readouterr().out
+    assert "  cpu: unknown\n" in out and "    vnni: unknown\n" in out
+    assert command("doctor", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["system"]["cpu_features"]["vnni"] is None
 
 
 @pytest.mark.parametrize(("words", "code"), [(["--bundle", "no-such"], 5), (["--backend", "cuda"], 6)])
