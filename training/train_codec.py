@@ -63,7 +63,7 @@ def compress(model: RdeicModel, image: Tensor, rate: Tensor) -> Coded:
     return Coded(
         z_c=z_c,
         hint=hint,
-        bpp=(losses.gaussian_bits(slices) + index_bits) / pixels,
+        bpp=(losses.gaussian_bits(slices, y) + index_bits) / pixels,
         codebook=losses.codebook_loss(l_p.float(), code.float()),
         indices=indices,
         l_p=l_p.detach(),

@@ -105,9 +105,29 @@ def test_gaussian_bits_matches_the_entropy_of_a_wide_gaussian() -> None:
     y = torch.round(torch.randn_like(scale) * scale)
     zeros = torch.zeros_like(scale)
     prediction = SlicePrediction(scale, zeros, scale, zeros, scale, zeros, y, None, zeros)
-    bits = losses.gaussian_bits([prediction]) / y[0].numel()
+    bits = losses.gaussian_bits([prediction], y) / y[0].numel()
     expected = 0.5 * torch.log2(2 * torch.pi * torch.e * torch.tensor([64.0, 256.0]))
     torch.testing.assert_close(bits, expected, rtol=0.01, atol=0)
+
+
+def test_gaussian_bits_tell_a_zero_that_nears_the_next_symbol_what_it_would_cost() -> None:
+    y = torch.tensor([0.0, 0.1, 0.45, 0.55, 1.2]).view(1, 1, 1, 5).requires_grad_()
+    scale, zeros = torch.full_like(y, 0.2).detach().requires_grad_(), torch.zeros(1, 1, 1, 5)
+    prediction = SlicePrediction(scale, zeros, scale, zeros, scale, zeros, y.round(), None, zeros)
+    bits = losses.gaussian_bits([prediction], y)
+    bits.backward()
+    zero, one = (train_bits(symbol, 0.2) for symbol in (0.0, 1.0))
+    assert float(bits.detach()) == pytest.approx(3 * zero + 2 * one, rel=1e-4)  # of the rounded symbols
+    at_rest, small, near, over, far = y.grad.flatten().tolist()
+    assert at_rest == 0
+    assert 0 < small < 0.5 < 3 < near < over < far
+    assert (scale.grad.flatten()[:3] >= 0).all()  # zeros want a narrow Gaussian,
+    assert (scale.grad.flatten()[3:] < 0).all()  # others a wider one
+
+
+def train_bits(symbol: float, scale: float) -> float:
+    normal = torch.distributions.Normal(0.0, scale)
+    return -float(torch.log2(normal.cdf(torch.tensor(0.5 - symbol)) - normal.cdf(torch.tensor(-0.5 - symbol))))
 
 
 def test_block_means_of_a_grey_ramp_and_of_a_colour() -> None:
