@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdeic_rt import pixels
+from rdeic_rt.bundle_file import OwnFile
 from rdeic_rt.entropy import EntropyModel
 from rdeic_rt.errors import ExportError
 from rdeic_rt.schedule import Schedule, load_arrays
@@ -133,7 +134,7 @@ def _freeze_entropy(
     facts = stage.finished(file, key)
     if facts is None:
         (stage.folder / file).write_bytes(_npz(_entropy_arrays(model, _images(calibration), key["layout"])))
-    entropy = EntropyModel.load(load_arrays(stage.folder / file))
+    entropy = EntropyModel.load(load_arrays(OwnFile(stage.folder / file)))
     if facts is None:
         images = _images(held_out)
         report = integer.rate_overhead(model.codec, entropy, _samples(model, images))
