@@ -5,7 +5,8 @@
 
 Files compared: the golden files; crops of photos, freshly encoded at every rate of the bundle; pictures that are
 decoded in tiles; and damaged files, made here from golden ones: cut, flipped and overwritten, with the old checksum and
-with one that fits.
+with one that fits. Then damaged and hostile bundles (`damaged_bundles`), with a golden file; and graphs, hostile and
+randomly changed, of which both must accept the same and find the same weights in them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import hashlib
 import random
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,9 +26,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import rdeic_rt
-from rdeic_rt import container, errors
+from rdeic_rt import container, errors, onnx_walk
 from rdeic_rt.codec import Codec
 
+from . import damaged_bundles, hostile_graphs
 from .damage import CRC_BYTES, flipped, header_bytes, resealed
 
 ROOT = Path(__file__).parents[1]
@@ -39,7 +42,12 @@ RESULTS: dict[type[errors.RdeicError], int] = {
     errors.LimitExceededError: 43,
     errors.ChecksumError: 44,
     errors.BitstreamError: 45,
+    errors.BundleError: 50,
+    errors.BundleNotFoundError: 51,
+    errors.BundleCorruptError: 52,
     errors.BundleMismatchError: 53,
+    errors.BackendError: 60,
+    errors.DeviceMemoryError: 62,
 }
 
 
@@ -52,6 +60,8 @@ def main() -> None:
     p.add_argument("--count", type=int, default=4, help="crops of photos, each at every rate")
     p.add_argument("--side", type=int, default=256, help="largest side of a crop")
     p.add_argument("--damaged", type=int, default=600, help="random damaged files, besides cuts at every length")
+    p.add_argument("--bundles", type=int, default=48, help="random damaged bundles, besides those of a known kind")
+    p.add_argument("--graphs", type=int, default=4000, help="randomly changed graphs")
     args = p.parse_args()
     differing = 0
     golden = [path.read_bytes() for path in sorted(GOLDEN.glob("*.rdc"))]
@@ -65,6 +75,10 @@ def main() -> None:
     photo = np.asarray(Image.open(ROOT / "tests/data/photos/astronaut.jpg").convert("RGB"))
     large = [tiled.encode(np.ascontiguousarray(photo[:h, :w])) for h, w in ((300, 440), (64, 500), (430, 90))]
     differing += compare(args.parity, tiled, large, pixels=True, what="pictures in tiles", tile_px=256)
+    with tempfile.TemporaryDirectory() as folder:
+        for kind, some in bundles(GOLDEN / "bundle", Path(folder).resolve(), args.bundles).items():
+            differing += compare_bundles(args.parity, some, golden[0], what=f"bundles: {kind}")
+    differing += compare_graphs(args.parity, list(changed_graphs(args.graphs)))
     sys.exit(1 if differing else 0)
 
 
@@ -101,6 +115,81 @@ def expected(codec: Codec, data: bytes) -> tuple[int, str]:
     except errors.RdeicError as error:
         return RESULTS[type(error)], ""
     return 0, hashlib.sha256(np.ascontiguousarray(y_hat).tobytes()).hexdigest()
+
+
+def bundles(source: Path, folder: Path, count: int) -> dict[str, Iterator[tuple[str, Path]]]:
+    """Return damaged and hostile bundles by kind, each with its name; they are made as they are taken."""
+    return {
+        "hostile graphs": damaged_bundles.graphs(source, folder),
+        "contradictions": damaged_bundles.contradictions(source, folder),
+        "damage": damaged_bundles.damage(source, folder, count),
+    }
+
+
+def compare_bundles(parity: Path, made: Iterator[tuple[str, Path]], data: bytes, *, what: str) -> int:
+    """Return how many bundles the two make something else of when they decode a file, and print what was found."""
+    named = list(made)
+    lines = "".join(f"{str(folder).encode().hex()} {data.hex()}\n" for _, folder in named)
+    run = subprocess.run([str(parity), "bundles"], input=lines, check=True, capture_output=True, text=True)
+    outcomes: Counter[int] = Counter()
+    differing = 0
+    for (name, folder), line in zip(named, run.stdout.splitlines(), strict=True):
+        found, message = int(line.split()[0]), ""
+        try:
+            rdeic_rt.load(folder, backend="cpu", threads=1).decode(data)
+            result = 0
+        except errors.RdeicError as error:
+            result, message = RESULTS[type(error)], str(error)
+        outcomes[result] += 1
+        if found != result:
+            differing += 1
+            print(f"{what}: {name}: expected {result}, got {found} ({message})")
+    summary = ", ".join(f"{count} of result {result}" for result, count in sorted(outcomes.items()))
+    print(f"{what}: {len(named)} compared, {differing} differ ({summary})")
+    return differing
+
+
+def compare_graphs(parity: Path, graphs: Sequence[bytes]) -> int:
+    """Return of how many ONNX files the two do not find the same weights elsewhere, and print what was found."""
+    lines = "".join(data.hex() + "\n" for data in graphs)
+    run = subprocess.run([str(parity), "graphs"], input=lines, check=True, capture_output=True, text=True)
+    outcomes: Counter[str] = Counter()
+    differing = 0
+    for data, line in zip(graphs, run.stdout.splitlines(), strict=True):
+        try:
+            weights = onnx_walk.external_weights(data, "graph")
+            listing = "".join(
+                f"{w.name}\n{w.location}\n{w.offset}\n{w.size_bytes}\n{''.join(f'{n},' for n in w.shape)}\n"
+                for w in weights
+            )
+            expected, outcome = f"0 {listing.encode().hex()}", "accepted" if weights else "accepted without weights"
+        except errors.BundleCorruptError:
+            expected, outcome = "52", "refused"
+        outcomes[outcome] += 1
+        if line.strip() != expected.strip():
+            differing += 1
+            print(f"graphs: expected {expected[:80]}, got {line[:80]}: {data[:400].hex()}")
+    summary = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
+    print(f"graphs: {len(graphs)} compared, {differing} differ ({summary})")
+    return differing
+
+
+def changed_graphs(count: int) -> Iterator[bytes]:
+    """Yield the hostile graphs, and random changes to them that leave text in ASCII: names are shown as they are."""
+    forms = list(hostile_graphs.files().values())
+    yield from forms
+    rng = random.Random(17)
+    for _ in range(count):
+        data = bytearray(rng.choice(forms) or b"\0")
+        for _ in range(rng.randint(1, 3)):
+            start = rng.randrange(len(data) + 1)
+            if rng.random() < 0.6:
+                data[start : start + 1] = bytes([rng.choice([0, 1, 2, 7, 13, 14, rng.randrange(128)])])
+            elif rng.random() < 0.5:
+                del data[start : start + rng.randint(1, 4)]
+            else:
+                data[start:start] = rng.choice(forms)[: rng.randint(0, 8)]
+        yield bytes(data)
 
 
 def encoded(codec: Codec, folder: Path, count: int, side: int) -> Iterator[bytes]:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rdeic_rt import pixels
+from rdeic_rt.bundle_file import OwnFile
 from rdeic_rt.entropy import EntropyModel
 from rdeic_rt.errors import ExportError
 from rdeic_rt.schedule import Schedule, load_arrays
@@ -181,7 +182,7 @@ def _freeze_entropy(
     facts = stage.finished(part.entropy, key)
     if facts is None:
         path.write_bytes(_npz(_entropy_arrays(model, levels, _images(calibration), key["layout"])))
-    entropy = EntropyModel.load(load_arrays(path))
+    entropy = EntropyModel.load(load_arrays(OwnFile(path)))
     if facts is None:
         images = _images(held_out)
         pixels_coded = sum(image.shape[0] * image.shape[1] for image in images)

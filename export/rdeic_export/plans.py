@@ -203,7 +203,7 @@ def _key(bundle: Bundle, graph: GraphSpec, precision: str, options: Options, der
     batch = options.profile.max_batch if _has_residuals(graph) else 1
     return PlanKey(
         graph=graph.id,
-        onnx_sha256=stored.onnx_digest(bundle, graph),
+        onnx_sha256=stored.onnx_digest(graph),
         flavor=options.flavor,
         version=options.version,
         target=stored.target_of(options.capabilities),

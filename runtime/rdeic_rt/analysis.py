@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .backends.base import Backend, Graph
+from .backends.base import Backend, Graph, output_of
 
 
 def run(backend: Backend, graph: Graph, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
@@ -23,9 +23,21 @@ def run(backend: Backend, graph: Graph, image: NDArray[np.uint8]) -> tuple[NDArr
         vq_indices, int32 [h/64, w/64]: the code vector nearest to each position of the hyper latent.
 
     Raises:
-        BackendError: the graph could not be run.
+        As `run_batch`.
     """
-    outputs = graph.run({"image": backend.put(image[None])})
-    y: NDArray[Any] = backend.get(outputs["y"])
-    vq_indices: NDArray[Any] = backend.get(outputs["vq_indices"])
+    y, vq_indices = run_batch(backend, graph, image[None])
     return y[0], vq_indices[0].astype(np.int32)
+
+
+def run_batch(backend: Backend, graph: Graph, images: NDArray[np.uint8]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return y, float32 [B, M, h/16, w/16], and vq_indices, int64 [B, h/64, w/64], for uint8 [B, h, w, 3].
+
+    Raises:
+        BackendError: the graph could not be run.
+        BundleCorruptError: it returned arrays of other types or shapes.
+    """
+    outputs = graph.run({"image": backend.put(images)})
+    batch, height, width, _ = images.shape
+    y = output_of(graph, outputs, "y", "float32", (batch, None, height // 16, width // 16))
+    vq_indices = output_of(graph, outputs, "vq_indices", "int64", (batch, height // 64, width // 64))
+    return backend.get(y), backend.get(vq_indices)

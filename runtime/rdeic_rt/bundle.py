@@ -4,17 +4,16 @@ A bundle is a folder with everything one codec model needs and nothing that is e
 
     bundle.json ──▶ size ──▶ JSON ──▶ schema ──▶ references ──▶ paths ──▶ sizes, SHA-256 ──▶ Bundle
 
-Nothing is loaded here but ``bundle.json``: graphs go to a backend, tables to `schedule` and the entropy model to
-`entropy`, each on first use.
+Nothing is loaded here but ``bundle.json``: graphs go through `graph_file` to a backend, tables to `schedule` and the
+entropy model to `entropy`, each on first use.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import resources
@@ -22,7 +21,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from . import strict_json
+from . import onnx_walk, strict_json
+from .bundle_file import BundleFile, Source
 from .errors import BundleCorruptError, BundleError, BundleMismatchError, BundleNotFoundError
 from .schedule import Schedule
 
@@ -45,6 +45,8 @@ _ROLES: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
     "unet_step": (frozenset({"z_n", "step", "coefficients", "noise"}), frozenset({"z_prev"})),
     "vae_decoder": (frozenset({"z_0"}), frozenset({"image"})),
 }
+# Tensors [B, C, h, w] with the bundle's latent channels.
+_LATENTS = frozenset({"z_c", "z_n", "noise", "z_prev", "z_0"})
 
 # The roles after y_hat, in the order data meets them; analysis is the encoder's.
 DECODING_ROLES = tuple(role for role in _ROLES if role != "analysis")
@@ -65,22 +67,35 @@ class GraphSpec:
 
     Attributes:
         id: its name in ``bundle.json``.
-        path: the file, inside the bundle's folder.
+        file: the ONNX file; `graph_file.read` returns what a backend may load of it.
         precision: ``fp32``, ``fp16`` or ``int8``.
         inputs, outputs: in the graph's order.
         variants: other forms of the same graph (``fp16``, ``int8``, ``int8-cpu``) -> graph id.
+        folder: of the file, in the bundle: empty, or with a slash at its end.
+        listed: the bundle's files, in which weights of the graph may lie.
     """
 
     id: str
-    path: Path
+    file: Source
     precision: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     variants: Mapping[str, str] = field(default_factory=dict)
+    folder: str = ""
+    listed: Mapping[str, BundleFile] = field(default_factory=dict)
+
+    @property
+    def path(self) -> Path:
+        """Where the file lies, for messages and tools."""
+        return self.file.path
 
     def input(self, name: str) -> TensorSpec:
         """Return the input called name; KeyError if there is none."""
         return {spec.name: spec for spec in self.inputs}[name]
+
+    def weights_at(self, location: str) -> BundleFile | None:
+        """Return the file at a path from the graph's folder, as the graph gives it; None if no such file is listed."""
+        return self.listed.get(self.folder + location)
 
 
 @dataclass(frozen=True)
@@ -106,16 +121,8 @@ class Rate:
     schedule: str
     model_id: bytes
     graphs: Mapping[str, str]
-    step_tables: Mapping[str, Path]
-    entropy: Path
-
-
-@dataclass(frozen=True)
-class FileEntry:
-    """What ``bundle.json`` says of one file: SHA-256 as hexadecimal digits, and length."""
-
-    sha256: str
-    size_bytes: int
+    step_tables: Mapping[str, BundleFile]
+    entropy: BundleFile
 
 
 @dataclass(frozen=True)
@@ -128,7 +135,7 @@ class Bundle:
         size_multiple_px: image sides are padded to a multiple of this.
         latent_channels: C, channels of z_0.
         latent_factor_px: pixels per latent position along one side.
-        files: relative path -> entry, for every file but ``bundle.json``.
+        files: relative path -> file, for every file but ``bundle.json``.
         graphs, schedules: by id and by name.
         rates: by index.
         default_rate: index of the rate that `Codec.encode` takes unless told.
@@ -143,7 +150,7 @@ class Bundle:
     size_multiple_px: int
     latent_channels: int
     latent_factor_px: int
-    files: Mapping[str, FileEntry]
+    files: Mapping[str, BundleFile]
     graphs: Mapping[str, GraphSpec]
     schedules: Mapping[str, Schedule]
     rates: tuple[Rate, ...]
@@ -203,7 +210,7 @@ def load(source: str | Path | None = None, *, verify: bool = True) -> Bundle:
 
     Args:
         source: a folder, a bundle's name, or None for ``tiny``.
-        verify: compare the SHA-256 of every file; sizes are compared in any case.
+        verify: compare the SHA-256 of every file, now and when it is used; sizes are compared in any case.
 
     Raises:
         BundleNotFoundError: no such bundle; says where it looked.
@@ -268,9 +275,9 @@ def read(folder: Path, *, verify: bool = True) -> Bundle:
     """Return the bundle in this folder; arguments and errors as for `load`."""
     folder = folder.resolve()
     document = _read_manifest(folder / MANIFEST)
-    bundle = _Reader(folder, document).bundle()
-    for name, entry in bundle.files.items():
-        _check_file(folder / name, entry, verify=verify)
+    bundle = _Reader(folder, document, verify=verify).bundle()
+    for file in bundle.files.values():
+        file.check()
     return bundle
 
 
@@ -314,15 +321,18 @@ def _schema_check() -> Callable[[object], object]:
 class _Reader:
     """Turns a document that the schema accepted into a `Bundle`, checking what a schema cannot say."""
 
-    def __init__(self, folder: Path, document: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, document: Mapping[str, Any], *, verify: bool) -> None:
         self._folder = folder
         self._document = document
         self._where = folder / MANIFEST
+        self._files = {
+            name: BundleFile(folder / name, entry["bytes"], entry["sha256"], verify)
+            for name, entry in document["files"].items()
+        }
 
     def bundle(self) -> Bundle:
         doc = self._document
-        files = {name: FileEntry(entry["sha256"], entry["bytes"]) for name, entry in doc["files"].items()}
-        for name in files:
+        for name in self._files:
             self._check_path(name)
         graphs = {name: self._graph(name, entry) for name, entry in doc["graphs"].items()}
         self._check_variants(graphs)
@@ -343,7 +353,7 @@ class _Reader:
             size_multiple_px=doc["size_multiple_px"],
             latent_channels=doc["latent"]["channels"],
             latent_factor_px=doc["latent"]["factor_px"],
-            files=MappingProxyType(files),
+            files=MappingProxyType(self._files),
             graphs=MappingProxyType(graphs),
             schedules=MappingProxyType(schedules),
             rates=rates,
@@ -356,9 +366,13 @@ class _Reader:
             tuple(TensorSpec(t["name"], t["dtype"], tuple(t["shape"])) for t in entry[side])
             for side in ("inputs", "outputs")
         )
-        path = self._listed(entry["file"], f"graph {name!r}")
+        file = self._listed(entry["file"], f"graph {name!r}")
+        if file.size_bytes > onnx_walk.MAX_ONNX_BYTES:
+            raise self._error(f"graph {name!r} has {file.size_bytes} bytes; no ONNX file has more than 2 GiB")
         variants = MappingProxyType(dict(entry.get("variants", {})))
-        return GraphSpec(name, path, entry["precision"], inputs, outputs, variants)
+        folder = entry["file"][: entry["file"].rfind("/") + 1]
+        listed = MappingProxyType(self._files)
+        return GraphSpec(name, file, entry["precision"], inputs, outputs, variants, folder, listed)
 
     def _check_variants(self, graphs: Mapping[str, GraphSpec]) -> None:
         for graph in graphs.values():
@@ -419,16 +433,27 @@ class _Reader:
                     f"{where}: graph {by_role[role].id!r} maps {sorted(names[role][0])} to {sorted(names[role][1])}; "
                     f"as {role} it must map {sorted(inputs)} to {sorted(outputs)}"
                 )
+            self._check_shapes(f"{where}: graph {by_role[role].id!r}", by_role[role])
+
+    def _check_shapes(self, where: str, graph: GraphSpec) -> None:
+        """Check the dimensions that the runtime itself counts on."""
+        channels = self._document["latent"]["channels"]
+        for tensor in (*graph.inputs, *graph.outputs):
+            shape = list(tensor.shape)
+            if tensor.name in _LATENTS and (len(shape) != 4 or shape[1] != channels):
+                raise self._error(f"{where}: {tensor.name} is {shape}, should have latent.channels, {channels}, as C")
+            if tensor.name == "step" and (len(shape) != 2 or shape[0] != 1 or isinstance(shape[1], str)):
+                raise self._error(f"{where}: step is {shape}, should be [1, D] with a number for D")
 
     def _known(self, name: str, table: Mapping[str, Any], where: str) -> Any:
         if name not in table:
             raise self._error(f"{where} {name!r} is not defined; there are: {', '.join(table)}")
         return table[name]
 
-    def _listed(self, name: str, where: str) -> Path:
-        if name not in self._document["files"]:
+    def _listed(self, name: str, where: str) -> BundleFile:
+        if name not in self._files:
             raise self._error(f"{where}: {name!r} is not among the bundle's files")
-        return self._folder / name
+        return self._files[name]
 
     def _check_path(self, name: str) -> None:
         if len(name) > _MAX_PATH_CHARS:
@@ -448,26 +473,3 @@ class _Reader:
 
 def _names(specs: Sequence[TensorSpec]) -> set[str]:
     return {spec.name for spec in specs}
-
-
-def _check_file(path: Path, entry: FileEntry, *, verify: bool) -> None:
-    fetch_again = "Get the bundle again, or export it again."
-    if not os.path.isfile(path):  # Path's own raises where a name is too long
-        raise BundleCorruptError(f"{path}: listed in {MANIFEST}, but there is no such file. {fetch_again}")
-    if (size_bytes := path.stat().st_size) != entry.size_bytes:
-        raise BundleCorruptError(f"{path}: has {size_bytes} bytes, should have {entry.size_bytes}. {fetch_again}")
-    if verify:
-        digest = hashlib.sha256()
-        for block in _blocks(path):
-            digest.update(block)
-        if digest.hexdigest() != entry.sha256:
-            raise BundleCorruptError(
-                f"{path}: SHA-256 is {digest.hexdigest()}, should be {entry.sha256}: its content has changed. "
-                f"{fetch_again}"
-            )
-
-
-def _blocks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            yield block

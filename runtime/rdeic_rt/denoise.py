@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import timing
-from .backends.base import Backend, Buffer, Graph
+from .backends.base import Backend, Buffer, Graph, output_of
 from .schedule import Schedule, StepRows
 
 
@@ -79,6 +79,7 @@ def run(
 
     Raises:
         BackendError: a graph could not be run.
+        BundleCorruptError: it returned an array of another type or shape.
     """
     z_n = z_start
     for step, noise in enumerate(noises):
@@ -106,7 +107,7 @@ def run_step(
             "coefficients": denoiser.coefficients[step],
         }
         if guidance is None:
-            return denoiser.unet_step.run({**inputs, **residuals})["z_prev"]
+            return _z_prev(denoiser.unet_step, {**inputs, **residuals})
         return _guided_step(backend, denoiser.unet_step, inputs, residuals, guidance)
 
 
@@ -116,5 +117,9 @@ def _guided_step(
     pair = {name: backend.stack([residual, backend.zeros_like(residual)]) for name, residual in residuals.items()}
     for name in ("z_n", "noise"):
         pair[name] = backend.stack([inputs[name], inputs[name]])
-    controlled, plain = backend.split(unet_step.run({**inputs, **pair})["z_prev"])
+    controlled, plain = backend.split(_z_prev(unet_step, {**inputs, **pair}))
     return backend.combine(controlled, plain, guidance)
+
+
+def _z_prev(unet_step: Graph, inputs: Mapping[str, Buffer]) -> Buffer:
+    return output_of(unet_step, unet_step.run(inputs), "z_prev", "float32", inputs["z_n"].shape)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from threading import Lock
 from typing import Generic, TypeVar
 
@@ -13,6 +12,7 @@ from . import denoise, entropy, timing
 from .backends import select
 from .backends.base import Backend, Graph
 from .bundle import Bundle, Rate
+from .bundle_file import BundleFile
 from .errors import BackendUnavailableError, BundleCorruptError
 from .reconstruct import Decoder, Previewer
 from .schedule import load_arrays, load_step_rows
@@ -46,14 +46,14 @@ def graph(bundle: Bundle, backend: Backend, graph_id: str) -> Graph:
         return backend.load(bundle.graphs[graph_id])
 
 
-def entropy_model(bundle: Bundle, threads: int | None, path: Path) -> entropy.EntropyModel:
+def entropy_model(bundle: Bundle, threads: int | None, file: BundleFile) -> entropy.EntropyModel:
     """Return the entropy model in a file; BundleCorruptError if ``bundle.json`` says that it is another."""
     with timing.stage("load"):
-        model = entropy.EntropyModel.load(load_arrays(path), threads)
-    wanted = {rate.model_id for rate in bundle.rates if rate.entropy == path}
+        model = entropy.EntropyModel.load(load_arrays(file), threads)
+    wanted = {rate.model_id for rate in bundle.rates if rate.entropy == file}
     if wanted != {model.model_id}:
         raise BundleCorruptError(
-            f"{path}: this is model {model.model_id.hex()}, bundle.json says "
+            f"{file.path}: this is model {model.model_id.hex()}, bundle.json says "
             f"{' and '.join(m.hex() for m in wanted)}. Get the bundle again, or export it again."
         )
     return model

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from .bundle import Bundle, GraphSpec
+from .bundle_file import BundleFile
 from .errors import BackendUnavailableError, BundleCorruptError
 from .limits import Size
 
@@ -116,12 +117,12 @@ class Plan:
         return data
 
 
-def onnx_digest(bundle: Bundle, graph: GraphSpec) -> str:
+def onnx_digest(graph: GraphSpec) -> str:
     """Return the SHA-256 of a graph's file, or over its digest and that of its external weights (``FILE.data``)."""
-    if not graph.path.is_relative_to(bundle.folder):  # one of the runtime's own
-        return hashlib.sha256(graph.path.read_bytes()).hexdigest()
-    name = graph.path.relative_to(bundle.folder).as_posix()
-    digests = [bundle.files[file].sha256 for file in (name, f"{name}.data") if file in bundle.files]
+    if not isinstance(graph.file, BundleFile):
+        return hashlib.sha256(graph.file.read()).hexdigest()
+    weights = graph.weights_at(f"{graph.path.name}.data")
+    digests = [file.sha256 for file in (graph.file, weights) if file is not None]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
@@ -194,7 +195,7 @@ def find(bundle: Bundle, graph: GraphSpec, *, flavor: str, version: str, capabil
         BundleCorruptError: a key cannot be read.
     """
     wanted = {
-        "onnx_sha256": onnx_digest(bundle, graph),
+        "onnx_sha256": onnx_digest(graph),
         "flavor": flavor,
         "version": version,
         "target": f"sm_{capability}",

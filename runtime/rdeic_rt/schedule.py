@@ -6,17 +6,20 @@ networks would compute from a timestep is a table too, one row a step (docs/bund
 
 from __future__ import annotations
 
+import io
 import math
 import tokenize
 import zipfile
 import zlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .bundle_file import Source
 from .errors import BundleCorruptError
+
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,8 @@ class Schedule:
         a, b, c: update coefficients of each step.
 
     Raises:
-        ValueError: tables of different lengths, a number that is not finite, or abar_start outside 0..1.
+        ValueError: tables of different lengths, a coefficient that is not finite as float32, or abar_start outside
+            0..1.
     """
 
     name: str
@@ -46,8 +50,8 @@ class Schedule:
         lengths = [len(table) for table in (self.timesteps, self.a, self.b, self.c)]
         if len(set(lengths)) != 1 or not lengths[0]:
             raise ValueError(f"timesteps, a, b and c have {lengths} entries; they need one a step")
-        if not all(map(math.isfinite, (*self.a, *self.b, *self.c))):
-            raise ValueError("a coefficient is not a finite number")
+        if not all(abs(value) <= _FLOAT32_MAX for value in (*self.a, *self.b, *self.c)):
+            raise ValueError("a coefficient is not a finite float32")
         if not 0.0 <= self.abar_start <= 1.0:
             raise ValueError(f"abar_start is {self.abar_start}, outside 0..1")
 
@@ -78,27 +82,27 @@ class StepRows:
     unet_step: NDArray[np.float32]
 
 
-def load_step_rows(path: Path, n_steps: int, control_width: int, unet_width: int) -> StepRows:
+def load_step_rows(file: Source, n_steps: int, control_width: int, unet_width: int) -> StepRows:
     """Return the step table in an .npz file.
 
     Args:
-        path: file with the float32 arrays ``control`` and ``unet_step``.
+        file: holds the float32 arrays ``control`` and ``unet_step``.
         n_steps: L, rows that both must have.
         control_width, unet_width: Dc and Du, columns that the graphs' ``step`` inputs have.
 
     Raises:
         BundleCorruptError: not such a file, or arrays of another type or shape.
     """
-    arrays = load_arrays(path)
+    arrays = load_arrays(file)
 
     def rows(name: str, width: int) -> NDArray[np.float32]:
         array = arrays.get(name)
         if array is None or array.dtype != np.float32 or array.shape != (n_steps, width):
             found = "missing" if array is None else f"{array.dtype} {list(array.shape)}"
-            raise BundleCorruptError(f"{path}: array {name!r} is {found}, should be float32 [{n_steps}, {width}]")
+            raise BundleCorruptError(f"{file.path}: array {name!r} is {found}, should be float32 [{n_steps}, {width}]")
         checked = array.astype(np.float32, copy=False)
         if not np.isfinite(checked).all():
-            raise BundleCorruptError(f"{path}: array {name!r} has a value that is not finite")
+            raise BundleCorruptError(f"{file.path}: array {name!r} has a value that is not finite")
         return checked
 
     return StepRows(control=rows("control", control_width), unet_step=rows("unet_step", unet_width))
@@ -121,10 +125,15 @@ _DAMAGE = (
 )
 
 
-def load_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
+def load_arrays(file: Source) -> dict[str, NDArray[np.generic]]:
     """Return every array of an .npz file by name; BundleCorruptError if it is not one (pickled objects are refused)."""
+    data = file.read()
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
     except _DAMAGE as error:
-        raise BundleCorruptError(f"{path}: not a readable .npz file: {error}") from None
+        raise BundleCorruptError(f"{file.path}: not a readable .npz file: {error}") from None
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # numpy returns the bytes of a member that is no .npy file
+            raise BundleCorruptError(f"{file.path}: {name!r} is no array")
+    return arrays

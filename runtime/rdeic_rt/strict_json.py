@@ -1,4 +1,7 @@
-"""JSON as RFC 8259 has it, where Python's reader takes more: no NaN, nothing infinite, no key twice, UTF-8 alone."""
+"""JSON as RFC 8259 has it, where Python's reader takes more: no NaN, nothing infinite, no key twice, UTF-8 alone.
+
+UTF-8 has no halves of surrogate pairs, which escapes could make; and 1.0 is a number, but no integer.
+"""
 
 from __future__ import annotations
 
@@ -7,28 +10,38 @@ import math
 from typing import Any
 
 
+class Real(float):
+    """A number written with a fraction or an exponent; what checks schemas must not take 1.0 for an integer."""
+
+    def is_integer(self) -> bool:
+        """Return False."""
+        return False
+
+
 def parse(data: bytes) -> Any:
-    """Return the value of a document.
+    """Return the value of a document; a number that is not written as an integer is a `Real`.
 
     Raises:
         ValueError: it is not such a document, or holds a number that is not a finite float64.
         RecursionError: it is nested too deep.
     """
-    return json.loads(
+    value = json.loads(
         data.decode(),
         parse_constant=_refuse_constant,
         parse_float=_finite,
         parse_int=_integer,
         object_pairs_hook=_object_without_repeats,
     )
+    json.dumps(value, ensure_ascii=False).encode()  # a ValueError where there is half of a surrogate pair
+    return value
 
 
 def _refuse_constant(text: str) -> float:
     raise ValueError(f"{text} is not a JSON number")
 
 
-def _finite(text: str) -> float:
-    if math.isinf(value := float(text)):
+def _finite(text: str) -> Real:
+    if math.isinf(value := Real(text)):
         raise ValueError(f"{text[:40]} is too large a number")
     return value
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .backends.base import Buffer, Graph
+from .backends.base import Buffer, Graph, output_of
 
 
 def run(graph: Graph, y_hat: Buffer) -> tuple[Buffer, Buffer]:
@@ -18,6 +18,9 @@ def run(graph: Graph, y_hat: Buffer) -> tuple[Buffer, Buffer]:
 
     Raises:
         BackendError: the graph could not be run.
+        BundleCorruptError: it returned arrays of other types or shapes.
     """
     outputs = graph.run({"y_hat": y_hat})
-    return outputs["z_c"], outputs["hint"]
+    batch, _, height, width = y_hat.shape
+    shape = (batch, None, 2 * height, 2 * width)
+    return output_of(graph, outputs, "z_c", "float32", shape), output_of(graph, outputs, "hint", "float32", shape)

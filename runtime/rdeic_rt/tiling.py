@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import denoise, synthesis, timing, vae
+from . import analysis, denoise, synthesis, timing, vae
 from .backends.base import Backend, Buffer, Graph
 from .denoise import Denoiser
 from .limits import Size
@@ -126,9 +126,9 @@ def analyse(
     """Return y and the VQ indices of an image as `analysis.run` does, tile by tile; y is blended, indices are cut."""
     y, vq_indices = Canvas(tiles, _Y_PX, _NCHW), Canvas(tiles, _HYPER_PX, _NHWC, ramp=False)
     for tile in tiles.tiles():
-        outputs = graph.run({"image": backend.put(_crop(image[None], tiles, tile, 1, _NHWC))})
-        y.add(tile, backend.get(outputs["y"]))
-        vq_indices.add(tile, backend.get(outputs["vq_indices"]))
+        outputs = analysis.run_batch(backend, graph, _crop(image[None], tiles, tile, 1, _NHWC))
+        for canvas, output in zip((y, vq_indices), outputs, strict=True):
+            canvas.add(tile, output)
     return y.array[0], vq_indices.array[0].astype(np.int32)
 
 
@@ -254,6 +254,7 @@ def _step(
 
 def _pixels(backend: Backend, graph: Graph, z_0: NDArray[np.float32], tiles: Grid, key: Hashable) -> NDArray[np.uint8]:
     """Return the padded image that the VAE decoder makes of z_0."""
+    vae.check_finite(z_0)
     with timing.stage("vae"):
         image = Canvas(tiles, 1, _NHWC)
         for tile in tiles.tiles():

@@ -30,7 +30,7 @@ def test_read_good_bundle_returns_every_field(micro_folder: Path) -> None:
     assert found.graphs[rate.graphs["unet_step"]].path == micro_folder / "unet_step.onnx"
     assert found.graphs["unet_step"].input("step").shape == (1, 3)
     assert found.schedules["ddpm-2"].timesteps == (299, 0)
-    assert rate.step_tables["ddpm-2"] == micro_folder / "steps" / "ddpm-2.npz"
+    assert rate.step_tables["ddpm-2"].path == micro_folder / "steps" / "ddpm-2.npz"
     assert found.files["entropy.npz"].size_bytes == (micro_folder / "entropy.npz").stat().st_size
 
 

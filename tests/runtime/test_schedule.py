@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rdeic_rt import bundle
+from rdeic_rt.bundle_file import OwnFile
 from rdeic_rt.errors import BundleCorruptError
 from rdeic_rt.schedule import Schedule, load_arrays, load_step_rows
 
@@ -37,7 +38,7 @@ def test_schedules_of_the_embedded_bundle_end_without_noise(embedded_bundle: Pat
 
 
 def test_load_step_rows_of_the_right_shape_returns_them(micro_folder: Path) -> None:
-    rows = load_step_rows(micro_folder / "steps" / "ddpm-2.npz", 2, 2, 3)
+    rows = load_step_rows(OwnFile(micro_folder / "steps" / "ddpm-2.npz"), 2, 2, 3)
     assert rows.control.shape == (2, 2)
     assert rows.unet_step.shape == (2, 3)
     assert rows.control.dtype == rows.unet_step.dtype == np.float32
@@ -48,7 +49,7 @@ def test_load_step_rows_of_another_shape_says_both(
     micro_folder: Path, n_steps: int, control_width: int, unet_width: int
 ) -> None:
     with pytest.raises(BundleCorruptError, match=r"is float32 \[2, \d\], should be float32 \["):
-        load_step_rows(micro_folder / "steps" / "ddpm-2.npz", n_steps, control_width, unet_width)
+        load_step_rows(OwnFile(micro_folder / "steps" / "ddpm-2.npz"), n_steps, control_width, unet_width)
 
 
 def test_load_step_rows_with_last_value_nan_is_refused(tmp_path: Path) -> None:
@@ -56,7 +57,23 @@ def test_load_step_rows_with_last_value_nan_is_refused(tmp_path: Path) -> None:
     rows[-1, -1] = np.nan
     np.savez(tmp_path / "t.npz", control=np.zeros((2, 2), np.float32), unet_step=rows)
     with pytest.raises(BundleCorruptError, match="'unet_step' has a value that is not finite"):
-        load_step_rows(tmp_path / "t.npz", 2, 2, 3)
+        load_step_rows(OwnFile(tmp_path / "t.npz"), 2, 2, 3)
+
+
+def test_load_arrays_of_a_member_that_is_no_array_raises_corrupt(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    for name in ("control.npy", "control"):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(name, b"hello")
+        with pytest.raises(BundleCorruptError, match="'control' is no array"):
+            load_arrays(OwnFile(path))
+
+
+@pytest.mark.parametrize("value", [1e308, 3.4028235677973366e38, -3.5e38, float("inf"), float("nan")])
+def test_schedule_of_a_coefficient_beyond_float32_is_refused(value: float) -> None:
+    with pytest.raises(ValueError, match="not a finite float32"):
+        Schedule("ddpm-1", "ddpm", (299,), 0.4, (0.9,), (value,), (0.25,))
+    assert Schedule("ddpm-1", "ddpm", (299,), 0.4, (0.9,), (3.4028234663852886e38,), (0.25,)).n_steps == 1
 
 
 def test_load_arrays_never_unpickles(tmp_path: Path) -> None:
@@ -64,7 +81,7 @@ def test_load_arrays_never_unpickles(tmp_path: Path) -> None:
     (tmp_path / "pickle.npz").write_bytes(pickle.dumps({"a": 1}))
     for name in ("object.npz", "pickle.npz"):
         with pytest.raises(BundleCorruptError):
-            load_arrays(tmp_path / name)
+            load_arrays(OwnFile(tmp_path / name))
 
 
 def member(path: Path, header: str, elements: bytes = b"") -> bytes:
@@ -78,7 +95,7 @@ def member(path: Path, header: str, elements: bytes = b"") -> bytes:
 def test_load_arrays_that_announce_what_cannot_be_raises_corrupt(tmp_path: Path) -> None:
     path = tmp_path / "x.npz"
     good = member(path, "{'descr': '<i4', 'fortran_order': False, 'shape': (1,)}", b"abcd")
-    assert load_arrays(path)["x"].shape == (1,)
+    assert load_arrays(OwnFile(path))["x"].shape == (1,)
     directory = good.rindex(b"PK\x01\x02")
     local = {"flags": 6, "method": 8}
     for field, value in (("flags", 1), ("method", 12), ("method", 99)):
@@ -87,11 +104,11 @@ def test_load_arrays_that_announce_what_cannot_be_raises_corrupt(tmp_path: Path)
             damaged[start : start + 2] = value.to_bytes(2, "little")
         path.write_bytes(damaged)
         with pytest.raises(BundleCorruptError):
-            load_arrays(path)
+            load_arrays(OwnFile(path))
     for header in ("((((", "{'descr': '<i8', 'fortran_order': False, 'shape': (137438953472,)}", "'" * 3):
         member(path, header)
         with pytest.raises(BundleCorruptError):
-            load_arrays(path)
+            load_arrays(OwnFile(path))
 
 
 def test_load_arrays_of_a_damaged_file_raises_corrupt(micro_folder: Path) -> None:
@@ -100,7 +117,7 @@ def test_load_arrays_of_a_damaged_file_raises_corrupt(micro_folder: Path) -> Non
     for length in range(0, len(data), 7):
         path.write_bytes(data[:length])
         with pytest.raises(BundleCorruptError):
-            load_arrays(path)
+            load_arrays(OwnFile(path))
     np.save(path.with_suffix(".npy"), np.zeros(3))
     with pytest.raises(BundleCorruptError):
-        load_arrays(path.with_suffix(".npy"))
+        load_arrays(OwnFile(path.with_suffix(".npy")))

@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <fstream>
 #include <iterator>
 #include <map>
 #include <span>
@@ -17,7 +16,7 @@
 #include "denoise.h"
 #include "entropy/latents.h"
 #include "errors_only.h"
-#include "temporary_folder.h"
+#include "listed_file.h"
 
 namespace {
 
@@ -48,7 +47,8 @@ class Input {
 };
 
 const Arrays& golden() {
-  static const Arrays read = Arrays::read(RDEIC_SOURCE_DIR "/tests/golden/v1/bundle/entropy_r0.npz");
+  static const Arrays read =
+      Arrays::read(rdeic::testing::listed_file(RDEIC_SOURCE_DIR "/tests/golden/v1/bundle/entropy_r0.npz"));
   return read;
 }
 
@@ -110,13 +110,10 @@ void use_as_model(const Arrays& arrays, Input& input) {
   returns({Result::kBundleCorrupt}, [&] { decode(rdeic::entropy::Model(arrays), input); });
 }
 
-/// Reads the bytes as a file.
+/// Reads the bytes as a file's content.
 void use_as_file(std::span<const std::uint8_t> data) {
-  static const rdeic::testing::TemporaryFolder folder;
-  const auto path = folder.path() / "arrays.npz";
-  std::ofstream(path, std::ios::binary).write(reinterpret_cast<const char*>(data.data()), std::ssize(data));
   returns({Result::kBundleCorrupt}, [&] {
-    const Arrays arrays = Arrays::read(path);
+    const Arrays arrays = Arrays::read(data, "arrays.npz");
     for (const auto& [name, array] : arrays.all()) {
       std::uint64_t count = 1;
       for (const std::uint64_t side : array.shape) count *= side;
@@ -127,7 +124,7 @@ void use_as_file(std::span<const std::uint8_t> data) {
     rdeic::GraphSpec control, unet_step;
     control.inputs = {{"step", "float32", {1, 2}}};
     unet_step.inputs = {{"step", "float32", {1, 3}}};
-    rdeic::denoise::read_step_rows(path, 2, control, unet_step);
+    rdeic::denoise::step_rows(arrays, 2, control, unet_step);
   });
 }
 

@@ -31,10 +31,10 @@ const fs::path& folder() {
 
 /// Checks what the runtime relies on.
 void check(const Bundle& bundle) {
-  for (const auto& [name, entry] : bundle.files) {
+  for (const auto& [name, file] : *bundle.files) {
     const fs::path path = fs::canonical(bundle.folder / name);
     const bool inside = path.string().starts_with(bundle.folder.string() + "/");
-    if (!inside || fs::file_size(path) != entry.size_bytes) __builtin_trap();
+    if (!inside || fs::file_size(path) != file.size_bytes) __builtin_trap();
   }
   if (bundle.default_rate >= bundle.rates.size()) __builtin_trap();
   for (const rdeic::Rate& rate : bundle.rates) {
@@ -43,7 +43,7 @@ void check(const Bundle& bundle) {
       for (const auto& [form, id] : bundle.graph_of(rate, role).variants)
         if (!bundle.graphs.contains(id)) __builtin_trap();
     rate.step_table(bundle.choose_schedule(rate, 0).name);
-    for (const auto& [name, path] : rate.step_tables) {
+    for (const auto& [name, file] : rate.step_tables) {
       const auto n_steps = static_cast<std::uint32_t>(bundle.schedules.at(name).n_steps());
       returns({Result::kInvalidArgument},
               [&] { rate.step_table(bundle.choose_schedule(rate, n_steps).name); });  // not of another sampler

@@ -25,13 +25,47 @@ constexpr unsigned kEncrypted = 1;
 constexpr std::size_t kMaxNameBytes = 256;
 constexpr std::string_view kSuffix = ".npy";
 
-/// An open .npz file, and what its members may still take.
+/// Bytes that minizip reads as a file.
+struct Stream {
+  std::span<const std::uint8_t> content;
+  std::uint64_t at = 0;
+};
+
+/// Returns minizip's way to read a Stream, which it gets as `opaque`.
+zlib_filefunc64_def stream_functions(Stream* stream) {
+  zlib_filefunc64_def functions{};
+  functions.opaque = stream;
+  functions.zopen64_file = [](void* opaque, const void*, int) { return opaque; };
+  functions.zread_file = [](void* opaque, void*, void* target, uLong bytes) {
+    Stream& from = *static_cast<Stream*>(opaque);
+    const std::uint64_t left = from.content.size() - std::min<std::uint64_t>(from.at, from.content.size());
+    const auto count = static_cast<std::size_t>(std::min<std::uint64_t>(bytes, left));
+    if (count > 0) std::copy_n(from.content.data() + from.at, count, static_cast<std::uint8_t*>(target));
+    from.at += count;
+    return static_cast<uLong>(count);
+  };
+  functions.ztell64_file = [](void* opaque, void*) { return ZPOS64_T{static_cast<Stream*>(opaque)->at}; };
+  functions.zseek64_file = [](void* opaque, void*, ZPOS64_T offset, int origin) {
+    Stream& in = *static_cast<Stream*>(opaque);
+    const std::uint64_t from = origin == ZLIB_FILEFUNC_SEEK_SET   ? 0
+                               : origin == ZLIB_FILEFUNC_SEEK_CUR ? in.at
+                                                                  : in.content.size();
+    if (offset > in.content.size() - std::min<std::uint64_t>(from, in.content.size())) return -1L;
+    in.at = from + offset;
+    return 0L;
+  };
+  functions.zclose_file = [](void*, void*) { return 0; };
+  functions.zerror_file = [](void*, void*) { return 0; };
+  return functions;
+}
+
+/// An .npz file, and what its members may still take.
 class Archive {
  public:
-  explicit Archive(const std::filesystem::path& path) : name_(path.string()) {
-    std::error_code error;
-    unclaimed_bytes_ = std::filesystem::file_size(path, error);
-    if (!error) zip_.reset(unzOpen64(path.c_str()));
+  Archive(std::span<const std::uint8_t> content, std::string name)
+      : name_(std::move(name)), stream_{content}, unclaimed_bytes_(content.size()) {
+    zlib_filefunc64_def functions = stream_functions(&stream_);
+    zip_.reset(unzOpen2_64("", &functions));
     if (!zip_) corrupt("not a readable .npz file");
   }
 
@@ -115,8 +149,9 @@ class Archive {
   }
 
   std::string name_;
-  std::uint64_t unclaimed_bytes_ = 0;  // of the file, which no member so far takes
-  std::uint64_t bytes_ = 0;            // of the members so far, unpacked
+  Stream stream_;
+  std::uint64_t unclaimed_bytes_;  // of the file, which no member so far takes
+  std::uint64_t bytes_ = 0;        // of the members so far, unpacked
   std::unique_ptr<void, Close> zip_;
 };
 
@@ -167,9 +202,13 @@ std::size_t dtype_bytes(DType dtype) {
 
 std::string Array::description() const { return dtype_name(dtype) + (" " + shape_text(shape)); }
 
-Arrays Arrays::read(const std::filesystem::path& path, std::string what) {
-  std::map<std::string, Array> arrays = Archive(path).read();
-  return Arrays(std::move(arrays), what.empty() ? path.string() : std::move(what));
+Arrays Arrays::read(const BundleFile& file, const std::string& what) {
+  return read(file.read(), file.path.string(), what);
+}
+
+Arrays Arrays::read(std::span<const std::uint8_t> content, const std::string& path, const std::string& what) {
+  std::map<std::string, Array> arrays = Archive(content, path).read();
+  return Arrays(std::move(arrays), what.empty() ? path : what);
 }
 
 const std::vector<std::uint64_t>& Arrays::shape(const std::string& name) const {

@@ -5,11 +5,12 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <filesystem>
 #include <map>
 #include <span>
 #include <string>
 #include <vector>
+
+#include "bundle_file.h"
 
 namespace rdeic {
 
@@ -62,8 +63,10 @@ inline constexpr std::uint64_t kAnyLength = 0;
 class Arrays {
  public:
   /// Reads a file; `what` begins messages about its arrays ("entropy model", or the path if empty). Throws
-  /// Error(kBundleCorrupt) if it is no such file.
-  static Arrays read(const std::filesystem::path& path, std::string what = {});
+  /// Error(kBundleCorrupt) if it is no such file, and what `BundleFile::read` throws.
+  static Arrays read(const BundleFile& file, const std::string& what = {});
+  /// The same of a file's content; `path` is for messages.
+  static Arrays read(std::span<const std::uint8_t> content, const std::string& path, const std::string& what = {});
   /// The same of arrays that are at hand.
   explicit Arrays(std::map<std::string, Array> arrays, std::string what)
       : what_(std::move(what)), arrays_(std::move(arrays)) {}

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cfloat>
 #include <cinttypes>
 #include <cmath>
 #include <fstream>
@@ -21,7 +22,6 @@ namespace rdeic {
 namespace {
 
 constexpr const char* kManifest = "bundle.json";
-constexpr const char* kFetchAgain = "Get the bundle again, or export it again.";
 constexpr std::uint64_t kSchema = 1;
 constexpr std::size_t kMaxFiles = 4096;
 constexpr std::size_t kMaxSteps = 1000;
@@ -29,6 +29,8 @@ constexpr std::size_t kMaxTensors = 256;
 constexpr std::size_t kMaxRank = 8;
 constexpr std::size_t kMaxRates = 256;
 constexpr std::string_view kResidual = "residual_";
+// Tensors [B, C, h, w] with the bundle's latent channels.
+constexpr std::string_view kLatents[] = {"z_c", "z_n", "noise", "z_prev", "z_0"};
 
 using Names = std::set<std::string>;
 
@@ -78,8 +80,8 @@ bool is_name(const std::string& text, std::size_t most, std::string_view first, 
 /// Turns a document into a `Bundle`: the schema first, then what a schema cannot say.
 class ManifestReader {
  public:
-  ManifestReader(const std::filesystem::path& folder, const JsonValue& document, const std::string& where)
-      : document_(document, where), where_(where) {
+  ManifestReader(const std::filesystem::path& folder, const JsonValue& document, const std::string& where, bool verify)
+      : document_(document, where), where_(where), verify_(verify) {
     bundle_.folder = folder;
   }
 
@@ -130,29 +132,32 @@ class ManifestReader {
   }
 
   void read_files() {
+    BundleFiles files;
     for (const auto& [name, entry] : document_.at("files").members(1, kMaxFiles)) {
       entry.check_keys({"sha256", "bytes"});
       if (name.size() > kMaxPathBytes)
         corrupt(text("a path of %zu characters; at most %zu are allowed", name.size(), kMaxPathBytes));
       if (!is_safe_path(name) || name == kManifest)
         corrupt("'" + printable(name) + "' is not a relative path of a file inside the bundle");
-      const FileEntry file{entry.at("sha256").hex_digits(64),
-                           static_cast<std::uint64_t>(entry.at("bytes").integer(0, INT64_MAX))};
+      BundleFile file{bundle_.folder / name, static_cast<std::uint64_t>(entry.at("bytes").integer(0, INT64_MAX)),
+                      entry.at("sha256").hex_digits(64), verify_};
       std::error_code error;
-      const std::filesystem::path target = std::filesystem::weakly_canonical(bundle_.folder / name, error);
+      const std::filesystem::path target = std::filesystem::weakly_canonical(file.path, error);
       if (error) corrupt("the path '" + printable(name) + "' is too long, or a link to itself");
       const auto [end, rest] =
           std::mismatch(bundle_.folder.begin(), bundle_.folder.end(), target.begin(), target.end());
       if (end != bundle_.folder.end()) corrupt("'" + printable(name) + "' is a link that leaves the bundle's folder");
-      bundle_.files.emplace(name, file);
+      files.emplace(name, std::move(file));
     }
+    bundle_.files = std::make_shared<const BundleFiles>(std::move(files));
   }
 
-  /// Returns the path of a file that must be listed.
-  std::filesystem::path listed(const JsonReader& entry, const std::string& user) const {
+  /// Returns a file that must be listed.
+  const BundleFile& listed(const JsonReader& entry, const std::string& user) const {
     const std::string name = entry.text();
-    if (!bundle_.files.contains(name)) corrupt(user + ": '" + printable(name) + "' is not among the bundle's files");
-    return bundle_.folder / name;
+    const auto found = bundle_.files->find(name);
+    if (found == bundle_.files->end()) corrupt(user + ": '" + printable(name) + "' is not among the bundle's files");
+    return found->second;
   }
 
   template <typename T>
@@ -166,7 +171,13 @@ class ManifestReader {
     entry.check_keys({"file", "precision", "inputs", "outputs"}, {"variants"});
     GraphSpec result;
     result.id = name;
-    result.path = listed(entry.at("file"), "graph '" + printable(name) + "'");
+    result.file = listed(entry.at("file"), "graph '" + printable(name) + "'");
+    if (result.file.size_bytes > kMaxOnnxBytes)
+      corrupt(text("graph '%s' has %" PRIu64 " bytes; no ONNX file has more than 2 GiB", printable(name).c_str(),
+                   result.file.size_bytes));
+    const std::string path = entry.at("file").text();
+    result.folder = path.substr(0, path.rfind('/') + 1);  // npos + 1 is 0
+    result.listed = bundle_.files;
     result.precision = entry.at("precision").choice({"fp32", "fp16", "int8"});
     result.inputs = tensors(entry.at("inputs"));
     result.outputs = tensors(entry.at("outputs"));
@@ -217,7 +228,10 @@ class ManifestReader {
     if (!(result.abar_start >= 0 && result.abar_start <= 1)) entry.at("abar_start").wrong("a number from 0 to 1");
     const auto coefficients = [&](const char* key) {
       std::vector<double> values;
-      for (const JsonReader& value : entry.at(key).elements(1, kMaxSteps)) values.push_back(value.number());
+      for (const JsonReader& value : entry.at(key).elements(1, kMaxSteps)) {
+        values.push_back(value.number());
+        if (!(std::fabs(values.back()) <= FLT_MAX)) value.wrong("a finite float32");
+      }
       if (values.size() != result.n_steps())
         corrupt(text("schedule '%s': timesteps has %zu entries and %s %zu; they need one a step",
                      printable(name).c_str(), result.n_steps(), key, values.size()));
@@ -274,11 +288,26 @@ class ManifestReader {
       if (inputs != role.inputs || outputs != role.outputs)
         corrupt(user + ": graph '" + printable(graph.id) + "' maps " + joined(inputs) + " to " + joined(outputs) +
                 "; as " + role.name + " it must map " + joined(role.inputs) + " to " + joined(role.outputs));
+      for (const TensorSpec& tensor : graph.inputs) check_shape(user, graph, tensor);
+      for (const TensorSpec& tensor : graph.outputs) check_shape(user, graph, tensor);
     }
+  }
+
+  /// Checks the dimensions that the runtime itself counts on.
+  void check_shape(const std::string& user, const GraphSpec& graph, const TensorSpec& tensor) const {
+    const std::vector<std::int64_t>& shape = tensor.shape;
+    const std::string where = user + ": graph '" + printable(graph.id) + "': " + printable(tensor.name);
+    if (std::ranges::find(kLatents, tensor.name) != std::end(kLatents) &&
+        (shape.size() != 4 || shape[1] != static_cast<std::int64_t>(bundle_.latent_channels)))
+      corrupt(where + " should have four dimensions, the second of them latent.channels, " +
+              std::to_string(bundle_.latent_channels));
+    if (tensor.name == "step" && (shape.size() != 2 || shape[0] != 1 || shape[1] == kDynamic))
+      corrupt(where + " should have the shape [1, D] with a number for D");
   }
 
   JsonReader document_;
   const std::string& where_;
+  bool verify_;
   Bundle bundle_;
 };
 
@@ -299,39 +328,13 @@ std::string read_manifest(const std::filesystem::path& path) {
   return data;
 }
 
-/// Checks a listed file's length and, with `verify`, its hash.
-void check_file(const std::filesystem::path& path, const FileEntry& entry, bool verify) {
-  std::error_code error;
-  if (!std::filesystem::is_regular_file(path, error))
-    fail(Result::kBundleCorrupt, "%s: listed in %s, but there is no such file. %s", path.c_str(), kManifest,
-         kFetchAgain);
-  const std::uintmax_t size_bytes = std::filesystem::file_size(path);
-  if (size_bytes != entry.size_bytes)
-    fail(Result::kBundleCorrupt, "%s: has %" PRIuMAX " bytes, should have %" PRIu64 ". %s", path.c_str(), size_bytes,
-         entry.size_bytes, kFetchAgain);
-  if (!verify) return;
-  std::ifstream file(path, std::ios::binary);
-  if (!file) fail(Result::kIo, "%s: cannot be opened", path.c_str());
-  Sha256 hash;
-  std::vector<char> block(std::size_t{1} << 18);
-  while (file.read(block.data(), static_cast<std::streamsize>(block.size())), file.gcount() > 0)
-    hash.update({reinterpret_cast<const std::uint8_t*>(block.data()), static_cast<std::size_t>(file.gcount())});
-  if (file.bad()) fail(Result::kIo, "%s: cannot be read", path.c_str());
-  const std::string digest = hex(hash.finish());
-  if (digest != entry.sha256)
-    fail(Result::kBundleCorrupt, "%s: SHA-256 is %s, should be %s: its content has changed. %s", path.c_str(),
-         digest.c_str(), entry.sha256.c_str(), kFetchAgain);
-}
-
 /// Checks all listed files, several at a time, as hashing them is most of what opening a bundle takes; of several that
 /// are wrong, the first by name decides.
-void check_files(const std::filesystem::path& folder, const std::map<std::string, FileEntry>& files, bool verify) {
+void check_files(const BundleFiles& files, bool verify) {
   constexpr unsigned kMaxThreads = 4;
   entropy::Workers workers(verify ? std::min(std::thread::hardware_concurrency(), kMaxThreads) : 1);
-  workers.run(files.size(), [&](std::size_t i) {
-    const auto& [name, entry] = *std::next(files.begin(), static_cast<std::ptrdiff_t>(i));
-    check_file(folder / name, entry, verify);
-  });
+  workers.run(files.size(),
+              [&](std::size_t i) { std::next(files.begin(), static_cast<std::ptrdiff_t>(i))->second.check(); });
 }
 
 }  // namespace
@@ -341,9 +344,15 @@ const TensorSpec* GraphSpec::input(const std::string& name) const {
   return found == inputs.end() ? nullptr : &*found;
 }
 
-const std::filesystem::path& Rate::step_table(const std::string& schedule_name) const {
-  for (const auto& [name, path] : step_tables)
-    if (name == schedule_name) return path;
+const BundleFile* GraphSpec::weights_at(const std::string& location) const {
+  if (!listed) return nullptr;
+  const auto found = listed->find(folder + location);
+  return found == listed->end() ? nullptr : &found->second;
+}
+
+const BundleFile& Rate::step_table(const std::string& schedule_name) const {
+  for (const auto& [name, file] : step_tables)
+    if (name == schedule_name) return file;
   fail(Result::kInternal, "rate %" PRIu32 " has no step table for schedule '%s'", index,
        printable(schedule_name).c_str());
 }
@@ -365,7 +374,7 @@ const Schedule& Bundle::choose_schedule(const Rate& rate, std::uint32_t n_steps)
   if (n_steps == 0 || n_steps == own.n_steps()) return own;
   std::set<std::size_t> choices;
   const Schedule* found = nullptr;
-  for (const auto& [schedule_name, path] : rate.step_tables) {
+  for (const auto& [schedule_name, file] : rate.step_tables) {
     const Schedule& schedule = schedules.at(schedule_name);
     if (schedule.sampler != own.sampler) continue;
     choices.insert(schedule.n_steps());
@@ -398,8 +407,8 @@ Bundle read_bundle(const std::filesystem::path& folder, bool verify) {
            ". Upgrade librdeic, or export the bundle again.",
            where.c_str(), kSchema);
   }
-  Bundle bundle = ManifestReader(real, document, where).read();
-  check_files(real, bundle.files, verify);
+  Bundle bundle = ManifestReader(real, document, where, verify).read();
+  check_files(*bundle.files, verify);
   return bundle;
 }
 

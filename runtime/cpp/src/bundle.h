@@ -5,16 +5,19 @@
 //
 //   bundle.json -> size -> JSON -> schema -> references -> paths -> lengths, SHA-256 -> Bundle
 //
-// Nothing is loaded here but bundle.json: graphs go to a backend, tables to `Arrays`, each on first use.
+// Nothing is loaded here but bundle.json: graphs go through graph_file.h to a backend, tables to `Arrays`, each on
+// first use.
 
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "bundle_file.h"
 #include "container.h"
 #include "schedule.h"
 
@@ -30,16 +33,23 @@ struct TensorSpec {
   std::vector<std::int64_t> shape;
 };
 
+/// The files of a bundle by relative path: every one but bundle.json.
+using BundleFiles = std::map<std::string, BundleFile>;
+
 /// One ONNX graph of a bundle: where it lies, and what goes in and out, in the graph's order.
 struct GraphSpec {
   std::string id;
-  std::filesystem::path path;
-  std::string precision;  // fp32, fp16 or int8
+  BundleFile file;                            // `read_graph` returns what a backend may load of it
+  std::string folder;                         // of the file, in the bundle: empty, or with a slash at its end
+  std::shared_ptr<const BundleFiles> listed;  // in which weights of the graph may lie
+  std::string precision;                      // fp32, fp16 or int8
   std::vector<TensorSpec> inputs, outputs;
   std::map<std::string, std::string> variants;  // other forms of the same graph (fp16, int8, int8-cpu) -> graph id
 
   /// Returns the input of this name, or nullptr.
   const TensorSpec* input(const std::string& name) const;
+  /// Returns the file at a path from the graph's folder, as the graph gives it, or nullptr if no such file is listed.
+  const BundleFile* weights_at(const std::string& location) const;
 };
 
 /// One operating point of the codec.
@@ -50,17 +60,12 @@ struct Rate {
   double bpp = 0;
   std::string schedule;
   ModelId model_id{};
-  std::map<std::string, std::string> graphs;                               // role -> graph id
-  std::vector<std::pair<std::string, std::filesystem::path>> step_tables;  // schedule name -> .npz, in the file's order
-  std::filesystem::path entropy;
+  std::map<std::string, std::string> graphs;                    // role -> graph id
+  std::vector<std::pair<std::string, BundleFile>> step_tables;  // schedule name -> .npz, in the file's order
+  BundleFile entropy;
 
   /// Returns the step table for a schedule; Error(kInternal) if there is none.
-  const std::filesystem::path& step_table(const std::string& schedule_name) const;
-};
-
-struct FileEntry {
-  std::string sha256;
-  std::uint64_t size_bytes = 0;
+  const BundleFile& step_table(const std::string& schedule_name) const;
 };
 
 /// A checked bundle.json; every path in it exists and lies inside `folder`.
@@ -70,7 +75,7 @@ struct Bundle {
   std::uint32_t size_multiple_px = 0;
   std::uint32_t latent_channels = 0;
   std::uint32_t latent_factor_px = 0;
-  std::map<std::string, FileEntry> files;
+  std::shared_ptr<const BundleFiles> files;
   std::map<std::string, GraphSpec> graphs;
   std::map<std::string, Schedule> schedules;
   std::vector<Rate> rates;  // by index
@@ -85,7 +90,8 @@ struct Bundle {
   const GraphSpec& graph_of(const Rate& rate, const std::string& role) const;
 };
 
-/// Returns the bundle in this folder. `verify`: compare the SHA-256 of every file; lengths are compared in any case.
+/// Returns the bundle in this folder. `verify`: compare the SHA-256 of every file, now and when it is used; lengths are
+/// compared in any case.
 /// Throws Error: kBundleNotFound, kBundleCorrupt, kBundle for a schema that is not known.
 Bundle read_bundle(const std::filesystem::path& folder, bool verify = true);
 

@@ -122,13 +122,13 @@ struct Codec::State {
   }
 
   std::shared_ptr<const entropy::Model> model(const Rate& rate) {
-    return models.get(rate.entropy.string(), [this, &rate] {
+    return models.get(rate.entropy.path.string(), [this, &rate] {
       auto model = std::make_shared<const entropy::Model>(Arrays::read(rate.entropy, "entropy model"));
       for (const Rate& other : bundle->rates) {
-        if (other.entropy != rate.entropy || other.model_id == model->id()) continue;
+        if (other.entropy.path != rate.entropy.path || other.model_id == model->id()) continue;
         fail(Result::kBundleCorrupt,
              "%s: this is model %s, bundle.json says %s. Get the bundle again, or export it again",
-             rate.entropy.c_str(), hex(model->id()).c_str(), hex(other.model_id).c_str());
+             rate.entropy.path.c_str(), hex(model->id()).c_str(), hex(other.model_id).c_str());
       }
       return model;
     });
@@ -137,8 +137,8 @@ struct Codec::State {
   denoise::Denoiser denoiser(const Rate& rate, const Schedule& schedule) {
     auto control = graph(rate, "control"), unet_step = graph(rate, "unet_step");
     const auto rows = step_rows.get(std::to_string(rate.index) + " " + schedule.name, [&] {
-      return std::make_shared<const denoise::StepRows>(denoise::read_step_rows(
-          rate.step_table(schedule.name), schedule.n_steps(), control->spec(), unet_step->spec()));
+      return std::make_shared<const denoise::StepRows>(denoise::step_rows(
+          Arrays::read(rate.step_table(schedule.name)), schedule.n_steps(), control->spec(), unet_step->spec()));
     });
     return {std::move(control), std::move(unet_step), schedule, rows};
   }
@@ -257,6 +257,12 @@ void Codec::State::reconstruct(const Latents& latents, PixelRows rows, const Dec
     }
   }
 
+  // The VAE would make a picture of these as of anything else.
+  if (!std::ranges::all_of(z.values(), [](float value) { return std::isfinite(value); })) {
+    fail(Result::kBundleCorrupt,
+         "denoising gave values that are not finite: the bundle's weights or its schedule are of no use, or the "
+         "sharpness that was asked for is out of all proportion");
+  }
   parts.begin(Stage::kVae);
   Canvas<std::uint8_t> picture(tiles, 1, Layout::kNhwc);
   tiling::for_each(tiles, [&](Tile tile) {

@@ -5,7 +5,6 @@
 #include <cmath>
 #include <string>
 
-#include "arrays.h"
 #include "status.h"
 
 namespace rdeic::denoise {
@@ -43,9 +42,7 @@ Tensor<float> combine(const Tensor<float>& x, const Tensor<float>& y, std::array
 
 }  // namespace
 
-StepRows read_step_rows(const std::filesystem::path& path, std::size_t n_steps, const GraphSpec& control,
-                        const GraphSpec& unet_step) {
-  const Arrays arrays = Arrays::read(path);
+StepRows step_rows(const Arrays& arrays, std::size_t n_steps, const GraphSpec& control, const GraphSpec& unet_step) {
   return {rows_of(arrays, "control", n_steps, control), rows_of(arrays, "unet_step", n_steps, unet_step)};
 }
 

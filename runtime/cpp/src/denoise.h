@@ -8,10 +8,10 @@
 // Guidance (sharpness s other than 1) scales how far a step moves away from what the frozen denoiser does on its own,
 // which is unet_step with zero residuals: z = z_0 + s (z_1 - z_0).
 
-#include <filesystem>
 #include <memory>
 #include <vector>
 
+#include "arrays.h"
 #include "backends/ort.h"
 #include "schedule.h"
 #include "tensor.h"
@@ -23,9 +23,8 @@ struct StepRows {
   std::vector<Tensor<float>> control, unet_step;  // each [1, D]
 };
 
-/// Reads a step table for graphs of these inputs; Error(kBundleCorrupt).
-StepRows read_step_rows(const std::filesystem::path& path, std::size_t n_steps, const GraphSpec& control,
-                        const GraphSpec& unet_step);
+/// Returns a step table for graphs of these inputs, of the arrays in its file; Error(kBundleCorrupt).
+StepRows step_rows(const Arrays& arrays, std::size_t n_steps, const GraphSpec& control, const GraphSpec& unet_step);
 
 /// The two graphs of a rate and the loop that they run in.
 struct Denoiser {

@@ -44,6 +44,10 @@ inline constexpr std::uint64_t kMaxManifestBytes = std::uint64_t{1} << 20;
 inline constexpr std::size_t kMaxPathBytes = 1024;
 /// Of objects and arrays within each other in a bundle.json. There are 5 levels, but for what is free.
 inline constexpr std::size_t kMaxJsonDepth = 64;
+/// Of an ONNX file: a protobuf message has less than 2 GiB.
+inline constexpr std::uint64_t kMaxOnnxBytes = (std::uint64_t{1} << 31) - 1;
+/// Of fields of all messages in it that are walked; the graphs of the embedded bundle have about 5,000.
+inline constexpr std::size_t kMaxOnnxFields = std::size_t{1} << 20;
 /// Of an .npz file's arrays together. The entropy model of a full-size rate takes about 60 MB.
 inline constexpr std::uint64_t kMaxArraysBytes = std::uint64_t{1} << 30;
 /// Of arrays in an .npz file. An entropy model of ten slices has about 400.

@@ -1,5 +1,6 @@
 #include "synthesis.h"
 
+#include <algorithm>
 #include <array>
 
 namespace rdeic::synthesis {
@@ -10,8 +11,10 @@ Features run(const backends::Graph& graph, const Tensor<float>& y_hat, std::int6
   const auto outputs = backends::by_name(graph, graph.run(bindings, backends::Place::kHost));
   // Two positions of the latent for one of y.
   const std::int64_t height = 2 * y_hat.shape()[2], width = 2 * y_hat.shape()[3];
+  const auto hint = std::ranges::find(graph.spec().outputs, "hint", &TensorSpec::name);
+  const std::int64_t hint_channels = hint->shape.size() == 4 ? hint->shape[1] : kDynamic;
   return {outputs.at("z_c").tensor<float>({1, channels, height, width}, "z_c of the synthesis graph"),
-          outputs.at("hint").tensor<float>({1, kDynamic, height, width}, "hint of the synthesis graph")};
+          outputs.at("hint").tensor<float>({1, hint_channels, height, width}, "hint of the synthesis graph")};
 }
 
 }  // namespace rdeic::synthesis

@@ -8,12 +8,14 @@
 #include <functional>
 
 #include "expect_error.h"
+#include "listed_file.h"
 #include "temporary_folder.h"
 
 namespace rdeic {
 namespace {
 
 using testing::expect_error;
+using testing::listed_file;
 using testing::TemporaryFolder;
 
 using Members = std::vector<std::pair<std::string, std::string>>;
@@ -59,11 +61,11 @@ class ArraysTest : public ::testing::Test {
     std::string data(std::istreambuf_iterator<char>(file), {});
     edit(data);
     std::ofstream(path, std::ios::binary | std::ios::trunc) << data;
-    expect_error(Result::kBundleCorrupt, words, [&] { Arrays::read(path); });
+    expect_error(Result::kBundleCorrupt, words, [&] { Arrays::read(listed_file(path)); });
   }
 
   void expect_corrupt(const Members& members, const std::string& words) {
-    expect_error(Result::kBundleCorrupt, words, [&] { Arrays::read(write(members)); });
+    expect_error(Result::kBundleCorrupt, words, [&] { Arrays::read(listed_file(write(members))); });
   }
 
   TemporaryFolder folder_;
@@ -74,12 +76,12 @@ TEST_F(ArraysTest, ReadsStoredAndDeflatedMembers) {
   std::vector<float> many(10'000);
   for (std::size_t i = 0; i < many.size(); ++i) many[i] = static_cast<float>(i);
   for (const int level : {0, 9}) {
-    const Arrays arrays =
-        Arrays::read(write({{"counts.npy", npy(header("<i4", "(2, 3)"), bytes_of(counts))},
-                            {"many.npy", npy(header("<f4", "(10000,)"), bytes_of(many), 2)},
-                            {"scalar.npy", npy(header("<i8", "()"), bytes_of(std::vector<std::int64_t>{7}))},
-                            {"none.npy", npy(header("|u1", "(0, 4)"), "")}},
-                           level));
+    const Arrays arrays = Arrays::read(
+        listed_file(write({{"counts.npy", npy(header("<i4", "(2, 3)"), bytes_of(counts))},
+                           {"many.npy", npy(header("<f4", "(10000,)"), bytes_of(many), 2)},
+                           {"scalar.npy", npy(header("<i8", "()"), bytes_of(std::vector<std::int64_t>{7}))},
+                           {"none.npy", npy(header("|u1", "(0, 4)"), "")}},
+                          level)));
     EXPECT_TRUE(std::ranges::equal(arrays.get<std::int32_t>("counts", {2, 3}), counts));
     EXPECT_TRUE(std::ranges::equal(arrays.get<std::int32_t>("counts", {kAnyLength, 3}), counts));
     EXPECT_TRUE(std::ranges::equal(arrays.get<float>("many", {kAnyLength}), many));
@@ -93,7 +95,7 @@ TEST_F(ArraysTest, ReadsTheGoldenEntropyModelsAndStepTables) {
   int count = 0;
   for (const auto& entry : std::filesystem::directory_iterator(RDEIC_SOURCE_DIR "/tests/golden/v1/bundle")) {
     if (entry.path().extension() != ".npz") continue;
-    EXPECT_FALSE(Arrays::read(entry.path()).all().empty());
+    EXPECT_FALSE(Arrays::read(listed_file(entry.path())).all().empty());
     ++count;
   }
   EXPECT_GT(count, 0);
@@ -101,7 +103,8 @@ TEST_F(ArraysTest, ReadsTheGoldenEntropyModelsAndStepTables) {
 
 TEST_F(ArraysTest, NamesWhatIsMissingOrOfAnotherTypeOrShape) {
   const Arrays arrays = Arrays::read(
-      write({{"x.npy", npy(header("|i1", "(2, 2)"), "abcd")}, {"e.npy", npy(header("|i1", "(0,)"), "")}}), "model");
+      listed_file(write({{"x.npy", npy(header("|i1", "(2, 2)"), "abcd")}, {"e.npy", npy(header("|i1", "(0,)"), "")}})),
+      "model");
   expect_error(Result::kBundleCorrupt, "model: no array 'y', which should be uint8 [n, 3]", [&] {
     (void)arrays.get<std::uint8_t>("y", {kAnyLength, 3});
   });
@@ -167,9 +170,11 @@ TEST_F(ArraysTest, RejectsNamesThatComeTwice) {
 }
 
 TEST_F(ArraysTest, RejectsWhatIsNoArchive) {
-  expect_error(Result::kBundleCorrupt, "not a readable .npz file", [&] { Arrays::read(folder_.path() / "none.npz"); });
+  expect_error(Result::kBundleCorrupt, "there is no such file",
+               [&] { Arrays::read(listed_file(folder_.path() / "none.npz")); });
   std::ofstream(folder_.path() / "text.npz") << "no archive";
-  expect_error(Result::kBundleCorrupt, "not a readable .npz file", [&] { Arrays::read(folder_.path() / "text.npz"); });
+  expect_error(Result::kBundleCorrupt, "not a readable .npz file",
+               [&] { Arrays::read(listed_file(folder_.path() / "text.npz")); });
 }
 
 TEST_F(ArraysTest, EveryChangedByteEndsInAnArrayOrATypedError) {
@@ -181,7 +186,7 @@ TEST_F(ArraysTest, EveryChangedByteEndsInAnArrayOrATypedError) {
   const auto expect_contained = [&](const std::string& damaged) {
     std::ofstream(path, std::ios::binary | std::ios::trunc) << damaged;
     try {
-      const Arrays arrays = Arrays::read(path);
+      const Arrays arrays = Arrays::read(listed_file(path));
       for (const auto& [name, array] : arrays.all())
         EXPECT_EQ(array.data, std::vector<std::byte>(1200, std::byte{'x'}));
     } catch (const Error& error) {

@@ -53,9 +53,9 @@ TEST_F(BundleTest, ReadsEveryField) {
   ASSERT_GE(bundle.rates.size(), 2U);
   for (const Rate& rate : bundle.rates) {
     for (const char* role : {"synthesis", "control", "unet_step", "vae_decoder"})
-      EXPECT_TRUE(fs::exists(bundle.graph_of(rate, role).path));
-    EXPECT_TRUE(fs::exists(rate.entropy));
-    EXPECT_TRUE(fs::exists(rate.step_table(rate.schedule)));
+      EXPECT_TRUE(fs::exists(bundle.graph_of(rate, role).file.path));
+    EXPECT_TRUE(fs::exists(rate.entropy.path));
+    EXPECT_TRUE(fs::exists(rate.step_table(rate.schedule).path));
     const Schedule& schedule = bundle.choose_schedule(rate, 0);
     EXPECT_EQ(schedule.name, rate.schedule);
     EXPECT_EQ(schedule.a.size(), schedule.n_steps());
@@ -79,7 +79,7 @@ TEST_F(BundleTest, ChoosesSchedulesByNumberOfSteps) {
   const Rate& rate = bundle.rates[0];
   const std::string sampler = bundle.choose_schedule(rate, 0).sampler;
   std::set<std::string> found;
-  for (const auto& [name, path] : rate.step_tables) {
+  for (const auto& [name, file] : rate.step_tables) {
     const Schedule& schedule =
         bundle.choose_schedule(rate, static_cast<std::uint32_t>(bundle.schedules.at(name).n_steps()));
     EXPECT_EQ(schedule.sampler, sampler);
@@ -132,6 +132,21 @@ TEST_F(BundleTest, NamesTheFaultInAManifest) {
       {"size multiple", [](Json& d) { d["size_multiple_px"] = 96; }, "size_multiple_px is not a multiple of 64"},
       {"latent factor", [](Json& d) { d["latent"]["factor_px"] = 7; }, "latent.factor_px"},
       {"latent channels", [](Json& d) { d["latent"]["channels"] = 1.5; }, "latent.channels must be"},
+      {"latent channels of no graph", [](Json& d) { d["latent"]["channels"] = 7; }, "latent.channels, 7"},
+      {"latent channels as a real number", [](Json& d) { d["latent"]["channels"] = 4.0; }, "latent.channels must be"},
+      {"schema as a real number", [](Json& d) { d["schema"] = 1.0; }, "schema must be"},
+      {"latent of rank 3",
+       [](Json& d) {
+         d["graphs"]["vae_decoder"]["inputs"][0]["shape"] = {"b", "h", "w"};
+       },
+       "z_0 should have four dimensions"},
+      {"step without a width",
+       [](Json& d) {
+         for (Json& input : d["graphs"]["unet_step"]["inputs"])
+           if (input["name"] == "step") input["shape"] = {"a", "b"};
+       },
+       "step should have the shape [1, D]"},
+      {"coefficient above float32", [](Json& d) { d["schedules"].front()["b"][0] = 1e308; }, "a finite float32"},
       {"huge number", [](Json& d) { d["latent"]["channels"] = UINT64_MAX; }, "latent.channels must be"},
       {"file not listed", [](Json& d) { d["files"].erase(d["rates"][0]["entropy"].get<std::string>()); },
        "is not among"},
@@ -184,6 +199,7 @@ TEST_F(BundleTest, RejectsTextThatIsNoManifest) {
                                           "{\"a\": {\"b\": 1, \"b\": 2}}",
                                           std::string("\x00\xff", 2),
                                           "{\"schema\": 1e999}",
+                                          "{\"name\": \"\\ud800\"}",
                                           std::string("{}\x00", 3),
                                           std::string(2U << 20, ' ')};
   for (const std::string& text : texts) {
@@ -217,7 +233,7 @@ TEST_F(BundleTest, RejectsPathsThatLeaveTheFolder) {
 }
 
 TEST_F(BundleTest, RejectsLinksThatLeaveTheFolder) {
-  const std::string entropy = read_bundle(folder_).rates[0].entropy.filename();
+  const std::string entropy = read_bundle(folder_).rates[0].entropy.path.filename();
   fs::rename(folder_ / entropy, temporary_.path() / "outside");
   fs::create_symlink(temporary_.path() / "outside", folder_ / entropy);
   expect_corrupt("leaves the bundle's folder");
@@ -229,7 +245,7 @@ TEST_F(BundleTest, AcceptsABundleBehindALink) {
 }
 
 TEST_F(BundleTest, AChangedByteIsFoundUnlessNotVerified) {
-  const fs::path path = read_bundle(folder_).rates[0].entropy;
+  const fs::path path = read_bundle(folder_).rates[0].entropy.path;
   std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
   file.seekp(-1, std::ios::end);
   file.put('\x7e');

@@ -31,6 +31,11 @@ Bytes read_bytes(const fs::path& path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
+void write_bytes(const fs::path& path, const Bytes& data) {
+  std::ofstream(path, std::ios::binary)
+      .write(reinterpret_cast<const char*>(data.data()), static_cast<std::streamsize>(data.size()));
+}
+
 Bytes read_png(const fs::path& path) {
   png_image image{};
   image.version = PNG_IMAGE_VERSION;
@@ -179,24 +184,37 @@ TEST(Codec, DamagedGraphsAreBundleErrorsAndAreNotKept) {
   const testing::TemporaryFolder folder;
   fs::copy(kGolden / "bundle", folder.path() / "bundle");
   const fs::path graph = folder.path() / "bundle/vae_decoder.onnx";
-  Codec other(std::make_shared<const Bundle>(read_bundle(folder.path() / "bundle")), {.threads = 1});
   const Bytes original = read_bytes(graph);
-  std::ofstream(graph, std::ios::binary) << "no graph";
-  expect_error(Result::kBundleCorrupt, "vae_decoder", [&] { decode(other, coffee()); });
-  fs::copy_file(kGolden / "bundle/synthesis_r0.onnx", graph, fs::copy_options::overwrite_existing);
+  Codec verifying(std::make_shared<const Bundle>(read_bundle(folder.path() / "bundle")), {.threads = 1});
+  Codec other(std::make_shared<const Bundle>(read_bundle(folder.path() / "bundle", false)), {.threads = 1});
+  write_bytes(graph, {});
+  expect_error(Result::kBundleCorrupt, "vae_decoder.onnx: has 0 bytes", [&] { decode(other, coffee()); });
+  write_bytes(graph, Bytes(original.size(), ' '));
+  expect_error(Result::kBundleCorrupt, "vae_decoder.onnx: SHA-256", [&] { decode(verifying, coffee()); });
+  expect_error(Result::kBundleCorrupt, "vae_decoder.onnx: not a graph", [&] { decode(other, coffee()); });
+  // Another graph, made as long by its documentation, field 6.
+  Bytes longer = read_bytes(kGolden / "bundle/synthesis_r0.onnx");
+  const std::size_t missing = original.size() - longer.size() - 4;
+  for (const std::size_t byte :
+       {std::size_t{6 << 3 | 2}, missing % 128 + 128, missing / 128 % 128 + 128, missing >> 14})
+    longer.push_back(static_cast<std::uint8_t>(byte));
+  longer.resize(original.size(), ' ');
+  write_bytes(graph, longer);
   expect_error(Result::kBundleCorrupt, "z_0", [&] { decode(other, coffee()); });
-  std::ofstream(graph, std::ios::binary)
-      .write(reinterpret_cast<const char*>(original.data()), static_cast<std::streamsize>(original.size()));
+  write_bytes(graph, original);
   EXPECT_EQ(decode(other, coffee()).pixels, decode(codec(), coffee()).pixels);
+  EXPECT_EQ(decode(verifying, coffee()).pixels, decode(codec(), coffee()).pixels);
 }
 
 TEST(Codec, AnotherBundlesEntropyModelIsFound) {
   const testing::TemporaryFolder folder;
   fs::copy(kGolden / "bundle", folder.path() / "bundle");
-  Codec other(std::make_shared<const Bundle>(read_bundle(folder.path() / "bundle")), {.threads = 1});
+  Codec verifying(std::make_shared<const Bundle>(read_bundle(folder.path() / "bundle")), {.threads = 1});
+  Codec other(std::make_shared<const Bundle>(read_bundle(folder.path() / "bundle", false)), {.threads = 1});
   fs::copy_file(kGolden / "bundle/entropy_r1.npz", folder.path() / "bundle/entropy_r0.npz",
                 fs::copy_options::overwrite_existing);
-  expect_error(Result::kBundleCorrupt, "model", [&] { decode(other, coffee()); });
+  expect_error(Result::kBundleCorrupt, "SHA-256", [&] { decode(verifying, coffee()); });
+  expect_error(Result::kBundleCorrupt, "this is model", [&] { decode(other, coffee()); });
 }
 
 TEST(Codec, ManyThreadsMayUseOne) {

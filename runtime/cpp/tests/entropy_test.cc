@@ -12,6 +12,7 @@
 #include "entropy/latents.h"
 #include "entropy/order.h"
 #include "expect_error.h"
+#include "listed_file.h"
 #include "pixels.h"
 
 namespace rdeic::entropy {
@@ -50,7 +51,7 @@ DecodedLatents decode(const std::vector<std::uint8_t>& data, const Kernels& kern
 TEST(Entropy, GoldenFilesGiveTheirLatentsToTheBit) {
   ASSERT_GE(golden_files().size(), 8U);
   for (const fs::path& path : golden_files()) {
-    const Arrays expected = Arrays::read(fs::path(path).replace_extension(".npz"));
+    const Arrays expected = Arrays::read(testing::listed_file(fs::path(path).replace_extension(".npz")));
     const auto& shape = expected.shape("y_hat");
     const auto y_hat = expected.get<float>("y_hat", shape);
     for (const Kernels& kernels : available_kernels()) {
@@ -93,7 +94,7 @@ TEST(Entropy, ModelIdMatchesTheTestVectorOfTheSpecification) {
 }
 
 TEST(Entropy, ModelsWithMissingUnknownOrUnfitArraysAreRefused) {
-  const auto original = Arrays::read(kGolden / "bundle/entropy_r0.npz", "entropy model").all();
+  const auto original = Arrays::read(testing::listed_file(kGolden / "bundle/entropy_r0.npz"), "entropy model").all();
   for (const auto& [name, array] : original) {
     if (name.ends_with(".weight_low")) continue;  // without it the input is coarse, and the model another
     auto changed = original;

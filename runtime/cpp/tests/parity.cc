@@ -2,8 +2,10 @@
 // with what Python makes of the same bytes.
 //
 //   parity BUNDLE latents|pixels [TILE_PX]      RESULT [SHA-256 of y_hat [pixels in hexadecimal]]
+//   parity bundles                              the same, for lines of a bundle's folder in hexadecimal, and a file
+//   parity graphs                               RESULT [weights in other files], for lines of an ONNX file
 //
-// A result is a number of rdeic.h; y_hat and pixels are there if it is 0.
+// A result is a number of rdeic.h; y_hat, pixels and weights are there if it is 0.
 
 #include <cstdio>
 #include <cstdlib>
@@ -13,6 +15,7 @@
 #include <vector>
 
 #include "codec.h"
+#include "onnx_walk.h"
 #include "sha256.h"
 #include "status.h"
 
@@ -51,11 +54,59 @@ std::string outcome(rdeic::Codec& codec, const Bytes& data, bool pixels) {
   }
 }
 
+/// Decodes with each of the bundles whose folders are given in hexadecimal, before the file, and a blank.
+void decode_with_bundles(const rdeic::CodecOptions& options) {
+  for (std::string line; std::getline(std::cin, line);) {
+    const std::size_t blank = line.find(' ');
+    const Bytes folder = bytes_from_hex(line.substr(0, blank));
+    std::string result;
+    try {
+      rdeic::Codec codec(
+          std::make_shared<const rdeic::Bundle>(rdeic::read_bundle(std::string(folder.begin(), folder.end()))),
+          options);
+      result = outcome(codec, bytes_from_hex(line.substr(blank + 1)), true);
+    } catch (const rdeic::Error& error) {
+      result = std::to_string(static_cast<int>(error.result()));
+    }
+    std::cout << result << std::endl;
+  }
+}
+
+/// Walks ONNX files, and prints what weights they have in other files.
+void walk_graphs() {
+  for (std::string line; std::getline(std::cin, line);) {
+    std::string result = "0 ";
+    try {
+      for (const rdeic::ExternalWeight& weight : rdeic::external_weights(bytes_from_hex(line), "graph")) {
+        result += weight.name + '\n' + weight.location + '\n' + std::to_string(weight.offset) + '\n' +
+                  std::to_string(weight.size_bytes) + '\n';
+        for (const std::int64_t side : weight.shape) result += std::to_string(side) + ',';
+        result += '\n';
+      }
+      const Bytes text(result.begin() + 2, result.end());
+      result = "0 " + rdeic::hex(text);
+    } catch (const rdeic::Error& error) {
+      result = std::to_string(static_cast<int>(error.result()));
+    }
+    std::cout << result << std::endl;
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc < 3) return EXIT_FAILURE;
+  const std::string mode = argc > 1 ? argv[1] : "";
   rdeic::CodecOptions options;
+  if (mode == "bundles") {
+    options.threads = 1;
+    decode_with_bundles(options);
+    return EXIT_SUCCESS;
+  }
+  if (mode == "graphs") {
+    walk_graphs();
+    return EXIT_SUCCESS;
+  }
+  if (argc < 3) return EXIT_FAILURE;
   if (argc > 3) options.tile_px = static_cast<std::uint32_t>(std::atoi(argv[3]));
   rdeic::Codec codec(std::make_shared<const rdeic::Bundle>(rdeic::read_bundle(argv[1])), options);
   const bool pixels = std::string(argv[2]) == "pixels";

@@ -8,8 +8,8 @@ Between `put` and `get` nothing leaves the place where the backend computes. The
   given, and none hands out a buffer that a later call will overwrite.
 - A buffer is used only with the backend that made it.
 - Every method may be called from many threads at once, on the same objects.
-- A wrong name, type or rank is a caller's bug and raises whatever the library below raises. Anything that can happen to
-  a correct program (no memory, a driver error) is a `BackendError`.
+- A wrong name or type is a caller's bug and raises whatever the library below raises. Anything that can happen to a
+  correct program (no memory, a driver error, a graph that fails on what other graphs made) is a `BackendError`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle import Bundle, GraphSpec, TensorSpec
-from ..errors import BackendUnavailableError
+from ..bundle_file import OwnFile
+from ..errors import BackendUnavailableError, BundleCorruptError
 from ..limits import Size
 
 AUTO = "auto"
@@ -31,7 +33,7 @@ _ANY_LATENT = ("batch", "channels", "height", "width")
 # out = weights[0] x + weights[1] y, what `Backend.combine` computes, for backends that compute nothing but graphs.
 COMBINE = GraphSpec(
     id="combine",
-    path=Path(__file__).with_name("combine.onnx"),
+    file=OwnFile(Path(__file__).with_name("combine.onnx")),
     precision="fp32",
     inputs=(
         TensorSpec("x", "float32", _ANY_LATENT),
@@ -66,6 +68,36 @@ class Options:
     every_rate: bool = False
 
 
+def output_of(
+    graph: Graph, outputs: Mapping[str, Buffer], name: str, dtype: str, shape: Sequence[int | None]
+) -> Buffer:
+    """Return an output of a graph's run, whose type and shape are checked: a graph may make what it likes.
+
+    Args:
+        graph: what was run.
+        outputs: what it returned.
+        name: of the output.
+        dtype: what it must be, as numpy calls it.
+        shape: what it must have; None for what the graph's spec says, or anything where that leaves it open.
+
+    Raises:
+        BundleCorruptError: it is of another type, or has another shape.
+    """
+    promised = next(tensor.shape for tensor in graph.spec.outputs if tensor.name == name)
+    if len(promised) == len(shape):
+        shape = [
+            dim if side is None and isinstance(dim, int) else side for side, dim in zip(shape, promised, strict=True)
+        ]
+    output = outputs[name]
+    fits = len(output.shape) == len(shape) and all(w in (None, f) for w, f in zip(shape, output.shape, strict=True))
+    if output.dtype != dtype or not fits:
+        raise BundleCorruptError(
+            f"graph {graph.spec.id!r} in {graph.spec.path} made {name} as {output.dtype} {list(output.shape)}, "
+            f"should make {dtype} [{', '.join('n' if side is None else str(side) for side in shape)}]"
+        )
+    return output
+
+
 class BackendAbsentError(BackendUnavailableError):
     """The backend's library or its device is not there, which is nothing to warn of."""
 
@@ -76,6 +108,10 @@ class Buffer(Protocol):
     @property
     def shape(self) -> tuple[int, ...]:
         """Its dimensions."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Its element type."""
 
 
 class Graph(Protocol):
@@ -108,10 +144,10 @@ class Backend(Protocol):
         """Return versions, device and threads for `doctor`, benchmarks and the log, by name."""
 
     def load(self, spec: GraphSpec) -> Graph:
-        """Return the graph, ready to run.
+        """Return the graph, ready to run: made of what `graph_file.read` returns, without opening a file.
 
         Raises:
-            BundleCorruptError: the file is not this graph.
+            BundleCorruptError: the file is not this graph, or reaches outside of the bundle.
             BackendError: the backend cannot run it.
         """
 

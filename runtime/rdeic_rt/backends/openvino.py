@@ -7,11 +7,14 @@ inference request of its own (0.03 ms), so that threads do not meet in one and r
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 import openvino
+from numpy.typing import NDArray
 from openvino import Core
 from openvino.frontend import (
     FrontEndManager,
@@ -22,6 +25,7 @@ from openvino.frontend import (
     OpValidationFailure,
 )
 
+from .. import graph_file, onnx_walk
 from ..bundle import GraphSpec
 from ..errors import BackendError, BackendUnavailableError, BundleCorruptError, DeviceMemoryError
 from .base import Buffer, Options
@@ -29,6 +33,8 @@ from .host import HostArrays, check_tensors
 
 _DEVICE = "CPU"
 _VERSION = openvino.__version__.partition("-")[0]
+# The location of weights that lie at an address of this process, which is their offset (of OpenVINO and ONNX Runtime).
+_IN_MEMORY = "*/_ORT_MEM_ADDR_/*"
 _TYPES = {"u8": "uint8", "i64": "int64", "f32": "float32", "f16": "float16"}
 # Where the CPU has it, of the precisions that allow it; weights and sums stay float32 otherwise.
 _BF16, _F32 = "bf16", "f32"
@@ -75,17 +81,21 @@ class OpenVinoBackend(HostArrays):
 
     def load(self, spec: GraphSpec) -> OpenVinoGraph:
         """Return the graph, compiled; errors as in `base.Backend.load`."""
+        graph = graph_file.read(spec)
+        # Given an address, OpenVINO reads weights from there; given a path, it would open the file once more.
+        addresses = {name: (_IN_MEMORY, array.ctypes.data) for name, array in graph.weights.items()}
+        onnx = onnx_walk.relocated(graph.onnx, addresses) if addresses else graph.onnx
         # Not Core.read_model, which would try every format that it knows on a file that is not ONNX.
         reader = FrontEndManager().load_by_framework("onnx")
         try:
-            model = reader.convert(reader.load(spec.path))
+            model = reader.convert(reader.load(io.BytesIO(onnx)))
         except (OpConversionFailure, NotImplementedFailure) as error:
             raise BackendError(f"OpenVINO {_VERSION} cannot load {spec.path}: {_one_line(error)}") from None
         except (RuntimeError, GeneralFailure, InitializationFailure, OpValidationFailure) as error:
             raise BundleCorruptError(f"{spec.path}: not a graph that OpenVINO can read: {_one_line(error)}") from None
         _check_io(spec, model)
         try:
-            return OpenVinoGraph(spec, self._core.compile_model(model, _DEVICE, self._config))
+            return OpenVinoGraph(spec, self._core.compile_model(model, _DEVICE, self._config), graph.weights)
         except RuntimeError as error:
             raise BackendError(f"OpenVINO {_VERSION} cannot compile {spec.path}: {_one_line(error)}") from None
 
@@ -93,9 +103,10 @@ class OpenVinoBackend(HostArrays):
 class OpenVinoGraph:
     """One graph as an OpenVINO compiled model."""
 
-    def __init__(self, spec: GraphSpec, compiled: openvino.CompiledModel) -> None:
+    def __init__(self, spec: GraphSpec, compiled: openvino.CompiledModel, weights: Mapping[str, NDArray[Any]]) -> None:
         self.spec = spec
         self._compiled = compiled
+        self._weights = weights  # where the model may still read them
 
     def run(self, inputs: Mapping[str, Buffer]) -> dict[str, Buffer]:
         """Return the outputs by name; errors as in `base.Graph.run`."""

@@ -6,20 +6,34 @@ releases the interpreter lock while it computes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import onnxruntime as ort
+from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
+from .. import graph_file
 from ..bundle import GraphSpec
 from ..errors import BackendError, BundleCorruptError, DeviceMemoryError
 from .base import Buffer
 from .host import HostArrays, check_tensors
 
 _TYPES = {"tensor(uint8)": "uint8", "tensor(int64)": "int64", "tensor(float)": "float32", "tensor(float16)": "float16"}
-NOT_A_MODEL = (ort_state.InvalidProtobuf, ort_state.InvalidGraph, ort_state.NoSuchFile, ort_state.NoModel)
-FAILED = (ort_state.Fail, ort_state.RuntimeException, ort_state.EPFail, ort_state.NotImplemented)
+_NOT_A_MODEL = (
+    ort_state.InvalidProtobuf,
+    ort_state.InvalidGraph,
+    ort_state.InvalidArgument,
+    ort_state.NoSuchFile,
+    ort_state.NoModel,
+)
+# Everything that ONNX Runtime has a name for, some of it only in newer versions. Runs with a binding have none.
+FAILED: tuple[type[Exception], ...] = (
+    RuntimeError,
+    *(error for error in vars(ort_state).values() if isinstance(error, type) and issubclass(error, Exception)),
+)
+Weights = Mapping[str, NDArray[Any]]
 
 
 class OrtBackend(HostArrays):
@@ -50,22 +64,16 @@ class OrtBackend(HostArrays):
 
     def load(self, spec: GraphSpec) -> OrtGraph:
         """Return a session for the graph; errors as in `base.Backend.load`."""
-        try:
-            session = ort.InferenceSession(spec.path, session_options(self.threads), providers=["CPUExecutionProvider"])
-        except NOT_A_MODEL as error:
-            raise BundleCorruptError(f"{spec.path}: not a graph that ONNX Runtime can read: {error}") from None
-        except FAILED as error:
-            raise BackendError(f"ONNX Runtime {ort.__version__} cannot load {spec.path}: {error}") from None
-        check_io(spec, session)
-        return OrtGraph(spec, session)
+        return OrtGraph(spec, *open_session(spec, self.threads, ["CPUExecutionProvider"]))
 
 
 class OrtGraph:
     """One graph as an ONNX Runtime session."""
 
-    def __init__(self, spec: GraphSpec, session: ort.InferenceSession) -> None:
+    def __init__(self, spec: GraphSpec, session: ort.InferenceSession, weights: Weights) -> None:
         self.spec = spec
         self._session = session
+        self._weights = weights
         self._outputs = [output.name for output in spec.outputs]
 
     def run(self, inputs: Mapping[str, Buffer]) -> dict[str, Buffer]:
@@ -82,10 +90,39 @@ class OrtGraph:
             raise BackendError(f"ONNX Runtime {ort.__version__}, graph {self.spec.id!r}: {error}") from None
 
 
-def session_options(threads: int | None) -> ort.SessionOptions:
-    """Return the options of every session."""
+def open_session(
+    spec: GraphSpec, threads: int | None, providers: Sequence[Any]
+) -> tuple[ort.InferenceSession, Weights]:
+    """Return a session for a graph, and the weights that it reads where their file is mapped.
+
+    The caller must keep these as long as the session, which does not. Errors as in `base.Backend.load`.
+
+    Args:
+        spec: the graph.
+        threads: of the CPU for one run; None for one per physical core.
+        providers: names, or pairs of name and options, as ONNX Runtime takes them.
+    """
+    graph = graph_file.read(spec)
+    options = _session_options(threads)
+    try:
+        if graph.weights:
+            values = [ort.OrtValue.ortvalue_from_numpy(array) for array in graph.weights.values()]
+            options.add_external_initializers(list(graph.weights), values)
+        session = ort.InferenceSession(graph.onnx, options, providers=providers)
+    except _NOT_A_MODEL as error:
+        raise BundleCorruptError(f"{spec.path}: not a graph that ONNX Runtime can read: {error}") from None
+    except FAILED as error:
+        raise BackendError(f"ONNX Runtime {ort.__version__} cannot load {spec.path}: {error}") from None
+    # The session would keep the file's bytes, to start anew with other providers.
+    session._model_bytes = None
+    _check_io(spec, session)
+    return session, graph.weights
+
+
+def _session_options(threads: int | None) -> ort.SessionOptions:
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    # Fatal: what goes wrong is raised, and not for a library to print.
+    options.log_severity_level = 4
     options.intra_op_num_threads = threads or 0
     # A pattern would be kept for every image size ever seen.
     options.enable_mem_pattern = False
@@ -94,7 +131,7 @@ def session_options(threads: int | None) -> ort.SessionOptions:
     return options
 
 
-def check_io(spec: GraphSpec, session: ort.InferenceSession) -> None:
+def _check_io(spec: GraphSpec, session: ort.InferenceSession) -> None:
     """Raise BundleCorruptError unless the session has the inputs and outputs that bundle.json promises."""
     inputs, outputs = (
         {node.name: (_TYPES.get(node.type, node.type), len(node.shape)) for node in nodes}

@@ -14,13 +14,13 @@ import numpy as np
 import onnxruntime as ort
 
 from ..bundle import GraphSpec
-from ..errors import BackendError, BackendUnavailableError, BundleCorruptError, DeviceMemoryError
+from ..errors import BackendError, BackendUnavailableError, DeviceMemoryError
 from .base import COMBINE, BackendAbsentError, Buffer, Options
 from .buffers import DeviceBuffer
 from .cuda import call
 from .device import DeviceBackend, Workspace, device_buffer
 from .memory import LOWER, Block
-from .ort import FAILED, NOT_A_MODEL, check_io, session_options
+from .ort import FAILED, Weights, open_session
 
 _PROVIDER, _DEVICE_TYPE = "CUDAExecutionProvider", "cuda"
 
@@ -84,24 +84,17 @@ class OrtCudaBackend(DeviceBackend):
         }
         if workspace.memory.limit is not None:
             settings["gpu_mem_limit"] = str(workspace.memory.limit)
-        try:
-            with workspace.entered():
-                session = ort.InferenceSession(
-                    spec.path, session_options(self._threads), providers=[(_PROVIDER, settings), "CPUExecutionProvider"]
-                )
-        except NOT_A_MODEL as error:
-            raise BundleCorruptError(f"{spec.path}: not a graph that ONNX Runtime can read: {error}") from None
-        except FAILED as error:
-            raise BackendError(f"ONNX Runtime {ort.__version__} cannot load {spec.path}: {error}") from None
-        check_io(spec, session)
-        return OrtCudaGraph(spec, session, workspace)
+        with workspace.entered():
+            session, weights = open_session(spec, self._threads, [(_PROVIDER, settings), "CPUExecutionProvider"])
+        return OrtCudaGraph(spec, session, weights, workspace)
 
 
 class OrtCudaGraph:
     """One graph as an ONNX Runtime session on the GPU."""
 
-    def __init__(self, spec: GraphSpec, session: ort.InferenceSession, workspace: Workspace) -> None:
+    def __init__(self, spec: GraphSpec, session: ort.InferenceSession, weights: Weights, workspace: Workspace) -> None:
         self.spec = spec
+        self._weights = weights
         self.providers: list[str] = session.get_providers()
         self._session = session
         self._workspace = workspace
@@ -124,7 +117,7 @@ class OrtCudaGraph:
                     binding.bind_output(output.name, _DEVICE_TYPE, ordinal)
                 self._session.run_with_iobinding(binding, self._run_options)
                 values = binding.get_outputs()
-        except (*FAILED, RuntimeError) as error:  # runs with a binding have no error types of their own
+        except FAILED as error:
             text = str(error)
             if "Failed to allocate memory" in text or "out of memory" in text:
                 shapes = ", ".join(f"{name} {list(buffer.shape)}" for name, buffer in inputs.items())

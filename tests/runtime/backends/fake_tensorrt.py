@@ -279,7 +279,7 @@ def write_plans(
     for spec in [*(bundle.graphs[graph_id] for graph_id in sorted(ids)), COMBINE]:
         key = PlanKey(
             graph=spec.id,
-            onnx_sha256=plans.onnx_digest(bundle, spec),
+            onnx_sha256=plans.onnx_digest(spec),
             flavor=flavor,
             version=version,
             target=plans.target_of(capabilities),

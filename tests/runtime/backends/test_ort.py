@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
@@ -14,7 +15,10 @@ from rdeic_rt import bundle
 from rdeic_rt.backends.base import Buffer
 from rdeic_rt.backends.ort import OrtBackend
 from rdeic_rt.bundle import GraphSpec, TensorSpec
+from rdeic_rt.bundle_file import OwnFile
 from rdeic_rt.errors import BackendError, BundleCorruptError
+
+from .outside_weights import check_outside_weights, with_weights
 
 ROW = ("n",)
 
@@ -30,7 +34,9 @@ def save(path: Path, op: str, *, shape: tuple[int | str, ...] = ROW) -> GraphSpe
     outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)]
     body = helper.make_graph([helper.make_node(op, ["x", "x"], ["y"])], op, inputs, outputs)
     onnx.save(helper.make_model(body, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
-    return GraphSpec(op, path, "fp32", (TensorSpec("x", "float32", shape),), (TensorSpec("y", "float32", shape),))
+    return GraphSpec(
+        op, OwnFile(path), "fp32", (TensorSpec("x", "float32", shape),), (TensorSpec("y", "float32", shape),)
+    )
 
 
 def test_run_two_sizes_in_a_row_returns_each_and_keeps_the_first(tmp_path: Path, backend: OrtBackend) -> None:
@@ -86,18 +92,40 @@ def test_load_graph_with_other_inputs_than_promised_raises_corrupt(
         backend.load(replace(save(tmp_path / "add.onnx", "Add"), inputs=promise))
 
 
-def test_load_graph_with_outside_weights_outside_the_folder_is_refused(tmp_path: Path, backend: OrtBackend) -> None:
-    (tmp_path / "in").mkdir()
-    np.zeros(4, np.float32).tofile(tmp_path / "secret.bin")
-    spec = save(tmp_path / "in" / "add.onnx", "Add", shape=(4,))
-    model = onnx.load(spec.path)
-    weight = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
-    weight.external_data.add(key="location", value="../secret.bin")
-    model.graph.initializer.append(weight)
-    model.graph.node[0].input[1] = "w"
-    spec.path.write_bytes(model.SerializeToString())
-    with pytest.raises((BackendError, BundleCorruptError), match="escapes"):
+def test_load_graph_with_weights_in_a_listed_file_reads_them_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: OrtBackend
+) -> None:
+    check_outside_weights(tmp_path, monkeypatch, backend)
+
+
+@pytest.mark.parametrize("location", ["/etc/passwd", "../secret.bin", "*/_ORT_MEM_ADDR_/*", "./matmul.onnx.data"])
+def test_load_graph_with_weights_elsewhere_is_refused(tmp_path: Path, backend: OrtBackend, location: str) -> None:
+    spec = with_weights(tmp_path, np.zeros((256, 256), np.float32), location=location)
+    with pytest.raises(BundleCorruptError, match="not among the bundle's files"):
         backend.load(spec)
+
+
+def test_load_file_in_onnx_runtimes_own_format_is_not_loaded_as_such(tmp_path: Path, backend: OrtBackend) -> None:
+    spec = save(tmp_path / "add.onnx", "Add", shape=(4,))
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "add.ort")
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    ort.InferenceSession(spec.path, options, providers=["CPUExecutionProvider"])
+    assert (tmp_path / "add.ort").read_bytes()[4:8] == b"ORTM"
+    with pytest.raises(BundleCorruptError, match="not a graph"):
+        backend.load(replace(spec, file=OwnFile(tmp_path / "add.ort")))
+
+
+def test_load_failing_prints_nothing(tmp_path: Path, backend: OrtBackend, capfd: pytest.CaptureFixture[str]) -> None:
+    spec = save(tmp_path / "none.onnx", "NoSuchOperator", shape=(4,))
+    with pytest.raises((BackendError, BundleCorruptError)):
+        backend.load(spec)
+    graph = backend.load(save(tmp_path / "matmul.onnx", "MatMul", shape=("n", "m")))
+    with pytest.raises(BackendError):
+        graph.run({"x": np.zeros((2, 3), np.float32)})
+    with pytest.raises(BackendError):  # which ONNX Runtime calls an invalid argument
+        graph.run({"x": np.zeros((2, 3, 4), np.float32)})
+    assert capfd.readouterr() == ("", "")
 
 
 def test_run_failing_inside_raises_backend_error(tmp_path: Path, backend: OrtBackend) -> None:

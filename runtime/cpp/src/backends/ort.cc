@@ -8,6 +8,7 @@
 #include <map>
 #include <string_view>
 
+#include "graph_file.h"
 #include "status.h"
 
 namespace rdeic::backends {
@@ -111,12 +112,12 @@ void check_side(const GraphSpec& spec, const char* side, const Tensors& wanted, 
   for (const auto& [name, type] : wanted) {
     const auto at = there.find(name);
     if (at != there.end() && at->second == type) continue;
-    fail(Result::kBundleCorrupt, "%s: bundle.json gives graph '%s' the %s '%s', %s; the file has %s", spec.path.c_str(),
-         printable(spec.id).c_str(), side, printable(name).c_str(), type.c_str(),
+    fail(Result::kBundleCorrupt, "%s: bundle.json gives graph '%s' the %s '%s', %s; the file has %s",
+         spec.file.path.c_str(), printable(spec.id).c_str(), side, printable(name).c_str(), type.c_str(),
          at == there.end() ? "none of that name" : at->second.c_str());
   }
-  fail(Result::kBundleCorrupt, "%s: has %zu %ss, bundle.json gives graph '%s' %zu", spec.path.c_str(), there.size(),
-       side, printable(spec.id).c_str(), wanted.size());
+  fail(Result::kBundleCorrupt, "%s: has %zu %ss, bundle.json gives graph '%s' %zu", spec.file.path.c_str(),
+       there.size(), side, printable(spec.id).c_str(), wanted.size());
 }
 
 void check_io(const GraphSpec& spec, const Ort::Session& session) {
@@ -167,6 +168,21 @@ Ort::SessionOptions session_options(const Provider& provider, unsigned threads) 
   return options;
 }
 
+/// Has a session take weights from where they are mapped, instead of opening their files.
+void add_weights(Ort::SessionOptions& options, const std::vector<MappedWeight>& weights) {
+  const auto memory = Ort::MemoryInfo::CreateCpu(OrtDeviceAllocator, OrtMemTypeDefault);
+  std::vector<std::string> names;
+  std::vector<Ort::Value> values;
+  for (const auto& [about, bytes, map] : weights) {
+    names.push_back(about.name);
+    // ONNX Runtime does not write to weights, but has one type for them and for outputs.
+    values.push_back(Ort::Value::CreateTensor(memory, const_cast<std::uint8_t*>(bytes.data()), bytes.size(),
+                                              about.shape.data(), about.shape.size(),
+                                              static_cast<ONNXTensorElementDataType>(about.data_type)));
+  }
+  if (!names.empty()) options.AddExternalInitializers(names, values);
+}
+
 }  // namespace
 
 struct Value::State {
@@ -213,6 +229,7 @@ template Tensor<std::uint8_t> Value::tensor<std::uint8_t>(const Shape&, const ch
 
 struct Graph::State {
   const GraphSpec& spec;
+  std::vector<MappedWeight> weights;  // which the session reads where they are mapped
   Ort::MemoryInfo device;
   mutable Ort::Session session;  // Run is safe to call from many threads, but is not const
 };
@@ -306,11 +323,14 @@ const GraphSpec& Backend::choose_form(const Bundle& bundle, const GraphSpec& gra
 }
 
 std::unique_ptr<Graph> Backend::load(const GraphSpec& spec) const {
+  GraphFile file = read_graph(spec);
   try {
-    const Ort::SessionOptions options = session_options(state_->provider, threads_);
+    Ort::SessionOptions options = session_options(state_->provider, threads_);
+    add_weights(options, file.weights);
     auto graph = std::unique_ptr<Graph::State>(
-        new Graph::State{spec, Ort::MemoryInfo(state_->provider.memory, OrtDeviceAllocator, 0, OrtMemTypeDefault),
-                         Ort::Session(state_->env, spec.path.c_str(), options)});
+        new Graph::State{spec, std::move(file.weights),
+                         Ort::MemoryInfo(state_->provider.memory, OrtDeviceAllocator, 0, OrtMemTypeDefault),
+                         Ort::Session(state_->env, file.onnx.data(), file.onnx.size(), options)});
     check_io(spec, graph->session);
     return std::make_unique<Graph>(std::move(graph));
   } catch (const Ort::Exception& error) {
@@ -319,10 +339,11 @@ std::unique_ptr<Graph> Backend::load(const GraphSpec& spec) const {
       case ORT_NO_MODEL:
       case ORT_INVALID_PROTOBUF:
       case ORT_INVALID_GRAPH:
-        fail(Result::kBundleCorrupt, "%s: not a graph that ONNX Runtime can read: %s", spec.path.c_str(),
+      case ORT_INVALID_ARGUMENT:
+        fail(Result::kBundleCorrupt, "%s: not a graph that ONNX Runtime can read: %s", spec.file.path.c_str(),
              printable(error.what(), 300).c_str());
       default:
-        fail_with(error, spec.path.string());
+        fail_with(error, spec.file.path.string());
     }
   }
 }

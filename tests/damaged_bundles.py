@@ -1,0 +1,277 @@
+"""Bundles that are damaged or hostile, made from a good one; hashes are right unless the damage is to them.
+
+Each is what somebody could write who knows the format: only the checks in the runtime stand between it and the
+libraries below.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import random
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from . import hostile_graphs
+
+Document = dict[str, Any]
+Change = Callable[[Path, Document], object]
+GRAPH = "vae_decoder.onnx"
+
+
+def copy(source: Path, target: Path, change: Change | None = None, *, hashes: bool = True) -> Path:
+    """Write a bundle with a change to it, and return its folder.
+
+    Args:
+        source: the bundle; its files are linked, so that a change must replace them, as `replace` does.
+        target: the folder to make.
+        change: called with the folder and ``bundle.json``.
+        hashes: bring lengths and hashes of what is listed and there up to date.
+    """
+    target.mkdir(parents=True)
+    for path in source.iterdir():
+        if path.is_file() and path.name != "bundle.json":
+            try:
+                os.link(path, target / path.name)
+            except OSError:  # another file system
+                shutil.copyfile(path, target / path.name)
+    document = json.loads((source / "bundle.json").read_text())
+    if change is not None:
+        change(target, document)
+    for name, entry in document["files"].items():
+        if hashes and isinstance(entry, dict) and (target / name).is_file():
+            data = (target / name).read_bytes()
+            entry |= {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    (target / "bundle.json").write_text(document.get("text") or json.dumps(document))
+    return target
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Give a file another content, not touching what its name was linked to."""
+    path.unlink(missing_ok=True)
+    path.write_bytes(content)
+
+
+def graphs(source: Path, folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield every hostile form of the graph of the VAE, in a bundle that lists 16 bytes of weights and has others."""
+    model = onnx.load(source / GRAPH)
+    forms = hostile_graphs.accepted(model, hostile_graphs.LISTED) | hostile_graphs.refused(model, hostile_graphs.LISTED)
+    (folder / "secret.bin").write_bytes(bytes(64))
+    for number, (name, content) in enumerate(forms.items()):
+
+        def change(target: Path, document: Document, content: bytes = content) -> None:
+            replace(target / GRAPH, content)
+            for extra in (hostile_graphs.LISTED, "unlisted.bin"):
+                (target / extra).write_bytes(bytes(16))
+            (target / "link.bin").symlink_to(folder / "secret.bin")
+            document["files"][hostile_graphs.LISTED] = {}
+
+        yield name, copy(source, folder / f"graph{number}", change)
+    yield "leak", copy(source, folder / "leak", lambda target, _: leak(target, "/etc/passwd"))
+
+
+def contradictions(source: Path, folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield bundles that are whole, and contradict themselves or cannot be meant."""
+    for number, (name, change) in enumerate(CONTRADICTIONS.items()):
+        yield name, copy(source, folder / f"contradiction{number}", change)
+    linked = copy(source, folder / "linked")
+    (folder / "elsewhere.npz").write_bytes((linked / "entropy_r0.npz").read_bytes())
+    (linked / "entropy_r0.npz").unlink()
+    (linked / "entropy_r0.npz").symlink_to(folder / "elsewhere.npz")
+    yield "listed file is a link out of the folder", linked
+
+
+def damage(source: Path, folder: Path, count: int) -> Iterator[tuple[str, Path]]:
+    """Yield bundles with random damage to one file, every other time listed as it is.
+
+    (Not so of archives: zipfile compares the two names that a member has, minizip does not.)
+    """
+    rng = random.Random(13)
+    names = sorted(path.name for path in source.iterdir() if "analysis" not in path.name and "_r1" not in path.name)
+    for number in range(count):
+        name = names[number % len(names)]
+        content = bytearray((source / name).read_bytes())
+        for _ in range(rng.randint(1, 4)):
+            start = rng.randrange(len(content))
+            kind = rng.randrange(4)
+            if kind == 0:
+                content[start] ^= 1 << rng.randrange(8)
+            elif kind == 1:
+                del content[start : start + rng.randint(1, 64)]
+            elif kind == 2:
+                content[start:start] = rng.randbytes(rng.randint(1, 8))
+            else:
+                del content[start + 1 :]
+        target = copy(source, folder / f"damage{number}")
+        replace(target / name, bytes(content))
+        fits = name.endswith(".onnx") and number // len(names) % 2 == 1
+        if fits:
+            document = json.loads((target / "bundle.json").read_text())
+            document["files"][name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+            (target / "bundle.json").write_text(json.dumps(document))
+        yield f"{name} damaged, {'listed so' if fits else 'found by its hash'}", target
+
+
+def leak(target: Path, location: str) -> None:
+    """Have the VAE put the first 60 bytes of a file into the first row of the picture."""
+    model = onnx.load(target / GRAPH)
+    graph, out = model.graph, model.graph.output[0].name
+    leaked = hostile_graphs.outside(location, 60, name="leak")
+    leaked.dims[:] = [1, 1, 20, 3]
+    for node in graph.node:
+        for index, name in enumerate(node.output):
+            if name == out:
+                node.output[index] = "was_out"
+    integers = {"a0": [0, 0], "a1": [1, 20], "ax": [1, 2], "b0": [0, 20], "b1": [1, 10**6], "c0": [1], "c1": [10**6]}
+    constants = {name: np.array(value, np.int64) for name, value in (integers | {"cx": [1]}).items()}
+    graph.initializer.extend([leaked, numpy_helper.from_array(np.array(0, np.int32), "zero")])
+    graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in constants.items())
+    node = helper.make_node
+    graph.node.extend(
+        [
+            node("Cast", ["was_out"], ["i32"], to=TensorProto.INT32),
+            node("Cast", ["leak"], ["l32"], to=TensorProto.INT32),
+            node("Mul", ["i32", "zero"], ["z"]),
+            node("Slice", ["z", "a0", "a1", "ax"], ["row"]),
+            node("Add", ["row", "l32"], ["text"]),
+            node("Slice", ["z", "b0", "b1", "ax"], ["rest"]),
+            node("Concat", ["text", "rest"], ["first"], axis=2),
+            node("Slice", ["z", "c0", "c1", "cx"], ["below"]),
+            node("Concat", ["first", "below"], ["all"], axis=1),
+            node("Cast", ["all"], [out], to=TensorProto.UINT8),
+        ]
+    )
+    replace(target / GRAPH, model.SerializeToString())
+
+
+def _shape(graph: str, tensor: str, shape: list[int | str]) -> Change:
+    def change(_: Path, document: Document) -> None:
+        for one in document["graphs"].values():
+            for spec in one["inputs"] + one["outputs"]:
+                if one["file"] == graph and spec["name"] == tensor:
+                    spec["shape"] = shape
+
+    return change
+
+
+def _schedule(**values: float) -> Change:
+    def change(_: Path, document: Document) -> None:
+        for schedule in document["schedules"].values():
+            for name, value in values.items():
+                schedule[name] = [value] * len(schedule["timesteps"])
+
+    return change
+
+
+def _set(*keys: str | int, value: object) -> Change:
+    def change(_: Path, document: Document) -> None:
+        inner: Any = document
+        for key in keys[:-1]:
+            inner = inner[key]
+        inner[keys[-1]] = value
+
+    return change
+
+
+def _text(before: str, after: str) -> Change:
+    """Change the text of ``bundle.json``, where that is more than its value."""
+
+    def change(target: Path, document: Document) -> None:
+        text = json.dumps(document)
+        assert before in text
+        document["text"] = text.replace(before, after, 1)
+
+    return change
+
+
+def _content(name: str, content: bytes) -> Change:
+    return lambda target, _: replace(target / name, content)
+
+
+def _archive(members: dict[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return stream.getvalue()
+
+
+def edited(name: str, edit: Callable[[ModelProto], object]) -> Change:
+    def change(target: Path, _: Document) -> None:
+        model = onnx.load(target / name)
+        edit(model)
+        replace(target / name, model.SerializeToString())
+
+    return change
+
+
+def _not_a_number(model: ModelProto) -> None:
+    for tensor in model.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT and tensor.raw_data:
+            tensor.raw_data = np.full(len(tensor.raw_data) // 4, np.nan, np.float32).tobytes()
+
+
+def output_through(*ops: tuple[str, dict[str, Any]]) -> Callable[[ModelProto], object]:
+    """Return an edit that has the first output pass through more nodes."""
+
+    def edit(model: ModelProto) -> None:
+        out = model.graph.output[0].name
+        for node in model.graph.node:
+            for index, name in enumerate(node.output):
+                if name == out:
+                    node.output[index] = "through0"
+        for number, (op, attributes) in enumerate(ops):
+            target = out if number == len(ops) - 1 else f"through{number + 1}"
+            model.graph.node.append(helper.make_node(op, [f"through{number}"], [target], **attributes))
+
+    return edit
+
+
+_STEPS = ("steps_r0_2.npz", "steps_r0_5.npz")
+_TWICE_AS_WIDE = ("Concat", {"axis": 2})
+CONTRADICTIONS: dict[str, Change] = {
+    "channels that no graph has": _set("latent", "channels", value=7),
+    "channels as a real number": _set("latent", "channels", value=4.0),
+    "schema as a real number": _set("schema", value=1.0),
+    "length as a real number": lambda _, d: d["files"].update({"x.bin": {"sha256": "0" * 64, "bytes": 1.0}}),
+    "default rate as a real number": _set("default_rate", value=0.0),
+    "half of a surrogate pair": _text('"licence": "', '"licence": "\\udc80'),
+    "half of a surrogate pair as a key": _text('"provenance": {', '"provenance": {"\\ud800": 1, '),
+    "whole surrogate pair": _text('"licence": "', '"licence": "\\ud83d\\ude00'),
+    "step without a width": _shape("unet_step.onnx", "step", ["a", "b"]),
+    "step of a batch": _shape("unet_step.onnx", "step", [2, 3]),
+    "step of rank 1": _shape("control_r0.onnx", "step", [3]),
+    "latent of rank 3": _shape("vae_decoder.onnx", "z_0", ["b", "h", "w"]),
+    "latent without channels": _shape("vae_decoder.onnx", "z_0", ["b", "c", "h", "w"]),
+    "coefficients that overflow float32": _schedule(b=1e308),
+    "coefficients just above float32": _schedule(a=3.4028235677973366e38),
+    "coefficients that lead to infinity": _schedule(a=3e38, b=3e38),
+    "empty graph": _content(GRAPH, b""),
+    "another graph": lambda target, _: replace(target / GRAPH, (target / "synthesis_r0.onnx").read_bytes()),
+    "weights that are no numbers": edited("unet_step.onnx", _not_a_number),
+    "synthesis that is no number": edited("synthesis_r0.onnx", _not_a_number),
+    "operator that nobody has": edited(GRAPH, output_through(("NoSuchOperator", {}))),
+    "operator with a wrong attribute": edited(GRAPH, output_through(("Transpose", {"perm": [0, 1]}))),
+    "picture turned on its side": edited(GRAPH, output_through(("Transpose", {"perm": [0, 2, 1, 3]}))),
+    "colours first": edited(GRAPH, output_through(("Transpose", {"perm": [0, 3, 1, 2]}))),
+    "latent turned on its side": edited("unet_step.onnx", output_through(("Transpose", {"perm": [0, 1, 3, 2]}))),
+    "z_c turned on its side": edited("synthesis_r0.onnx", output_through(("Transpose", {"perm": [0, 1, 3, 2]}))),
+    "step table of other members": lambda target, _: [
+        replace(target / name, _archive({"control.npy": b"hello", "unet_step.npy": b"hello"})) for name in _STEPS
+    ],
+    "step table of texts": lambda target, _: [
+        replace(target / name, _archive({"control": b"hello", "unet_step": b"hello"})) for name in _STEPS
+    ],
+    "entropy model of other members": _content("entropy_r0.npz", _archive({"version": b"hello"})),
+    "entropy model of nothing": _content("entropy_r0.npz", _archive({})),
+    "step table that is empty": lambda target, _: [replace(target / name, b"") for name in _STEPS],
+}
