@@ -11,15 +11,17 @@ entropy model to `entropy`, each on first use.
 from __future__ import annotations
 
 import json
+import operator
 import os
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, SupportsIndex
 
 from . import onnx_walk, strict_json
 from .bundle_file import BundleFile, Source
@@ -45,6 +47,9 @@ _ROLES: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
     "unet_step": (frozenset({"z_n", "step", "coefficients", "noise"}), frozenset({"z_prev"})),
     "vae_decoder": (frozenset({"z_0"}), frozenset({"image"})),
 }
+# The input of graphs that rates share, and the roles that have it: a row of numbers for each level.
+LEVEL = "level"
+AT_A_LEVEL = ("analysis", "synthesis")
 # Tensors [B, C, h, w] with the bundle's latent channels.
 _LATENTS = frozenset({"z_c", "z_n", "noise", "z_prev", "z_0"})
 
@@ -100,10 +105,11 @@ class GraphSpec:
 
 @dataclass(frozen=True)
 class Rate:
-    """One operating point of the codec.
+    """One operating point of the codec: one of a bundle's own, or between two of them.
 
     Attributes:
-        index: what an .rdc file stores.
+        index: among the bundle's rates; of a rate between two, that of the larger.
+        number: what an .rdc file stores: the level where the bundle has levels, else the index.
         label: for people.
         lambda_r: weight of the distortion in the training loss (Eq. 9); larger means larger files.
         bpp: bits per source pixel of a typical photo.
@@ -115,6 +121,7 @@ class Rate:
     """
 
     index: int
+    number: int
     label: str
     lambda_r: float
     bpp: float
@@ -123,6 +130,19 @@ class Rate:
     graphs: Mapping[str, str]
     step_tables: Mapping[str, BundleFile]
     entropy: BundleFile
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The scale of rates that share their graphs, from the largest, 0, to the smallest, ``count`` - 1.
+
+    Attributes:
+        count: of levels.
+        file: .npz with the rows that ``analysis`` and ``synthesis`` read, one a level, see `loading.level_rows`.
+    """
+
+    count: int
+    file: BundleFile
 
 
 @dataclass(frozen=True)
@@ -139,6 +159,7 @@ class Bundle:
         graphs, schedules: by id and by name.
         rates: by index.
         default_rate: index of the rate that `Codec.encode` takes unless told.
+        levels: rates between the bundle's own; None where there are none.
         calibration: measured facts (rate overhead of the integer networks, ...), free-form.
     """
 
@@ -155,6 +176,7 @@ class Bundle:
     schedules: Mapping[str, Schedule]
     rates: tuple[Rate, ...]
     default_rate: int
+    levels: Levels | None
     calibration: Mapping[str, Any]
 
     def rate_of(self, model_id: bytes, rate: int) -> Rate:
@@ -162,12 +184,14 @@ class Bundle:
 
         Args:
             model_id: 4 bytes, from the header.
-            rate: rate index, from the header.
+            rate: rate number, from the header.
 
         Raises:
             BundleMismatchError: the file was made with another model; both are named.
         """
-        if rate < len(self.rates) and self.rates[rate].model_id == model_id:
+        if self.levels is not None and rate < self.levels.count and self.rates[0].model_id == model_id:
+            return self.rate_at(rate)
+        if self.levels is None and rate < len(self.rates) and self.rates[rate].model_id == model_id:
             return self.rates[rate]
         has = ", ".join(f"rate {r.index}: {r.model_id.hex()}" for r in self.rates)
         raise BundleMismatchError(
@@ -180,14 +204,44 @@ class Bundle:
         base = self.graphs[graph_id]
         return {base.precision: base} | {form: self.graphs[name] for form, name in base.variants.items()}
 
-    def choose_rate(self, index: int | None) -> Rate:
-        """Return the rate with this index, or the default one for None; ValueError lists the choices."""
-        if index is None:
+    def rate_at(self, level: int) -> Rate:
+        """Return the rate at a level, 0 to ``levels.count`` - 1.
+
+        Beyond the bundle's first and last rate it is like these; between two, lambda_r and bits per pixel are geometric
+        means of theirs.
+        """
+        numbers = [rate.number for rate in self.rates]
+        below = max(bisect_right(numbers, level) - 1, 0)
+        larger, smaller = self.rates[below], self.rates[min(below + 1, len(numbers) - 1)]
+        if level == larger.number:
+            return larger
+        span = smaller.number - larger.number
+        share = min(max((level - larger.number) / span, 0.0), 1.0) if span else 0.0
+        return replace(
+            larger,
+            number=level,
+            label=f"{larger.index + share:.2f}",
+            lambda_r=larger.lambda_r ** (1 - share) * smaller.lambda_r**share,
+            bpp=larger.bpp ** (1 - share) * smaller.bpp**share,
+        )
+
+    def choose_rate(self, rate: float | None) -> Rate:
+        """Return the rate with this index, or the default one for None; ValueError lists the choices.
+
+        Where the bundle has levels, ``rate`` may lie between two indices: 1.5 is halfway from rate 1 to rate 2.
+        """
+        if rate is None:
             return self.rates[self.default_rate]
-        if isinstance(index, bool) or not hasattr(index, "__index__") or not 0 <= index < len(self.rates):
-            choices = ", ".join(f"{r.index} ({r.label})" for r in self.rates)
-            raise ValueError(f"rate {index!r} is not one of bundle {self.name!r}'s: {choices}")
-        return self.rates[index]
+        last = len(self.rates) - 1
+        if isinstance(rate, SupportsIndex) and not isinstance(rate, bool) and 0 <= operator.index(rate) <= last:
+            return self.rates[operator.index(rate)]
+        if self.levels is not None and isinstance(rate, float) and 0 <= rate <= last:
+            below = self.rates[min(int(rate), last - 1)] if last else self.rates[0]
+            above = self.rates[min(below.index + 1, last)]
+            return self.rate_at(round(below.number + (rate - below.index) * (above.number - below.number)))
+        choices = ", ".join(f"{r.index} ({r.label})" for r in self.rates)
+        between = "" if self.levels is None else ", and all between them"
+        raise ValueError(f"rate {rate!r} is not one of bundle {self.name!r}'s: {choices}{between}")
 
     def choose_schedule(self, rate: Rate, n_steps: int | None) -> Schedule:
         """Return the rate's schedule, or that of the same sampler with n_steps; ValueError lists the choices."""
@@ -337,9 +391,12 @@ class _Reader:
         graphs = {name: self._graph(name, entry) for name, entry in doc["graphs"].items()}
         self._check_variants(graphs)
         schedules = {name: self._schedule(name, entry) for name, entry in doc["schedules"].items()}
-        rates = tuple(self._rate(entry, graphs, schedules) for entry in doc["rates"])
+        levels = self._levels(doc["levels"]) if "levels" in doc else None
+        rates = tuple(self._rate(entry, graphs, schedules, levels) for entry in doc["rates"])
         if [rate.index for rate in rates] != list(range(len(rates))):
             raise self._error(f"rates have the indices {[rate.index for rate in rates]}, not 0, 1, 2, ...")
+        if levels is not None and len({(rate.model_id, *sorted(rate.graphs.items())) for rate in rates}) > 1:
+            raise self._error("rates have levels, but not the same graphs and the same model id")
         if doc["default_rate"] >= len(rates):
             raise self._error(f"default_rate is {doc['default_rate']}, but there are {len(rates)} rates")
         if doc["size_multiple_px"] % doc["latent"]["factor_px"]:
@@ -358,6 +415,7 @@ class _Reader:
             schedules=MappingProxyType(schedules),
             rates=rates,
             default_rate=doc["default_rate"],
+            levels=levels,
             calibration=MappingProxyType(doc["calibration"]),
         )
 
@@ -398,18 +456,31 @@ class _Reader:
         except ValueError as error:
             raise self._error(f"schedule {name!r}: {error}") from None
 
+    def _levels(self, entry: Mapping[str, Any]) -> Levels:
+        numbers = [rate.get("level", -1) for rate in self._document["rates"]]
+        if numbers != sorted(set(numbers)) or numbers[0] < 0 or numbers[-1] >= entry["count"]:
+            raise self._error(f"rates have the levels {numbers}; they must increase, and be under {entry['count']}")
+        return Levels(entry["count"], self._listed(entry["file"], "levels"))
+
     def _rate(
-        self, entry: Mapping[str, Any], graphs: Mapping[str, GraphSpec], schedules: Mapping[str, Schedule]
+        self,
+        entry: Mapping[str, Any],
+        graphs: Mapping[str, GraphSpec],
+        schedules: Mapping[str, Schedule],
+        levels: Levels | None,
     ) -> Rate:
         where = f"rate {entry['index']}"
+        if levels is None and "level" in entry:
+            raise self._error(f"{where}: it has a level, but the bundle has none")
         by_role = {role: self._known(name, graphs, f"{where}: {role} graph") for role, name in entry["graphs"].items()}
-        self._check_roles(where, by_role)
+        self._check_roles(where, by_role, frozenset() if levels is None else frozenset({LEVEL}))
         for name in (entry["schedule"], *entry["step_tables"]):
             self._known(name, schedules, f"{where}: schedule")
         if entry["schedule"] not in entry["step_tables"]:
             raise self._error(f"{where}: no step table for its schedule {entry['schedule']!r}")
         return Rate(
             index=entry["index"],
+            number=entry["index"] if levels is None else entry["level"],
             label=entry["label"],
             lambda_r=float(entry["lambda_r"]),
             bpp=float(entry["bpp"]),
@@ -422,11 +493,11 @@ class _Reader:
             entropy=self._listed(entry["entropy"], f"{where}: entropy model"),
         )
 
-    def _check_roles(self, where: str, by_role: Mapping[str, GraphSpec]) -> None:
+    def _check_roles(self, where: str, by_role: Mapping[str, GraphSpec], level: frozenset[str]) -> None:
         names = {role: (_names(graph.inputs), _names(graph.outputs)) for role, graph in by_role.items()}
         residuals = {name for name in names["control"][1] if name.startswith("residual_")}
         for role, (inputs, outputs) in _ROLES.items():
-            inputs = inputs | (residuals if role == "unet_step" else set())
+            inputs = inputs | (residuals if role == "unet_step" else set()) | (level if role in AT_A_LEVEL else set())
             outputs = outputs | (residuals if role == "control" else set())
             if names[role][0] != inputs or names[role][1] != outputs:
                 raise self._error(
@@ -442,8 +513,8 @@ class _Reader:
             shape = list(tensor.shape)
             if tensor.name in _LATENTS and (len(shape) != 4 or shape[1] != channels):
                 raise self._error(f"{where}: {tensor.name} is {shape}, should have latent.channels, {channels}, as C")
-            if tensor.name == "step" and (len(shape) != 2 or shape[0] != 1 or isinstance(shape[1], str)):
-                raise self._error(f"{where}: step is {shape}, should be [1, D] with a number for D")
+            if tensor.name in ("step", LEVEL) and (len(shape) != 2 or shape[0] != 1 or isinstance(shape[1], str)):
+                raise self._error(f"{where}: {tensor.name} is {shape}, should be [1, D] with a number for D")
 
     def _known(self, name: str, table: Mapping[str, Any], where: str) -> Any:
         if name not in table:

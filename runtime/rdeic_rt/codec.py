@@ -25,19 +25,22 @@ from typing import Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from . import analysis, container, entropy, loading, pipeline, pixels, reconstruct, tiling, timing
+from . import analysis, container, entropy, loading, pipeline, pixels, reconstruct, target_size, tiling, timing
 from . import bundle as bundles
 from .backends import select
 from .backends.base import Backend, Buffer, Graph
 from .bundle import Bundle, Rate
 from .container import Header, Metadata
-from .errors import ImageError, RdeicError
+from .errors import RdeicError
 from .limits import DEFAULT_LIMITS, Limits, Size
 
 # y has one position for every 16 padded pixels along a side and the hyper latent one for every 64 (docs/format.md).
 _HYPER_FACTOR_PX = 64
 
 _log = logging.getLogger("rdeic_rt.codec")
+
+_Analysed = tuple[NDArray[np.float32], NDArray[np.int32]]
+"""y, float32 [M, h/16, w/16], and VQ indices, int32 [h/64, w/64]."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,7 @@ class Codec:
         # None of these refers to the codec, so that its memory is given back with the last reference to it.
         self._analyses = loading.LoadOnce(partial(loading.graph, bundle, selection.encoder))
         self._entropy_models = loading.LoadOnce(partial(loading.entropy_model, bundle, threads))
+        self._level_rows = loading.LoadOnce(partial(loading.level_rows, bundle))
         graphs = loading.LoadOnce(partial(loading.graph, bundle, selection.backend))
         self._decoders = loading.LoadOnce(partial(loading.decoder, bundle, selection.backend, precision, graphs))
         self._previewers = loading.LoadOnce(partial(loading.previewer, bundle, selection.backend, precision, graphs))
@@ -145,7 +149,7 @@ class Codec:
     def encode(
         self,
         image: object,
-        rate: int | None = None,
+        rate: float | None = None,
         *,
         target_bytes: int | None = None,
         target_bpp: float | None = None,
@@ -156,9 +160,10 @@ class Codec:
         Args:
             image: a PIL image, a uint8 array [H, W, 3] (RGB), [H, W, 4] or [H, W], or anything with ``__array__`` or
                 ``__dlpack__``; see `pixels.as_rgb`.
-            rate: index into ``bundle.rates``; None for ``bundle.default_rate``.
-            target_bytes: instead of a rate, the most bytes that the whole file may have: of the rates with which it
-                has no more, the one of most bits per pixel is taken.
+            rate: index into ``bundle.rates``, or where the bundle has levels a number between two; None for
+                ``bundle.default_rate``.
+            target_bytes: instead of a rate, the most bytes that the whole file may have: of the rates, or levels, with
+                which it has no more, the one of most bits per pixel is taken.
             target_bpp: the same in bits per pixel of the image.
             metadata: ICC profile and EXIF to keep in the file; `pixels.read_image` returns a picture's own.
 
@@ -169,43 +174,37 @@ class Codec:
             BackendError: the graph could not be run.
         """
         _check_targets(rate, target_bytes, target_bpp)
-        if target_bytes is None and target_bpp is None:
-            rates = [self._bundle.choose_rate(rate)]
-        else:
-            rates = sorted(self._bundle.rates, key=lambda candidate: candidate.bpp, reverse=True)
+        chosen = self._bundle.choose_rate(rate)
         with timing.stage("pixels"):
             rgb = pixels.as_rgb(image)
             size = Size(height=rgb.shape[0], width=rgb.shape[1])
             self._limits.check_size(size)
             padded = pixels.pad(rgb, self._bundle.size_multiple_px)
-        most_bytes = _most_bytes(size, target_bytes, target_bpp)
-        analysed: dict[str, tuple[NDArray[np.float32], NDArray[np.int32]]] = {}  # by graph, which rates may share
-        lengths: list[tuple[int, int]] = []
-        for candidate in rates:
-            graph_id = candidate.graphs["analysis"]
-            if graph_id not in analysed:
-                analysed[graph_id] = self._analyse(graph_id, padded, size)
-            data = self._code(candidate, size, *analysed[graph_id], metadata or Metadata())
-            if len(data) <= most_bytes:
-                return data
-            lengths.append((len(data), candidate.index))
-        n_bytes, index = min(lengths)
-        raise ImageError(
-            f"{int(most_bytes)} bytes are the target, but the smallest file of this {size.width}x{size.height} picture "
-            f"is {n_bytes} bytes, {8 * n_bytes / (size.width * size.height):.4f} bits per pixel, at rate {index} of "
-            f"bundle {self._bundle.name!r}. Raise the target, scale the picture down, or leave out its metadata"
-        )
+        analysed: dict[tuple[str, int | None], _Analysed] = {}  # rates may share it
 
-    def _analyse(
-        self, graph_id: str, padded: NDArray[np.uint8], size: Size
-    ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        def encode_at(candidate: Rate) -> bytes:
+            key = candidate.graphs["analysis"], None if self._bundle.levels is None else candidate.number
+            if key not in analysed:
+                analysed[key] = self._analyse(candidate, padded, size)
+            return self._code(candidate, size, *analysed[key], metadata or Metadata())
+
+        if target_bytes is None and target_bpp is None:
+            return encode_at(chosen)
+        return target_size.best(self._bundle, encode_at, _most_bytes(size, target_bytes, target_bpp), size)
+
+    def _analyse(self, rate: Rate, padded: NDArray[np.uint8], size: Size) -> _Analysed:
         """Return y and the VQ indices of a padded image of this size, as `analysis.run` does."""
-        backend, graph = self._selection.encoder, self._analyses[graph_id]
+        backend, graph = self._selection.encoder, self._analyses[rate.graphs["analysis"]]
+        level = self._level(rate, "analysis")
         tiles = self._tiles(size, backend, graph)
         with timing.stage("analysis"):
             if tiles.is_single:
-                return analysis.run(backend, graph, padded)
-            return tiling.analyse(backend, graph, padded, tiles)
+                return analysis.run(backend, graph, padded, level)
+            return tiling.analyse(backend, graph, padded, tiles, level)
+
+    def _level(self, rate: Rate, role: str) -> NDArray[np.float32] | None:
+        """Return the row that a role's graph reads at a rate, float32 [1, D]; None where the bundle has no levels."""
+        return None if self._bundle.levels is None else self._level_rows[role][rate.number][None]
 
     def _code(
         self, rate: Rate, size: Size, y: NDArray[np.float32], vq_indices: NDArray[np.int32], metadata: Metadata
@@ -215,7 +214,7 @@ class Codec:
         with timing.stage("entropy"):
             coded = entropy.encode_latents(model, y, vq_indices)
         with timing.stage("container"):
-            header = Header(size=size, model_id=rate.model_id, rate=rate.index, z_is_plain=coded.z_is_plain)
+            header = Header(size=size, model_id=rate.model_id, rate=rate.number, z_is_plain=coded.z_is_plain)
             return container.pack(header, coded.z, coded.y, metadata)
 
     @overload
@@ -351,7 +350,7 @@ class Codec:
         schedule = self._bundle.choose_schedule(rate, steps)
         decoder = self._decoders[rate.index, schedule.name]
         with timing.stage("noise"):
-            inputs = reconstruct.inputs(decoder, latents.y_hat, seed, sharpness)
+            inputs = reconstruct.inputs(decoder, latents.y_hat, self._level(rate, "synthesis"), seed, sharpness)
         key = (rate.index, schedule.name)
         tiles = self._tiles(latents.size, backend, *decoder.graphs)
         if not tiles.is_single:
@@ -401,11 +400,10 @@ class Codec:
         previewer = self._previewers[rate.index]
         key = ("preview", rate.index)
         tiles = self._tiles(latents.size, backend, *previewer.graphs)
+        inputs = reconstruct.preview_inputs(latents.y_hat, self._level(rate, "synthesis"))
         if not tiles.is_single:
-            return _crop_tiled(
-                backend, tiling.preview(backend, previewer, latents.y_hat, tiles, key), latents.size, out
-            )
-        image = backend.execute(key, partial(reconstruct.preview, previewer), {reconstruct.Y_HAT: latents.y_hat})
+            return _crop_tiled(backend, tiling.preview(backend, previewer, inputs, tiles, key), latents.size, out)
+        image = backend.execute(key, partial(reconstruct.preview, previewer), inputs)
         return _crop(backend, image, latents.size, out)
 
     def decode_many(
@@ -502,7 +500,7 @@ def _hyper_size(size: Size, multiple_px: int) -> tuple[int, int]:
     return padded.height // _HYPER_FACTOR_PX, padded.width // _HYPER_FACTOR_PX
 
 
-def _check_targets(rate: int | None, target_bytes: int | None, target_bpp: float | None) -> None:
+def _check_targets(rate: float | None, target_bytes: int | None, target_bpp: float | None) -> None:
     if sum(choice is not None for choice in (rate, target_bytes, target_bpp)) > 1:
         raise ValueError("give only one of rate, target_bytes and target_bpp")
     for name, target in (("target_bytes", target_bytes), ("target_bpp", target_bpp)):

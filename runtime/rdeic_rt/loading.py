@@ -7,6 +7,9 @@ from functools import partial
 from threading import Lock
 from typing import Generic, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from . import bundle as bundles
 from . import denoise, entropy, timing
 from .backends import select
@@ -15,7 +18,7 @@ from .bundle import Bundle, Rate
 from .bundle_file import BundleFile
 from .errors import BackendUnavailableError, BundleCorruptError
 from .reconstruct import Decoder, Previewer
-from .schedule import load_arrays, load_step_rows
+from .schedule import float_rows, load_arrays, load_step_rows
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
@@ -57,6 +60,18 @@ def entropy_model(bundle: Bundle, threads: int | None, file: BundleFile) -> entr
             f"{' and '.join(m.hex() for m in wanted)}. Get the bundle again, or export it again."
         )
     return model
+
+
+def level_rows(bundle: Bundle, role: str) -> NDArray[np.float32]:
+    """Return what ``analysis`` or ``synthesis`` of a bundle with levels reads at each of them, float32 [levels, D].
+
+    Raises:
+        BundleCorruptError: the file lacks the array, or it does not fit the graph's input.
+    """
+    assert bundle.levels is not None  # nobody asks otherwise
+    width = int(bundle.graphs[bundle.rates[0].graphs[role]].input(bundles.LEVEL).shape[-1])
+    with timing.stage("load"):
+        return float_rows(bundle.levels.file, load_arrays(bundle.levels.file), role, bundle.levels.count, width)
 
 
 def decoder(

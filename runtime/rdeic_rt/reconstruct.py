@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from . import denoise, noise, synthesis, timing, vae
 from .backends.base import Backend, Buffer, Graph
+from .bundle import LEVEL
 from .denoise import Denoiser
 
 Y_HAT, START, GUIDANCE = "y_hat", "noise_start", "guidance"
@@ -67,24 +68,32 @@ class Previewer:
         return self.synthesis, self.vae_decoder
 
 
-def inputs(decoder: Decoder, y_hat: NDArray[np.float32], seed: int, sharpness: float) -> dict[str, NDArray[np.float32]]:
-    """Return what `run` needs, by name: y_hat, the noise of the start and of every step that adds some, guidance.
+def inputs(
+    decoder: Decoder, y_hat: NDArray[np.float32], level: NDArray[np.float32] | None, seed: int, sharpness: float
+) -> dict[str, NDArray[np.float32]]:
+    """Return what `run` needs, by name: y_hat, its level, the noise of the start and of the steps, guidance.
 
     Args:
         decoder: its schedule says which steps add noise.
         y_hat: float32 [1, M, h/16, w/16].
+        level: float32 [1, D], the rate's row where rates share the synthesis graph.
         seed: 0 <= seed < 2**64; draw 0 is the start's noise, draw k + 1 that of step k.
         sharpness: lambda_s of Eq. 11; 1 needs no guidance.
     """
     height, width = (2 * side for side in y_hat.shape[2:])
     shape = (1, decoder.latent_channels, height, width)
-    named = {Y_HAT: y_hat, START: noise.gaussian(shape, seed, 0)}
+    named = preview_inputs(y_hat, level) | {START: noise.gaussian(shape, seed, 0)}
     for step, c in enumerate(decoder.denoiser.schedule.c):
         if c:
             named[step_noise(step)] = noise.gaussian(shape, seed, step + 1)
     if sharpness != 1.0:
         named[GUIDANCE] = denoise.guidance_weights(sharpness)
     return named
+
+
+def preview_inputs(y_hat: NDArray[np.float32], level: NDArray[np.float32] | None) -> dict[str, NDArray[np.float32]]:
+    """Return what `preview` needs, by name; arguments as for `inputs`."""
+    return {Y_HAT: y_hat} if level is None else {Y_HAT: y_hat, LEVEL: level}
 
 
 def run(backend: Backend, decoder: Decoder, buffers: Mapping[str, Buffer]) -> Buffer:
@@ -94,7 +103,7 @@ def run(backend: Backend, decoder: Decoder, buffers: Mapping[str, Buffer]) -> Bu
         BackendError: a graph could not be run.
     """
     with timing.stage("synthesis"):
-        z_c, hint = synthesis.run(decoder.synthesis, buffers[Y_HAT])
+        z_c, hint = synthesis.run(decoder.synthesis, buffers[Y_HAT], buffers.get(LEVEL))
     with timing.stage("start"):
         z_start = backend.combine(z_c, buffers[START], decoder.start_weights)
     with timing.stage("denoise"):
@@ -105,13 +114,13 @@ def run(backend: Backend, decoder: Decoder, buffers: Mapping[str, Buffer]) -> Bu
 
 
 def preview(previewer: Previewer, buffers: Mapping[str, Buffer]) -> Buffer:
-    """Return the padded preview, uint8 [1, h, w, 3], RGB, for y_hat in a buffer of that name.
+    """Return the padded preview, uint8 [1, h, w, 3], RGB, for buffers named as `preview_inputs` names them.
 
     Raises:
         BackendError: a graph could not be run.
     """
     with timing.stage("synthesis"):
-        z_c, _ = synthesis.run(previewer.synthesis, buffers[Y_HAT])
+        z_c, _ = synthesis.run(previewer.synthesis, buffers[Y_HAT], buffers.get(LEVEL))
     with timing.stage("vae"):
         return vae.decode(previewer.vae_decoder, z_c)
 

@@ -11,6 +11,7 @@ import math
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,18 +95,28 @@ def load_step_rows(file: Source, n_steps: int, control_width: int, unet_width: i
         BundleCorruptError: not such a file, or arrays of another type or shape.
     """
     arrays = load_arrays(file)
+    return StepRows(
+        control=float_rows(file, arrays, "control", n_steps, control_width),
+        unet_step=float_rows(file, arrays, "unet_step", n_steps, unet_width),
+    )
 
-    def rows(name: str, width: int) -> NDArray[np.float32]:
-        array = arrays.get(name)
-        if array is None or array.dtype != np.float32 or array.shape != (n_steps, width):
-            found = "missing" if array is None else f"{array.dtype} {list(array.shape)}"
-            raise BundleCorruptError(f"{file.path}: array {name!r} is {found}, should be float32 [{n_steps}, {width}]")
-        checked = array.astype(np.float32, copy=False)
-        if not np.isfinite(checked).all():
-            raise BundleCorruptError(f"{file.path}: array {name!r} has a value that is not finite")
-        return checked
 
-    return StepRows(control=rows("control", control_width), unet_step=rows("unet_step", unet_width))
+def float_rows(
+    file: Source, arrays: Mapping[str, NDArray[np.generic]], name: str, count: int, width: int
+) -> NDArray[np.float32]:
+    """Return an array of a file, float32 [count, width].
+
+    Raises:
+        BundleCorruptError: it is missing, of another type or shape, or has a value that is not finite.
+    """
+    array = arrays.get(name)
+    if array is None or array.dtype != np.float32 or array.shape != (count, width):
+        found = "missing" if array is None else f"{array.dtype} {list(array.shape)}"
+        raise BundleCorruptError(f"{file.path}: array {name!r} is {found}, should be float32 [{count}, {width}]")
+    checked = array.astype(np.float32, copy=False)
+    if not np.isfinite(checked).all():
+        raise BundleCorruptError(f"{file.path}: array {name!r} has a value that is not finite")
+    return checked
 
 
 # What numpy and zipfile raise on damaged files; they have no list of it.

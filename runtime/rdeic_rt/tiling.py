@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from . import analysis, denoise, synthesis, timing, vae
 from .backends.base import Backend, Buffer, Graph
+from .bundle import LEVEL
 from .denoise import Denoiser
 from .limits import Size
 from .reconstruct import GUIDANCE, START, Y_HAT, Decoder, Previewer, step_noise
@@ -121,12 +122,16 @@ def check_tile_px(tile_px: int) -> None:
 
 
 def analyse(
-    backend: Backend, graph: Graph, image: NDArray[np.uint8], tiles: Grid
+    backend: Backend,
+    graph: Graph,
+    image: NDArray[np.uint8],
+    tiles: Grid,
+    level: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """Return y and the VQ indices of an image as `analysis.run` does, tile by tile; y is blended, indices are cut."""
     y, vq_indices = Canvas(tiles, _Y_PX, _NCHW), Canvas(tiles, _HYPER_PX, _NHWC, ramp=False)
     for tile in tiles.tiles():
-        outputs = analysis.run_batch(backend, graph, _crop(image[None], tiles, tile, 1, _NHWC))
+        outputs = analysis.run_batch(backend, graph, _crop(image[None], tiles, tile, 1, _NHWC), level)
         for canvas, output in zip((y, vq_indices), outputs, strict=True):
             canvas.add(tile, output)
     return y.array[0], vq_indices.array[0].astype(np.int32)
@@ -149,7 +154,7 @@ def reconstruct(
     """
     denoiser = decoder.denoiser
     with timing.stage("synthesis"):
-        z_c, hint = _synthesise(backend, decoder.synthesis, inputs[Y_HAT], tiles)
+        z_c, hint = _synthesise(backend, decoder.synthesis, inputs, tiles)
     with timing.stage("start"):
         of_z_c, of_noise = denoiser.schedule.start_weights()
         z_n = of_z_c * z_c + of_noise * inputs[START]
@@ -161,14 +166,14 @@ def reconstruct(
 
 
 def preview(
-    backend: Backend, previewer: Previewer, y_hat: NDArray[np.float32], tiles: Grid, key: Hashable
+    backend: Backend, previewer: Previewer, inputs: Mapping[str, NDArray[np.float32]], tiles: Grid, key: Hashable
 ) -> NDArray[np.uint8]:
     """Return the padded preview, uint8 [1, h, w, 3], RGB: `reconstruct.preview`, tile by tile.
 
     Args:
         backend: where the graphs run.
         previewer: of the rate.
-        y_hat: float32 [1, M, h/16, w/16], of the whole image.
+        inputs: of the whole image, from `reconstruct.preview_inputs`.
         tiles: of the padded image.
         key: names the previewer; see `Backend.execute`.
 
@@ -176,7 +181,7 @@ def preview(
         BackendError: a graph could not be run.
     """
     with timing.stage("synthesis"):
-        z_c, _ = _synthesise(backend, previewer.synthesis, y_hat, tiles)
+        z_c, _ = _synthesise(backend, previewer.synthesis, inputs, tiles)
     return _pixels(backend, previewer.vae_decoder, z_c, tiles, key)
 
 
@@ -215,11 +220,12 @@ class Canvas:
 
 
 def _synthesise(
-    backend: Backend, graph: Graph, y_hat: NDArray[np.float32], tiles: Grid
+    backend: Backend, graph: Graph, inputs: Mapping[str, NDArray[np.float32]], tiles: Grid
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     z_c, hint = Canvas(tiles, _LATENT_PX, _NCHW), Canvas(tiles, _LATENT_PX, _NCHW)
+    level = backend.put(inputs[LEVEL]) if LEVEL in inputs else None
     for tile in tiles.tiles():
-        outputs = synthesis.run(graph, backend.put(_crop(y_hat, tiles, tile, _Y_PX, _NCHW)))
+        outputs = synthesis.run(graph, backend.put(_crop(inputs[Y_HAT], tiles, tile, _Y_PX, _NCHW)), level)
         for canvas, output in zip((z_c, hint), outputs, strict=True):
             canvas.add(tile, backend.get(output))
     return z_c.array, hint.array

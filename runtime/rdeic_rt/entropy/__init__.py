@@ -129,7 +129,8 @@ def _cheaper(
 
     def cost(candidates: NDArray[np.int32]) -> NDArray[np.float32]:
         error = (wanted - (candidates << GRID_BITS)).astype(np.float32) * np.float32(1 / (1 << GRID_BITS))
-        return error * error + np.float32(bit_worth) * table.bits(candidates)
+        both: NDArray[np.float32] = error * error + np.float32(bit_worth) * table.bits(candidates)
+        return both
 
     return np.where(cost(smaller) < cost(symbols), smaller, symbols).astype(np.int32)
 

@@ -63,7 +63,9 @@ class GaussianTable:
     def bits(self, symbols: NDArray[np.int32]) -> NDArray[np.float32]:
         """Return about how many bits symbols take, float32 [n]; of an escape, those of its bin."""
         magnitudes = np.minimum(np.abs(symbols), self.radius + 1)
-        return self._bits[np.where(magnitudes > self.radius, 2 * self.radius + 1, symbols + self.radius)]
+        bins = np.where(magnitudes > self.radius, 2 * self.radius + 1, symbols + self.radius)
+        taken: NDArray[np.float32] = self._bits[bins]
+        return taken
 
 
 class SymbolEncoder:

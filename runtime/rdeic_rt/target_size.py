@@ -1,0 +1,72 @@
+"""The best file under a size: the first of a bundle's rates that fits or, where it has levels, the first of those."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .bundle import Bundle, Rate
+from .errors import ImageError
+from .limits import Size
+
+EncodeAt = Callable[[Rate], bytes]
+
+
+def best(bundle: Bundle, encode_at: EncodeAt, most_bytes: float, size: Size) -> bytes:
+    """Return the file of most bits that has at most ``most_bytes``.
+
+    Args:
+        bundle: its rates, or levels, are tried.
+        encode_at: rate -> the file of the image.
+        most_bytes: length that the file may have.
+        size: of the image, for messages.
+
+    Raises:
+        ImageError: with no rate is the file as small; says what the smallest takes.
+    """
+    if bundle.levels is None:
+        rates = sorted(bundle.rates, key=lambda rate: rate.bpp, reverse=True)
+        first_that_fits, tried = _scan(rates, encode_at, most_bytes)
+    else:
+        first_that_fits, tried = _bisect(bundle, bundle.levels.count, encode_at, most_bytes)
+    if first_that_fits is not None:
+        return first_that_fits
+    n_bytes, rate = min(((length, rate) for length, rate in tried), key=lambda pair: pair[0])
+    raise ImageError(
+        f"{int(most_bytes)} bytes are the target, but the smallest file of this {size.width}x{size.height} picture "
+        f"is {n_bytes} bytes, {8 * n_bytes / (size.width * size.height):.4f} bits per pixel, at rate {rate.index} of "
+        f"bundle {bundle.name!r}. Raise the target, scale the picture down, or leave out its metadata"
+    )
+
+
+_Found = tuple[bytes | None, list[tuple[int, Rate]]]
+
+
+def _scan(rates: list[Rate], encode_at: EncodeAt, most_bytes: float) -> _Found:
+    """Return the first file that fits, and the length and rate of those that do not."""
+    tried: list[tuple[int, Rate]] = []
+    for rate in rates:
+        data = encode_at(rate)
+        if len(data) <= most_bytes:
+            return data, tried
+        tried.append((len(data), rate))
+    return None, tried
+
+
+def _bisect(bundle: Bundle, count: int, encode_at: EncodeAt, most_bytes: float) -> _Found:
+    """Return the same of levels: files get smaller from one to the next, as good as always."""
+    low, high = 0, count - 1
+    fits: bytes | None = None
+    tried: list[tuple[int, Rate]] = []
+    while low <= high:
+        # The smallest file first: with a target that no level meets, nothing else need be tried.
+        middle = (low + high) // 2 if fits is not None else high
+        rate = bundle.rate_at(middle)
+        data = encode_at(rate)
+        if len(data) <= most_bytes:
+            fits, high = data, middle - 1
+        elif fits is None:
+            return None, [(len(data), rate)]
+        else:
+            tried.append((len(data), rate))
+            low = middle + 1
+    return fits, tried
