@@ -122,6 +122,7 @@ def _bundle_facts(source: str) -> dict[str, Any]:
             for graph in bundle.graphs.values()
         ],
         "provenance": dict(bundle.provenance),
+        "levels": None if bundle.levels is None else bundle.levels.count,
         "calibration": dict(bundle.calibration),
     }
 

@@ -81,8 +81,9 @@ def add_rate(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--rate",
         metavar="R",
-        type=whole_number(0, 255),
-        help="which of the bundle's rates, 0 being the first that 'rdeic-rt info BUNDLE' lists. Default: the bundle's",
+        type=rate,
+        help="which of the bundle's rates, 0 being the first that 'rdeic-rt info BUNDLE' lists; in bundles that have "
+        "rates between, 1.5 is halfway from rate 1 to rate 2. Default: the bundle's",
     )
 
 
@@ -94,7 +95,8 @@ def add_rate_or_target(group: argparse._ArgumentGroup) -> None:
         "--target-bpp",
         metavar="X",
         type=bits_per_pixel,
-        help="instead: the best of the bundle's rates with which the whole file takes at most X bits per pixel",
+        help="instead: the best of the bundle's rates, or of those between, with which the whole file takes at most X "
+        "bits per pixel",
     )
     choice.add_argument(
         "--target-size",
@@ -213,6 +215,21 @@ def codec_from(args: argparse.Namespace, limits: Limits, *, capture: bool = True
         max_vram=args.max_vram,
         capture=capture,
     )
+
+
+def rate(text: str) -> float:
+    """Return the value of `--rate`: an index, or a fraction between two."""
+    try:
+        return whole_number(0, 255)(text)
+    except argparse.ArgumentTypeError:
+        pass
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not 0 <= value <= 255:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 255")
+    return value
 
 
 def whole_number(lowest: int, highest: int) -> Callable[[str], int]:

@@ -302,7 +302,9 @@ def test_debug_shows_the_traceback_of_an_error(command: Command, capsys: pytest.
     [
         (["encode"], 2, "at least one input"),
         (["encode", "photo.jpg", "--rate", "99"], 2, "rate 99"),
-        (["encode", "photo.jpg", "--rate", "one"], 2, "'one' is not a whole number"),
+        (["encode", "photo.jpg", "--rate", "-0.5"], 2, "-0.5 is not from 0 to 255"),
+        (["encode", "photo.jpg", "--rate", "nan"], 2, "nan is not from 0 to 255"),
+        (["encode", "photo.jpg", "--rate", "one"], 2, "'one' is not a number"),
         (["encode", "photo.jpg", "--rate", "0", "--target-bpp", "0.1"], 2, "not allowed with"),
         (["encode", "photo.jpg", "--target-size", "1k", "--target-bpp", "0.1"], 2, "not allowed with"),
         (["encode", "photo.jpg", "--target-bpp", "0"], 2, "not over 0"),
