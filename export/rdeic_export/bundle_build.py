@@ -23,7 +23,7 @@ from torch import Tensor
 
 from rdeic_rt import pixels
 from rdeic_rt.bundle_file import OwnFile
-from rdeic_rt.entropy import EntropyModel
+from rdeic_rt.entropy import EntropyModel, encode_latents
 from rdeic_rt.errors import ExportError
 from rdeic_rt.schedule import Schedule, load_arrays
 
@@ -116,9 +116,7 @@ def build(
                 graph_entries |= _export(graphs.shared_graphs(model), stage, "", key)
             for rate in part.rates:
                 overheads[rate.label] = facts[rate.label]
-                rate_entries.append(
-                    _rate_entry(len(rate_entries), rate, part, entropy, facts[rate.label]["bpp"], step_files)
-                )
+                rate_entries.append(_rate_entry(len(rate_entries), rate, part, entropy, facts[rate.label], step_files))
         manifest = {
             "name": chosen.name,
             "family": "rdeic",
@@ -169,7 +167,7 @@ def _freeze_entropy(
 
     Returns:
         The model as the runtime reads it; for each rate's label, bits per pixel and the rate overhead over the float
-        networks, on the photos held out, and the skip threshold.
+        networks, on the photos held out, the skip threshold and what a bit is worth.
     """
     levels = [_level_row(model, chosen, rate) for rate in part.rates]
     key = {
@@ -181,36 +179,50 @@ def _freeze_entropy(
     path = stage.folder / part.entropy
     facts = stage.finished(part.entropy, key)
     if facts is None:
-        path.write_bytes(_npz(_entropy_arrays(model, levels, _images(calibration), key["layout"])))
+        arrays, bit_worth = _entropy_arrays(model, levels, _images(calibration), key["layout"])
+        path.write_bytes(_npz(arrays))
     entropy = EntropyModel.load(load_arrays(OwnFile(path)))
     if facts is None:
         images = _images(held_out)
         pixels_coded = sum(image.shape[0] * image.shape[1] for image in images)
         facts = {}
         for rate, level in zip(part.rates, levels, strict=True):
-            report = integer.rate_overhead(model.codec, entropy, _samples(model, level, images))
-            bpp = round(report["bits_actual"] / pixels_coded, 5)
-            facts[rate.label] = {**report, "bpp": bpp, "skip_below": entropy.tables.skip_below}
+            samples = _samples(model, level, images)
+            report = integer.rate_overhead(model.codec, entropy, samples)
+            bpp = round(_bits(entropy, samples, bit_worth) / pixels_coded, 5)
+            facts[rate.label] = {
+                **report,
+                "bpp": bpp,
+                "skip_below": entropy.tables.skip_below,
+                "bit_worth": bit_worth,
+            }
         stage.record(part.entropy, key, facts)
     return entropy, facts
 
 
+def _bits(model: EntropyModel, samples: Samples, bit_worth: float) -> int:
+    """Return what the sections of all samples take."""
+    coded = [encode_latents(model, y[0].numpy(), indices[0].numpy(), bit_worth=bit_worth) for y, indices in samples]
+    return 8 * sum(len(one.y) + len(one.z) for one in coded)
+
+
 def _entropy_arrays(
     model: RdeicModel, levels: list[Level], images: list[NDArray[np.uint8]], layout: str
-) -> dict[str, NDArray[Any]]:
-    """Return the arrays of the entropy model, with the skip threshold that the photos call for, at all levels."""
+) -> tuple[dict[str, NDArray[Any]], float]:
+    """Return the arrays of the entropy model, and what a bit is worth, as the photos call for at all levels."""
     samples = [sample for level in levels for sample in _samples(model, level, images)]
     arrays = integer.convert(model.codec, samples)
     if layout == recipe.RANDOM:  # nothing to choose by: such a z_c is an estimate of nothing
-        return arrays
+        return arrays, 0.0
     targets = [skip.target_of(model, pixels.pad(image, model.config.image_multiple_px)) for image in images]
     synthesis_rows = [None if level is None else torch.from_numpy(level.synthesis)[None] for level in levels]
 
     def synthesise(y_hat: Tensor, number: int) -> Tensor:
         return model.codec.synthesise(y_hat, synthesis_rows[number // len(images)])[0]
 
-    chosen = skip.choose(synthesise, EntropyModel.load(arrays), samples, targets * len(levels))
-    return {**arrays, "skip_below": np.array([chosen], np.int32)}
+    threshold = skip.choose(synthesise, EntropyModel.load(arrays), samples, targets * len(levels))
+    arrays = {**arrays, "skip_below": np.array([threshold], np.int32)}
+    return arrays, skip.choose_bit_worth(synthesise, EntropyModel.load(arrays), samples, targets * len(levels))
 
 
 def _samples(model: RdeicModel, level: Level, images: list[NDArray[np.uint8]]) -> Samples:
@@ -247,7 +259,12 @@ def _write_step_tables(model: RdeicModel, tables: dict[str, Schedule], folder: P
 
 
 def _rate_entry(
-    index: int, rate: RateRecipe, part: _Part, entropy_model: EntropyModel, bpp: float, step_files: dict[str, str]
+    index: int,
+    rate: RateRecipe,
+    part: _Part,
+    entropy_model: EntropyModel,
+    facts: dict[str, float],
+    step_files: dict[str, str],
 ) -> dict[str, Any]:
     own = {name: f"{name}{part.suffix}" for name in ("analysis", "synthesis", "control")}
     return {
@@ -255,7 +272,8 @@ def _rate_entry(
         "index": index,
         "label": rate.label,
         "lambda_r": rate.lambda_r,
-        "bpp": bpp,
+        "bpp": facts["bpp"],
+        "bit_worth": facts["bit_worth"],
         "schedule": f"ddpm-{rate.n_steps}",
         "model_id": entropy_model.model_id.hex(),
         "graphs": {**own, "unet_step": "unet_step", "vae_decoder": "vae_decoder"},

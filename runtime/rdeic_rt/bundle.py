@@ -118,6 +118,7 @@ class Rate:
         graphs: role (``analysis``, ``synthesis``, ``control``, ``unet_step``, ``vae_decoder``) -> graph id.
         step_tables: schedule name -> .npz with the rows `schedule.load_step_rows` reads.
         entropy: .npz of the integer networks and tables.
+        bit_worth: squared steps of y that a bit is worth to the encoder, see `entropy.encode_latents`.
     """
 
     index: int
@@ -130,6 +131,7 @@ class Rate:
     graphs: Mapping[str, str]
     step_tables: Mapping[str, BundleFile]
     entropy: BundleFile
+    bit_worth: float
 
 
 @dataclass(frozen=True)
@@ -491,6 +493,7 @@ class _Reader:
                 {name: self._listed(file, f"{where}: step table") for name, file in entry["step_tables"].items()}
             ),
             entropy=self._listed(entry["entropy"], f"{where}: entropy model"),
+            bit_worth=float(entry.get("bit_worth", 0.0)),
         )
 
     def _check_roles(self, where: str, by_role: Mapping[str, GraphSpec], level: frozenset[str]) -> None:

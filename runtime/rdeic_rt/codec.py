@@ -212,7 +212,7 @@ class Codec:
         """Return the file that holds an image's latents at a rate."""
         model = self._entropy_models[rate.entropy]
         with timing.stage("entropy"):
-            coded = entropy.encode_latents(model, y, vq_indices)
+            coded = entropy.encode_latents(model, y, vq_indices, bit_worth=rate.bit_worth)
         with timing.stage("container"):
             header = Header(size=size, model_id=rate.model_id, rate=rate.number, z_is_plain=coded.z_is_plain)
             return container.pack(header, coded.z, coded.y, metadata)

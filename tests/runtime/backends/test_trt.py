@@ -45,7 +45,7 @@ def planned(micro_folder: Path) -> Path:
 
 def latents(size: Size, seed: int = 0) -> Latents:
     tables = dict.fromkeys(("ddpm-2", "ddpm-1"), Path())  # all that is asked of a rate is its number and its schedules
-    rate = bundles.Rate(0, "", 1.0, 0.1, "ddpm-2", b"", {}, tables, Path())
+    rate = bundles.Rate(0, 0, "", 1.0, 0.1, "ddpm-2", b"", {}, tables, Path(), 0.0)
     shape = (1, 4, -(-size.height // 64) * 4, -(-size.width // 64) * 4)
     y_hat = np.random.default_rng(seed).uniform(0, 255, shape).astype(np.float32)
     return Latents(size, rate, y_hat, seed, Metadata())
