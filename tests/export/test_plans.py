@@ -96,11 +96,10 @@ def test_find_with_another_wish_names_the_field_and_the_command(
 
 
 def test_find_after_the_graph_changed_does_not_take_the_old_plan(copied: Bundle, options: plans.Options) -> None:
-    entry = copied.files["control_r0.onnx"]
-    files = {**copied.files, "control_r0.onnx": dataclasses.replace(entry, sha256="0" * 64)}
-    changed = dataclasses.replace(copied, files=files)
+    file = dataclasses.replace(copied.files["control_r0.onnx"], sha256="0" * 64)
+    changed = dataclasses.replace(copied.graphs["control_r0"], file=file)
     with pytest.raises(BackendUnavailableError, match="onnx_sha256 .* instead of 000000000000"):
-        stored.find(changed, changed.graphs["control_r0"], **wanted(options))
+        stored.find(copied, changed, **wanted(options))
 
 
 def test_find_without_any_plan_says_what_builds_one(golden_bundle: Path, options: plans.Options) -> None:
