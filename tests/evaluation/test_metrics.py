@@ -51,8 +51,8 @@ def test_scores_have_every_metric_and_none_for_pictures_too_small_for_the_networ
     distances = [found[judge.key] for judge in JUDGES]
     assert None not in distances
     # Each family counts once.
-    other, *lites = (value for value in distances if value is not None)
-    assert metrics.mean_distance(found) == pytest.approx((other + np.mean(lites)) / 2)
+    st_lpips, residual, *lites = (value for value in distances if value is not None)
+    assert metrics.mean_distance(found) == pytest.approx((st_lpips + residual + np.mean(lites)) / 3)
 
 
 def test_scores_agree_with_the_distance_of_each_network(judge: Judge, photo: NDArray[np.uint8]) -> None:
@@ -73,7 +73,7 @@ def test_judge_of_some_networks_loads_only_those_and_refuses_others(
     found = one.scores(photo[:40, 1:41], one.reference(photo[:40, :40]))
     assert {judge.key for judge in JUDGES if found[judge.key] is not None} == {"distance_resnet"}
     assert metrics.mean_distance(found) == found["distance_resnet"]
-    with pytest.raises(ValueError, match="no judge lite0; there are resnet, lite1, lite2"):
+    with pytest.raises(ValueError, match="no judge lite0; there are st_lpips, resnet, lite1, lite2"):
         Judge(["lite1", "lite0"])
 
 
@@ -82,10 +82,10 @@ def test_scores_of_another_shape_are_refused(judge: Judge, photo: NDArray[np.uin
         judge.scores(photo[:40, :30], judge.reference(photo[:30, :40]))
 
 
-def test_judges_are_not_the_network_of_the_training_loss_and_one_is_of_another_family() -> None:
+def test_judges_are_not_the_network_of_the_training_loss_and_some_are_of_others() -> None:
     names = [judge.name for judge in JUDGES]
     assert "lite0" not in names
-    assert [judge.of_loss_family for judge in JUDGES] == [False, True, True]
+    assert [judge.of_loss_family for judge in JUDGES] == [False, False, True, True]
     assert {judge.family for judge in JUDGES} > {FAMILY_OF_LOSS}
     # The star is what the line under the tables explains.
     assert all(judge.label.endswith("*") == judge.of_loss_family for judge in JUDGES)

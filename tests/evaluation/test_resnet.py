@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +12,13 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from onnx import numpy_helper
-from PIL import Image, ImageFilter
-from torch import Tensor
+from PIL import Image
 
 from rdeic_rt.evaluation import resnet
 from rdeic_rt.evaluation.perceptual import feature_distance
 from rdeic_rt.evaluation.resnet import ResNetFeatures
+
+from .distortions import blurred, jpeg, lattice, redder, signed
 
 
 @pytest.fixture(scope="module")
@@ -29,34 +29,6 @@ def network() -> ResNetFeatures:
 def distance(network: ResNetFeatures, image: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:
     with torch.inference_mode():
         return float(feature_distance(network.features(signed(image)), network.features(signed(reference))))
-
-
-def signed(image: NDArray[np.uint8]) -> Tensor:
-    return torch.from_numpy(image.copy()).permute(2, 0, 1)[None] / 127.5 - 1
-
-
-def jpeg(image: NDArray[np.uint8], quality: float) -> NDArray[np.uint8]:
-    buffer = BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=int(quality))
-    return np.asarray(Image.open(buffer))
-
-
-def blurred(image: NDArray[np.uint8], radius_px: float) -> NDArray[np.uint8]:
-    return np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(radius_px)))
-
-
-def redder(image: NDArray[np.uint8], levels: float) -> NDArray[np.uint8]:
-    """Shift Cr everywhere, and leave luma."""
-    ycbcr = np.array(Image.fromarray(image).convert("YCbCr"), np.float32)
-    ycbcr[..., 2] += levels
-    return np.asarray(Image.fromarray(ycbcr.clip(0, 255).astype(np.uint8), "YCbCr").convert("RGB"))
-
-
-def lattice(image: NDArray[np.uint8], levels: float) -> NDArray[np.uint8]:
-    """Add a pattern of 4x4 pixels, of mean 0."""
-    pattern = np.random.default_rng(0).normal(size=(4, 4, 1))
-    tiled = np.tile(pattern - pattern.mean(), (image.shape[0] // 4, image.shape[1] // 4, 1))
-    return (image + levels * tiled).clip(0, 255).astype(np.uint8)
 
 
 def test_features_are_what_the_network_goes_on_from_to_its_answer(

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .perceptual import SMALLEST_SIDE_PX, FeatureDistance, feature_distance
 from .resnet import ResNetFeatures
+from .st_lpips import StLpips
 
 # The family of lite0, the network in the loss that the embedded weights are trained with.
 FAMILY_OF_LOSS = "EfficientNet"
@@ -67,6 +68,7 @@ def _lite(name: str) -> JudgeFacts:
 
 # Not lite0, which the embedded weights are trained with.
 JUDGES = (
+    JudgeFacts("st_lpips", "ST-LPIPS", "ST-LPIPS", "AlexNet", StLpips),
     JudgeFacts("resnet", "distance resnet", "ResNet-50 of Open-NSFW", "ResNet", ResNetFeatures),
     _lite("lite1"),
     _lite("lite2"),
