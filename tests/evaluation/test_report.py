@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from rdeic_rt.evaluation import Evaluation, plot, report, sheet
-from rdeic_rt.evaluation.metrics import METRICS
+from rdeic_rt.evaluation.metrics import FAULTS, METRICS
 from rdeic_rt.evaluation.results import OURS
 
 
@@ -20,7 +20,12 @@ def test_json_has_every_file_of_every_photo_and_survives_a_strict_parser(evaluat
     found = json.loads(json.dumps(report.as_json(evaluation), allow_nan=False))
 
     assert found["bundle"] == evaluation.bundle
-    assert found["judges"] == ["efficientnet-lite1", "efficientnet-lite2"]
+    assert found["judges"] == {
+        "distance_st_lpips": {"network": "ST-LPIPS", "family": "AlexNet", "of_loss_family": False},
+        "distance_resnet": {"network": "ResNet-50 of Open-NSFW", "family": "ResNet", "of_loss_family": False},
+        "distance_lite1": {"network": "efficientnet-lite1", "family": "EfficientNet", "of_loss_family": True},
+        "distance_lite2": {"network": "efficientnet-lite2", "family": "EfficientNet", "of_loss_family": True},
+    }
     assert [rate["index"] for rate in found["rates"]] == [rate.index for rate in evaluation.rates]
     assert all(len(rate["model_id"]) == 8 for rate in found["rates"])
     assert set(found["codecs"]) == {"JPEG", "WebP"}
@@ -28,11 +33,14 @@ def test_json_has_every_file_of_every_photo_and_survives_a_strict_parser(evaluat
     for row, photo in zip(found["photos"], evaluation.photos, strict=True):
         assert [file["bytes"] for file in row["files"]] == [m.size_bytes for m in photo.measurements]
         assert len(row["sweep"]) == len(photo.sweep) > 0
-        assert all({metric.key for metric in METRICS} < set(file) for file in row["files"])
+        assert all({metric.key for metric in METRICS + FAULTS} < set(file) for file in row["files"])
+        assert row["own"] == photo.own
+    assert found["photos"][1]["own"]["lattice_4px_columns"] is None
     assert found["photos"][1]["files"][0]["ms_ssim"] is None
     first = found["summary"][0]
     assert first["codec"] == OURS
     assert first["means"]["psnr_db"]["low"] <= first["means"]["psnr_db"]["value"] <= first["means"]["psnr_db"]["high"]
+    assert first["means"]["mse_16px"]["low"] <= first["means"]["mse_16px"]["high"]
     assert {"metric", "codec", "percent", "covered", "reason"} == set(found["bd_rate"][0])
     assert found["failures"] == [{"name": failure.name, "error": str(failure.error)} for failure in evaluation.failures]
 
@@ -41,16 +49,20 @@ def test_text_has_a_row_for_each_summary_and_says_what_is_missing(evaluation: Ev
     text = report.as_text(replace(evaluation, left_out={"AVIF": "not built in"}))
     rows = re.findall(r"^\| (?:\d, L = \d+)? \| ([\w ,-]+) \| \d\.\d{4} \|", text, re.MULTILINE)
 
-    assert rows == [summary.codec for summary in evaluation.summaries]
+    # Once in the table of metrics, once in that of faults.
+    assert rows == 2 * [summary.codec for summary in evaluation.summaries]
     assert text.startswith("2 photos, bundle tiny, backend cpu")
     assert "AVIF is left out: not built in" in text
-    assert "MS-SSIM is missing for 1 of 2 photos" in text
-    assert "efficientnet-lite1 and efficientnet-lite2" in text
+    assert re.search(r"^missing for 1 of 2 photos: MS-SSIM", text, re.MULTILINE)
+    assert "ST-LPIPS and ResNet-50 of Open-NSFW" in text
+    assert re.search(r"^\* efficientnet-lite1 and efficientnet-lite2 are of the family", text, re.MULTILINE)
+    header = " | ".join(["rate", "codec", "bpp", *(fault.label for fault in FAULTS)])
+    assert f"| {header} |" in text
     assert len(
         re.findall(r"^rate \d: the full decode is better than the preview on \d+ % in PSNR", text, re.MULTILINE)
     ) == len(evaluation.rates)
     for metric in METRICS:
-        assert re.search(rf"^\| {metric.label} \| ", text, re.MULTILINE)
+        assert re.search(rf"^\| {re.escape(metric.label)} \| ", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])

@@ -10,6 +10,7 @@ from PIL import Image
 
 from rdeic_rt import Codec, ImageError
 from rdeic_rt.evaluation import Evaluation, evaluate
+from rdeic_rt.evaluation.metrics import JUDGES, flat_areas, lattices
 from rdeic_rt.evaluation.others import CODECS, Encodings
 from rdeic_rt.evaluation.results import OURS, PREVIEW, SAME_SIZE
 from tests import images
@@ -68,6 +69,11 @@ def test_photo_that_fails_is_reported_and_the_rest_are_done(crops: list[Path], e
     assert all(s.means["ms_ssim"].n == 1 for s in evaluation.summaries)
 
 
+def test_lattices_of_the_photo_itself_are_kept(crops: list[Path], evaluation: Evaluation) -> None:
+    photo = np.asarray(Image.open(crops[0]))
+    assert evaluation.photos[0].own == lattices(photo, flat_areas(photo))
+
+
 def test_pictures_are_kept_of_as_many_photos_as_asked_for(crops: list[Path], evaluation: Evaluation) -> None:
     first, second = evaluation.photos
     assert first.picture is not None
@@ -99,7 +105,7 @@ def test_evaluate_of_pictures_of_a_few_pixels_measures_what_there_is(codec: Code
     assert not found.failures
     assert {s.codec for s in found.summaries} >= {OURS, PREVIEW, "JPEG", "WebP"}
     for summary in found.summaries:
-        assert not {"ms_ssim", "distance_lite1", "distance_lite2"} & set(summary.means)
+        assert not {"ms_ssim", *(judge.key for judge in JUDGES)} & set(summary.means)
         assert summary.means["bpp"].n == 2
 
 

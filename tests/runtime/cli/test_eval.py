@@ -39,7 +39,8 @@ def test_eval_prints_a_table_reports_the_failure_and_returns_its_code(
 
     said = capsys.readouterr()
     assert said.out.startswith("2 photos, bundle tiny, backend cpu")
-    assert len(re.findall(r"^\| \d, L = \d+ \| rdeic-rt \|", said.out, re.MULTILINE)) == len(codec.bundle.rates)
+    # In the table of metrics and in that of faults.
+    assert len(re.findall(r"^\| \d, L = \d+ \| rdeic-rt \|", said.out, re.MULTILINE)) == 2 * len(codec.bundle.rates)
     (line,) = said.err.splitlines()
     assert re.match(r"rdeic-rt: .*a\.PNG: ", line)
     found = json.loads(Path("all.json").read_text())
