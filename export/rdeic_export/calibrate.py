@@ -134,7 +134,9 @@ def _counts(
     rows: NDArray[np.float32], low: NDArray[np.float64], high: NDArray[np.float64], n_bins: int
 ) -> NDArray[np.int64]:
     """Return the histogram of each row between its limits, int64 [rows, n_bins]."""
-    factors = (n_bins / np.maximum(high - low, np.finfo(np.float32).tiny)).astype(np.float32)
+    # A row of one value has no width; its factor must still be a float32.
+    widths = np.maximum(high - low, n_bins * float(np.finfo(np.float32).tiny))
+    factors = (n_bins / widths).astype(np.float32)
     bins = ((rows - low.astype(np.float32)[:, None]) * factors[:, None]).astype(np.int32)
     np.clip(bins, 0, n_bins - 1, out=bins)
     bins += np.arange(len(rows), dtype=np.int32)[:, None] * n_bins

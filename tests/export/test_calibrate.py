@@ -247,3 +247,11 @@ def test_script_on_missing_photos_or_bundle_says_so_in_one_line(
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3 and all(line.startswith("collect_ranges: ") for line in lines)
     assert not (tmp_path / "out.json").exists()
+
+
+def test_counts_of_a_tensor_that_never_changes_are_in_one_bin() -> None:
+    rows = np.full((2, 5), 3.0, np.float32)
+    rows[1] = [0.0, 0.1, 0.5, 0.9, 1.0]
+    with np.errstate(all="raise"):
+        counts = calibrate._counts(rows, np.array([3.0, 0.0]), np.array([3.0, 1.0]), 4)
+    assert counts.tolist() == [[5, 0, 0, 0], [2, 0, 1, 2]]

@@ -117,12 +117,15 @@ def test_choose_form_takes_what_the_backend_prefers_and_names_what_is_missing(mi
         select.choose_form(backend, found, "control", "fp8")
 
 
-def test_choose_form_int8_on_a_cpu_is_the_form_made_for_it(micro_folder: Path) -> None:
+def test_choose_form_on_a_cpu_is_the_8_bit_one_made_for_it_unless_told_otherwise(
+    micro_folder: Path,
+) -> None:
     backend = select.open_backend("cpu").backend
     found = bundle.read(micro_folder)
     variants = {"int8": "control.int8", "int8-cpu": "control.int8-cpu"}
     graphs = {"control": replace(found.graphs["control"], variants=variants)}
     graphs |= {name: replace(found.graphs["control"], id=name, precision="int8") for name in variants.values()}
     found = replace(found, graphs=graphs)
-    assert select.choose_form(backend, found, "control", "auto").id == "control"
+    assert select.choose_form(backend, found, "control", "auto").id == "control.int8-cpu"
     assert select.choose_form(backend, found, "control", "int8").id == "control.int8-cpu"
+    assert select.choose_form(backend, found, "control", "fp32").id == "control"

@@ -25,12 +25,12 @@ struct Provider {
 
 const Provider* find_provider(const std::string& name) {
   // 8-bit activations run in the CPU's integer kernels only when unsigned and with quantised outputs: the form
-  // int8-cpu.
+  // int8-cpu. It takes half the time of float32, so it comes first where there is one.
   static const Provider kProviders[] = {
       {"cpu",
        "",
        "Cpu",
-       {{"auto", {"fp32", "fp16", "int8-cpu", "int8"}},
+       {{"auto", {"int8-cpu", "fp32", "fp16", "int8"}},
         {"fp32", {"fp32"}},
         {"fp16", {"fp16"}},
         {"int8", {"int8-cpu", "int8"}}}},
