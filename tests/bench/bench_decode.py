@@ -27,7 +27,7 @@ import torch
 from PIL import Image
 
 import rdeic_rt
-from rdeic_export import fidelity, schedule
+from rdeic_export import fidelity, graphs, schedule
 from rdeic_export import recipe as recipes
 from rdeic_rt import container
 from rdeic_rt.codec import Codec
@@ -97,13 +97,17 @@ def eager_decode(
     """Return the whole decode with the same weights in PyTorch; entropy decoding is the runtime's on both sides."""
     model = recipes.build_model(chosen, rate)
     table = schedule.ddpm(chosen.config.diffusion, rate.n_steps)
-    file = container.parse(data)
-    height, width = file.header.size.height, file.header.size.width
+    header = container.parse(data).header
+    height, width = header.size.height, header.size.width
+    level = None
+    if codec.bundle.levels is not None:
+        rows = graphs.level_tables(model, codec.bundle.levels.count)["synthesis"]
+        level = torch.from_numpy(rows[header.rate])[None]
 
     @torch.inference_mode()
     def decode() -> np.ndarray:
         y_hat = torch.from_numpy(codec.read_latents(data).y_hat)
-        z_c, hint = model.codec.synthesise(y_hat)
+        z_c, hint = model.codec.synthesise(y_hat, level)
         z_n = table.abar_start**0.5 * z_c + (1 - table.abar_start) ** 0.5 * torch.randn_like(z_c)
         image = model.vae.decode(model.denoise(z_n, hint, table))
         pixels = ((image + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
