@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -131,11 +132,17 @@ def validation(setup: common.Setup, decode: Callable[[Coded], Tensor]) -> tuple[
 
 def main() -> None:
     """Run the stage; the result is ``weights.safetensors`` with keys ``vae.*`` and ``codec.*``."""
-    setup = common.prepare(common.parser(__doc__ or "").parse_args(), "codec")
+    p = common.parser(__doc__ or "")
+    p.add_argument("--init", type=Path, help="weights of an earlier training to start from; default: linear transforms")
+    args = p.parse_args()
+    setup = common.prepare(args, "codec")
     model = setup.model
     lambdas = tuple(setup.options["lambdas"])
     middle = float(np.exp(np.mean(np.log(lambdas))))
-    transforms.start_from_linear(model, setup.squares, setup.options["steps_of_y"])
+    if args.init:
+        loop.load_weights(model, args.init)
+    else:
+        transforms.start_from_linear(model, setup.squares, setup.options["steps_of_y"])
     codebook = Codebook(model)
 
     def step_loss(step: int) -> tuple[Tensor, loop.Metrics]:

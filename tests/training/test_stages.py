@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -17,12 +19,25 @@ from rdeic_export.modules.gained import rate_between
 from rdeic_export.modules.model import RdeicModel
 from training import cut_crops, data, losses, pack_weights, train_codec, train_decoder, train_texture, transforms
 
-PHOTOS = Path(__file__).parents[1] / "data" / "photos"
+ROOT = Path(__file__).parents[2]
+PHOTOS = ROOT / "tests" / "data" / "photos"
 
 
 def run(main: object, monkeypatch: pytest.MonkeyPatch, *options: object) -> None:
     monkeypatch.setattr(sys, "argv", ["train", *map(str, options)])
     main()  # type: ignore[operator]
+
+
+def test_run_sh_trains_and_does_nothing_again_once_a_stage_is_done(tmp_path: Path) -> None:
+    options = "--steps 1 --batch 2 --samples 1 --device cpu --precision fp32"
+    environment = {**os.environ, "PYTHON": sys.executable, "PROCESSES": "1", "STAGES": "codec", "OPTIONS": options}
+    np.save(tmp_path / "crops.npy", np.stack(list(data.cut(data.load_photos([PHOTOS], 128), 4, 128, seed=0))))
+    command = [str(ROOT / "training" / "run.sh"), str(tmp_path), str(PHOTOS), str(PHOTOS)]
+    for _ in range(2):
+        subprocess.run(command, check=True, env=environment)
+    metrics = (tmp_path / "codec" / "metrics.jsonl").read_text().splitlines()
+    assert len(metrics) == 1
+    assert (tmp_path / "codec" / "weights.safetensors").exists()
 
 
 @pytest.fixture(scope="module")
