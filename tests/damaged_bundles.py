@@ -79,6 +79,12 @@ def graphs(source: Path, folder: Path) -> Iterator[tuple[str, Path]]:
     yield "leak", copy(source, folder / "leak", lambda target, _: leak(target, "/etc/passwd"))
 
 
+def levels(source: Path, folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield bundles, made from one with levels, whose levels are not what the rates, the graphs or the runtime need."""
+    for number, (name, change) in enumerate(LEVELS.items()):
+        yield name, copy(source, folder / f"levels{number}", change)
+
+
 def contradictions(source: Path, folder: Path) -> Iterator[tuple[str, Path]]:
     """Yield bundles that are whole, and contradict themselves or cannot be meant."""
     for number, (name, change) in enumerate(CONTRADICTIONS.items()):
@@ -274,4 +280,126 @@ CONTRADICTIONS: dict[str, Change] = {
     "entropy model of other members": _content("entropy_r0.npz", _archive({"version": b"hello"})),
     "entropy model of nothing": _content("entropy_r0.npz", _archive({})),
     "step table that is empty": lambda target, _: [replace(target / name, b"") for name in _STEPS],
+}
+
+
+def _rows(change: Callable[[dict[str, Any]], object]) -> Change:
+    """Change the arrays of the file of levels, which holds ``analysis`` and ``synthesis``."""
+
+    def rewrite(target: Path, _: Document) -> None:
+        with np.load(target / LEVELS_FILE) as archive:
+            arrays = dict(archive)
+        change(arrays)
+        stream = io.BytesIO()
+        np.savez_compressed(stream, **arrays)
+        replace(target / LEVELS_FILE, stream.getvalue())
+
+    return rewrite
+
+
+def _synthesis(change: Callable[[Any], Any]) -> Change:
+    return _rows(lambda arrays: arrays.update(synthesis=change(arrays["synthesis"])))
+
+
+def _not_finite(value: float) -> Change:
+    """Set a number of a row that no golden file reads."""
+
+    def change(rows: Any) -> Any:
+        rows = rows.copy()
+        rows[-2, 0] = value
+        return rows
+
+    return _synthesis(change)
+
+
+def _level_input(role: str, shape: list[int | str] | None) -> Change:
+    """Give the input ``level`` of a graph another shape, or leave it out."""
+
+    def change(_: Path, document: Document) -> None:
+        inputs = document["graphs"][role]["inputs"]
+        for spec in [spec for spec in inputs if spec["name"] == "level"]:
+            if shape is None:
+                inputs.remove(spec)
+            else:
+                spec["shape"] = shape
+
+    return change
+
+
+def _second_graph(document: Document) -> None:
+    document["graphs"]["another"] = document["graphs"]["synthesis"]
+    document["rates"][1]["graphs"]["synthesis"] = "another"
+
+
+def _without_levels(document: Document, *, inputs: bool) -> None:
+    """Leave out all that says levels, and the graphs' inputs too or not."""
+    del document["levels"]
+    for rate in document["rates"]:
+        del rate["level"]
+    for role in ("analysis", "synthesis") if inputs else ():
+        _level_input(role, None)(Path(), document)
+
+
+LEVELS_FILE = "levels.npz"
+# For the golden bundle with levels: rates at 0 and 100, and 129 levels. First those that are as they may be.
+LEVELS_ALLOWED: dict[str, Change] = {
+    "as it is": lambda *_: None,
+    "rates at 1 and 128": lambda _, d: [r.update(level=n) for r, n in zip(d["rates"], (1, 128), strict=True)],
+    "worth of a bit left out": lambda _, d: [rate.pop("bit_worth", None) for rate in d["rates"]],
+    "worth of a bit that is 0": _set("rates", 0, "bit_worth", value=0),
+    "worth of a bit that is 1": _set("rates", 0, "bit_worth", value=1),
+    "rows of the analysis that are not there": _rows(lambda arrays: arrays.pop("analysis")),
+    "rows of zeros": _synthesis(np.zeros_like),
+}
+LEVELS: dict[str, Change] = {
+    **LEVELS_ALLOWED,
+    "levels that fall": _set("rates", 0, "level", value=101),
+    "the same level twice": _set("rates", 1, "level", value=0),
+    "level that is the count": _set("rates", 1, "level", value=129),
+    "level 256": _set("rates", 1, "level", value=256),
+    "level below 0": _set("rates", 0, "level", value=-1),
+    "level as a real number": _set("rates", 1, "level", value=100.0),
+    "level as a truth": _set("rates", 1, "level", value=True),
+    "level as a text": _set("rates", 1, "level", value="100"),
+    "first rate without a level": lambda _, d: d["rates"][0].pop("level"),
+    "last rate without a level": lambda _, d: d["rates"][1].pop("level"),
+    "rates without levels": lambda _, d: [rate.pop("level") for rate in d["rates"]],
+    "bundle without levels": lambda _, d: d.pop("levels"),
+    "graphs with levels alone": lambda _, d: _without_levels(d, inputs=False),
+    "files with levels alone": lambda _, d: _without_levels(d, inputs=True),
+    "levels that are none": _set("levels", value=None),
+    "levels without a file": lambda _, d: d["levels"].pop("file"),
+    "levels without a count": lambda _, d: d["levels"].pop("count"),
+    "levels with something else": _set("levels", "rows", value=3),
+    "levels in a file that is not listed": _set("levels", "file", value="other.npz"),
+    "levels in a file outside": _set("levels", "file", value="../levels.npz"),
+    "one level": _set("levels", "count", value=1),
+    "257 levels": _set("levels", "count", value=257),
+    "levels as a real number": _set("levels", "count", value=129.0),
+    "one level less": _set("levels", "count", value=128),
+    "one level more": _set("levels", "count", value=130),
+    "rates of two model ids": _set("rates", 1, "model_id", value="00000000"),
+    "rates of another model id": lambda _, d: [rate.update(model_id="00000000") for rate in d["rates"]],
+    "rates of two graphs": lambda _, d: _second_graph(d),
+    "worth of a bit above 1": _set("rates", 0, "bit_worth", value=1.5),
+    "worth of a bit below 0": _set("rates", 0, "bit_worth", value=-0.5),
+    "worth of a bit as a text": _set("rates", 0, "bit_worth", value="0.5"),
+    "worth of a bit as a truth": _set("rates", 0, "bit_worth", value=True),
+    "analysis without a level": _level_input("analysis", None),
+    "synthesis without a level": _level_input("synthesis", None),
+    "level without a width": _level_input("synthesis", ["a", "b"]),
+    "level of a batch": _level_input("synthesis", [2, 16]),
+    "level of rank 1": _level_input("analysis", [16]),
+    "level of another width": _level_input("synthesis", [1, 15]),
+    "rows of the synthesis that are not there": _rows(lambda arrays: arrays.pop("synthesis")),
+    "rows of another width": _synthesis(lambda rows: rows[:, :-1]),
+    "a row less": _synthesis(lambda rows: rows[:-1]),
+    "rows in one": _synthesis(lambda rows: rows.reshape(-1)),
+    "rows in float64": _synthesis(lambda rows: rows.astype(np.float64)),
+    "rows in integers": _synthesis(lambda rows: rows.astype(np.int32)),
+    "rows with a value that is no number": _not_finite(np.nan),
+    "rows with a value that is infinite": _not_finite(-np.inf),
+    "rows that lead to infinity": _synthesis(lambda rows: np.full_like(rows, 3e38)),
+    "file of levels that is empty": _content(LEVELS_FILE, b""),
+    "file of levels of other members": _content(LEVELS_FILE, _archive({"synthesis.npy": b"hello"})),
 }

@@ -3,10 +3,11 @@
     python -m tests.parity build/runtime/cpp/tests/parity            what ctest runs
     python -m tests.parity build/runtime/cpp/tests/parity --photos DIR --bundle engines/tiny --count 200
 
-Files compared: the golden files; crops of photos, freshly encoded at every rate of the bundle; pictures that are
-decoded in tiles; and damaged files, made here from golden ones: cut, flipped and overwritten, with the old checksum and
-with one that fits. Then damaged and hostile bundles (`damaged_bundles`), with a golden file; and graphs, hostile and
-randomly changed, of which both must accept the same and find the same weights in them.
+Files compared: the golden files, and their previews; crops of photos, freshly encoded at every rate of the bundle, and
+with a bundle that has levels at some of these too; pictures that are decoded in tiles; and damaged files, made here
+from golden ones: cut, flipped and overwritten, with the old checksum and with one that fits. Then damaged and hostile
+bundles (`damaged_bundles`), with golden files; and graphs, hostile and randomly changed, of which both must accept the
+same and find the same weights in them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +37,7 @@ from .damage import CRC_BYTES, flipped, header_bytes, resealed
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests/golden/v1"
+LEVELS = ROOT / "tests/golden/v1-levels"
 # The numbers of rdeic.h.
 RESULTS: dict[type[errors.RdeicError], int] = {
     errors.NotRdcError: 40,
@@ -66,25 +70,66 @@ def main() -> None:
     differing = 0
     golden = [path.read_bytes() for path in sorted(GOLDEN.glob("*.rdc"))]
     codec = rdeic_rt.load(GOLDEN / "bundle", backend="cpu", threads=1)
-    differing += compare(args.parity, codec, golden, pixels=True, what="golden files")
-    differing += compare(args.parity, codec, list(damaged(golden, args.damaged)), pixels=False, what="damaged files")
+    differing += compare(args.parity, codec, golden, "pixels", what="golden files")
+    differing += compare(args.parity, codec, golden, "preview", what="golden files, previews")
+    differing += compare(args.parity, codec, list(damaged(golden, args.damaged)), "latents", what="damaged files")
     fresh = rdeic_rt.load(args.bundle, backend="cpu")
     files = list(encoded(fresh, args.photos, args.count, args.side))
-    differing += compare(args.parity, fresh, files, pixels=True, what="fresh photos")
+    differing += compare(args.parity, fresh, files, "pixels", what="fresh photos")
     tiled = rdeic_rt.load(GOLDEN / "bundle", backend="cpu", threads=1, tile_px=256)
     photo = np.asarray(Image.open(ROOT / "tests/data/photos/astronaut.jpg").convert("RGB"))
     large = [tiled.encode(np.ascontiguousarray(photo[:h, :w])) for h, w in ((300, 440), (64, 500), (430, 90))]
-    differing += compare(args.parity, tiled, large, pixels=True, what="pictures in tiles", tile_px=256)
+    differing += compare(args.parity, tiled, large, "pixels", what="pictures in tiles", tile_px=256)
+    differing += compare_levels(args.parity, args.photos, args.count, args.side)
     with tempfile.TemporaryDirectory() as folder:
         for kind, some in bundles(GOLDEN / "bundle", Path(folder).resolve(), args.bundles).items():
             differing += compare_bundles(args.parity, some, golden[0], what=f"bundles: {kind}")
+        for number in (0, 37, 128):
+            data = (LEVELS / f"coffee_r{number}.rdc").read_bytes()
+            some = damaged_bundles.levels(LEVELS / "bundle", Path(folder).resolve() / str(number))
+            differing += compare_bundles(args.parity, some, data, what=f"bundles: levels, a file at {number}")
     differing += compare_graphs(args.parity, list(changed_graphs(args.graphs)))
     sys.exit(1 if differing else 0)
 
 
-def compare(parity: Path, codec: Codec, files: Sequence[bytes], *, pixels: bool, what: str, tile_px: int = 1024) -> int:
+def compare_levels(parity: Path, photos: Path, count: int, side: int) -> int:
+    """Return how many files of a bundle with levels the two decode differently, whole, as previews and in tiles."""
+    codec = rdeic_rt.load(LEVELS / "bundle", backend="cpu", threads=1)
+    golden = [path.read_bytes() for path in sorted(LEVELS.glob("*.rdc"))]
+    fresh = list(encoded(codec, photos, count, side))
+    n_levels = codec.bundle.levels.count if codec.bundle.levels else 0
+    files = golden + fresh + [at_level(golden[0], n) for n in (0, 1, 50, 99, 100, 101, n_levels - 1, n_levels, 255)]
+    photo = np.asarray(Image.open(ROOT / "tests/data/photos/astronaut.jpg").convert("RGB"))
+    tiled = rdeic_rt.load(LEVELS / "bundle", backend="cpu", threads=1, tile_px=256)
+    large = [tiled.encode(np.ascontiguousarray(photo[:300, :440]), rate=rate) for rate in (0.0, 0.63, 1.0)]
+    large.append(at_level(large[-1], n_levels - 1))
+    return (
+        compare(parity, codec, files, "pixels", what="levels")
+        + compare(parity, codec, files, "preview", what="levels, previews")
+        + compare(parity, codec, list(damaged(golden[:1], 200)), "latents", what="levels, damaged files")
+        + compare(parity, tiled, large, "pixels", what="levels in tiles", tile_px=256)
+        + compare(parity, tiled, large, "preview", what="levels in tiles, previews", tile_px=256)
+    )
+
+
+def at_level(data: bytes, level: int) -> bytes:
+    """Return the file with another level in its header."""
+    file = container.parse(data)
+    return container.pack(replace(file.header, rate=level), file.z, file.y)
+
+
+def compare(
+    parity: Path,
+    codec: Codec,
+    files: Sequence[bytes],
+    mode: Literal["latents", "pixels", "preview"],
+    *,
+    what: str,
+    tile_px: int = 1024,
+) -> int:
     """Return how many files the two decode differently, and print what was found."""
-    command = [str(parity), str(codec.bundle.folder), "pixels" if pixels else "latents", str(tile_px)]
+    command = [str(parity), str(codec.bundle.folder), mode, str(tile_px)]
+    pixels, decode = mode != "latents", codec.preview if mode == "preview" else codec.decode
     lines = "".join(data.hex() + "\n" for data in files)
     printed = subprocess.run(command, input=lines, check=True, capture_output=True, text=True).stdout.splitlines()
     outcomes: Counter[int] = Counter()
@@ -95,7 +140,7 @@ def compare(parity: Path, codec: Codec, files: Sequence[bytes], *, pixels: bool,
         outcomes[result] += 1
         same = int(found[0]) == result and found[1:2] == ([digest] if digest else [])
         if same and pixels and digest:
-            mine, theirs = codec.decode(data).astype(int).ravel(), np.frombuffer(bytes.fromhex(found[2]), np.uint8)
+            mine, theirs = decode(data).astype(int).ravel(), np.frombuffer(bytes.fromhex(found[2]), np.uint8)
             same = mine.size == theirs.size and int(np.abs(mine - theirs).max()) <= 1
             largest = max(largest, int(np.abs(mine - theirs).max()))
             unequal, total = unequal + int((mine != theirs).sum()), total + mine.size
@@ -193,7 +238,7 @@ def changed_graphs(count: int) -> Iterator[bytes]:
 
 
 def encoded(codec: Codec, folder: Path, count: int, side: int) -> Iterator[bytes]:
-    """Yield crops of photos as files, each at every rate."""
+    """Yield crops of photos as files, each at every rate, and where the bundle has levels at one between."""
     photos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in {".jpg", ".jpeg", ".png", ".webp"})
     rng = random.Random(5)
     for number in range(count):
@@ -201,6 +246,8 @@ def encoded(codec: Codec, folder: Path, count: int, side: int) -> Iterator[bytes
         crop = random_crop(rng, photo, side)
         for rate in codec.bundle.rates:
             yield codec.encode(crop, rate=rate.index)
+        if codec.bundle.levels is not None:
+            yield codec.encode(crop, rate=rng.uniform(0, len(codec.bundle.rates) - 1))
 
 
 def random_crop(rng: random.Random, photo: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:

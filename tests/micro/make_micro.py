@@ -96,14 +96,14 @@ def recipe(folder: Path) -> Recipe:
     )
 
 
-def levels_recipe(folder: Path) -> Recipe:
-    """Write the weights that all rates of `MICRO_LEVELS` share into ``folder`` and return their recipe."""
+def levels_recipe(folder: Path, config: ModelConfig = MICRO_LEVELS) -> Recipe:
+    """Write the weights that all rates of a model share into ``folder`` and return their recipe."""
     folder.mkdir(parents=True, exist_ok=True)
-    state = model(config=MICRO_LEVELS).state_dict()
+    state = model(config=config).state_dict()
     save_file({k: v.half().contiguous() for k, v in state.items()}, folder / "weights.safetensors")
     return Recipe(
-        name="micro-levels",
-        config=MICRO_LEVELS,
+        name=config.name,
+        config=config,
         licence="Apache-2.0",
         default_rate=1,
         base=(folder / "weights.safetensors",),

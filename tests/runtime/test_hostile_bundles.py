@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 import rdeic_rt
-from rdeic_rt import BundleCorruptError
+from rdeic_rt import BundleCorruptError, BundleMismatchError
 from tests import damaged_bundles
 from tests.damaged_bundles import GRAPH, copy, leak, replace
 
@@ -60,6 +60,20 @@ def test_decode_with_a_bundle_that_contradicts_itself_raises_corrupt(
         return
     with pytest.raises(BundleCorruptError):
         decode(bundle, file)
+
+
+@pytest.mark.parametrize("name", damaged_bundles.LEVELS)
+def test_decode_with_levels_that_do_not_fit_raises_corrupt(folder: Path, name: str) -> None:
+    source = GOLDEN.with_name("v1-levels")
+    bundle = copy(source / "bundle", folder / "bundle", damaged_bundles.LEVELS[name])
+    data = (source / "coffee_r37.rdc").read_bytes()
+    if name in damaged_bundles.LEVELS_ALLOWED:
+        decode(bundle, data)
+        return
+    with pytest.raises((BundleCorruptError, BundleMismatchError)) as raised:
+        decode(bundle, data)
+    whole = name in ("files with levels alone", "rates of another model id")  # and of no use for this file
+    assert isinstance(raised.value, BundleMismatchError) == whole
 
 
 def test_decode_in_tiles_and_preview_refuse_the_same(golden_bundle: Path, folder: Path, file: bytes) -> None:

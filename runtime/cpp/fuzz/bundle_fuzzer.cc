@@ -37,8 +37,14 @@ void check(const Bundle& bundle) {
     if (!inside || fs::file_size(path) != file.size_bytes) __builtin_trap();
   }
   if (bundle.default_rate >= bundle.rates.size()) __builtin_trap();
+  for (std::uint32_t level = 0; bundle.levels && level < bundle.levels->count; ++level) {
+    const rdeic::Rate& rate = bundle.rate_of(bundle.rates[0].model_id, level);
+    const rdeic::TensorSpec* const row = bundle.graph_of(rate, "synthesis").input(rdeic::kLevelInput);
+    if (rate.index != 0 && rate.number > level) __builtin_trap();
+    if (row == nullptr || row->shape.size() != 2 || row->shape[1] < 1) __builtin_trap();
+  }
   for (const rdeic::Rate& rate : bundle.rates) {
-    if (&bundle.rate_of(rate.model_id, rate.index) != &rate) __builtin_trap();
+    if (&bundle.rate_of(rate.model_id, rate.number) != &rate) __builtin_trap();
     for (const char* role : {"analysis", "synthesis", "control", "unet_step", "vae_decoder"})
       for (const auto& [form, id] : bundle.graph_of(rate, role).variants)
         if (!bundle.graphs.contains(id)) __builtin_trap();

@@ -28,6 +28,7 @@ constexpr std::size_t kMaxSteps = 1000;
 constexpr std::size_t kMaxTensors = 256;
 constexpr std::size_t kMaxRank = 8;
 constexpr std::size_t kMaxRates = 256;
+constexpr std::int64_t kMinLevels = 2, kMaxLevels = 256;
 constexpr std::string_view kResidual = "residual_";
 // Tensors [B, C, h, w] with the bundle's latent channels.
 constexpr std::string_view kLatents[] = {"z_c", "z_n", "noise", "z_prev", "z_0"};
@@ -40,9 +41,10 @@ struct Role {
   Names inputs, outputs;
 };
 
-std::array<Role, 5> roles() {
-  return {{{"analysis", {"image"}, {"y", "vq_indices"}},
-           {"synthesis", {"y_hat"}, {"z_c", "hint"}},
+std::array<Role, 5> roles(bool have_levels) {
+  const auto at_a_level = [&](const char* input) { return have_levels ? Names{input, kLevelInput} : Names{input}; };
+  return {{{"analysis", at_a_level("image"), {"y", "vq_indices"}},
+           {"synthesis", at_a_level("y_hat"), {"z_c", "hint"}},
            {"control", {"z_n", "hint", "step"}, {}},
            {"unet_step", {"z_n", "step", "coefficients", "noise"}, {"z_prev"}},
            {"vae_decoder", {"z_0"}, {"image"}}}};
@@ -87,7 +89,8 @@ class ManifestReader {
 
   Bundle read() {
     document_.check_keys({"schema", "name", "family", "licence", "provenance", "size_multiple_px", "latent", "files",
-                          "graphs", "schedules", "rates", "default_rate", "calibration"});
+                          "graphs", "schedules", "rates", "default_rate", "calibration"},
+                         {"levels"});
     document_.at("schema").integer(std::int64_t{kSchema}, std::int64_t{kSchema});
     read_facts();
     read_files();
@@ -96,7 +99,9 @@ class ManifestReader {
     for (const auto& [name, graph] : bundle_.graphs) check_variants(graph);
     for (const auto& [name, entry] : document_.at("schedules").members(1))
       bundle_.schedules.emplace(name, schedule(name, entry));
+    if (document_.has("levels")) read_levels(document_.at("levels"));
     for (const JsonReader& entry : document_.at("rates").elements(1, kMaxRates)) add_rate(entry);
+    if (bundle_.levels) check_levels();
     bundle_.default_rate = static_cast<std::uint32_t>(document_.at("default_rate").integer(0, 255));
     if (bundle_.default_rate >= bundle_.rates.size())
       corrupt(text("default_rate is %" PRIu32 ", but there are %zu rates", bundle_.default_rate, bundle_.rates.size()));
@@ -243,17 +248,46 @@ class ManifestReader {
     return result;
   }
 
+  void read_levels(const JsonReader& entry) {
+    entry.check_keys({"file", "count"});
+    bundle_.levels = Levels{static_cast<std::uint32_t>(entry.at("count").integer(kMinLevels, kMaxLevels)),
+                            listed(entry.at("file"), "levels")};
+  }
+
+  /// Checks what levels need of the rates: that they lie on them in order, and differ in nothing that a level picks.
+  void check_levels() const {
+    std::int64_t last = -1;
+    for (const Rate& rate : bundle_.rates) {
+      if (std::int64_t{rate.number} <= last || rate.number >= bundle_.levels->count)
+        corrupt(text("rate %" PRIu32 " has the level %" PRIu32 "; levels must increase, and be under %" PRIu32,
+                     rate.index, rate.number, bundle_.levels->count));
+      last = rate.number;
+      if (rate.graphs != bundle_.rates[0].graphs || rate.model_id != bundle_.rates[0].model_id)
+        corrupt("rates have levels, but not the same graphs and the same model id");
+    }
+  }
+
   void add_rate(const JsonReader& entry) {
-    entry.check_keys({"index", "label", "lambda_r", "bpp", "schedule", "model_id", "graphs", "step_tables", "entropy"});
+    entry.check_keys({"index", "label", "lambda_r", "bpp", "schedule", "model_id", "graphs", "step_tables", "entropy"},
+                     {"level", "bit_worth"});
     Rate rate;
     rate.index = static_cast<std::uint32_t>(entry.at("index").integer(0, 255));
     if (rate.index != bundle_.rates.size())
       corrupt(text("rates have indices other than 0, 1, 2, ...: %" PRIu32 " is at place %zu", rate.index,
                    bundle_.rates.size()));
     const std::string user = text("rate %" PRIu32, rate.index);
+    if (bundle_.levels.has_value() != entry.has("level"))
+      corrupt(user + (bundle_.levels ? ": it has no level, but the bundle has levels"
+                                     : ": it has a level, but the bundle has none"));
+    rate.number =
+        bundle_.levels ? static_cast<std::uint32_t>(entry.at("level").integer(0, kMaxLevels - 1)) : rate.index;
     rate.label = entry.at("label").text();
     rate.lambda_r = entry.at("lambda_r").positive_number();
     rate.bpp = entry.at("bpp").positive_number();
+    if (entry.has("bit_worth")) {  // which is the encoder's business
+      const double worth = entry.at("bit_worth").number();
+      if (!(worth >= 0 && worth <= 1)) entry.at("bit_worth").wrong("a number from 0 to 1");
+    }
     rate.schedule = entry.at("schedule").text();
     const std::string digits = entry.at("model_id").hex_digits(2 * rate.model_id.size());
     for (std::size_t i = 0; i < rate.model_id.size(); ++i)
@@ -280,7 +314,7 @@ class ManifestReader {
     Names residuals;
     for (const TensorSpec& output : bundle_.graphs.at(rate.graphs.at("control")).outputs)
       if (output.name.starts_with(kResidual)) residuals.insert(output.name);
-    for (Role& role : roles()) {
+    for (Role& role : roles(bundle_.levels.has_value())) {
       if (role.name == std::string_view("unet_step")) role.inputs.insert(residuals.begin(), residuals.end());
       if (role.name == std::string_view("control")) role.outputs.insert(residuals.begin(), residuals.end());
       const GraphSpec& graph = bundle_.graphs.at(rate.graphs.at(role.name));
@@ -301,7 +335,8 @@ class ManifestReader {
         (shape.size() != 4 || shape[1] != static_cast<std::int64_t>(bundle_.latent_channels)))
       corrupt(where + " should have four dimensions, the second of them latent.channels, " +
               std::to_string(bundle_.latent_channels));
-    if (tensor.name == "step" && (shape.size() != 2 || shape[0] != 1 || shape[1] == kDynamic))
+    if ((tensor.name == "step" || tensor.name == kLevelInput) &&
+        (shape.size() != 2 || shape[0] != 1 || shape[1] == kDynamic))
       corrupt(where + " should have the shape [1, D] with a number for D");
   }
 
@@ -358,7 +393,11 @@ const BundleFile& Rate::step_table(const std::string& schedule_name) const {
 }
 
 const Rate& Bundle::rate_of(const ModelId& model_id, std::uint32_t rate) const {
-  if (rate < rates.size() && rates[rate].model_id == model_id) return rates[rate];
+  if (levels && rate < levels->count && rates[0].model_id == model_id) {
+    const auto beyond = std::ranges::upper_bound(rates, rate, {}, &Rate::number);
+    return beyond == rates.begin() ? rates.front() : *std::prev(beyond);
+  }
+  if (!levels && rate < rates.size() && rates[rate].model_id == model_id) return rates[rate];
   std::string has;
   for (const Rate& one : rates)
     has += text("%srate %" PRIu32 ": %s", has.empty() ? "" : ", ", one.index, hex(one.model_id).c_str());

@@ -55,6 +55,7 @@ struct GraphSpec {
 /// One operating point of the codec.
 struct Rate {
   std::uint32_t index = 0;
+  std::uint32_t number = 0;  // what an .rdc file stores: the level where the bundle has levels, else the index
   std::string label;
   double lambda_r = 0;
   double bpp = 0;
@@ -66,6 +67,15 @@ struct Rate {
 
   /// Returns the step table for a schedule; Error(kInternal) if there is none.
   const BundleFile& step_table(const std::string& schedule_name) const;
+};
+
+/// The input of graphs that rates share, analysis and synthesis: a row of numbers for each level.
+inline constexpr const char* kLevelInput = "level";
+
+/// The scale of rates that share their graphs, from the largest, 0, to the smallest, `count` - 1.
+struct Levels {
+  std::uint32_t count = 0;
+  BundleFile file;  // .npz with the rows that analysis and synthesis read, one a level
 };
 
 /// A checked bundle.json; every path in it exists and lies inside `folder`.
@@ -80,8 +90,10 @@ struct Bundle {
   std::map<std::string, Schedule> schedules;
   std::vector<Rate> rates;  // by index
   std::uint32_t default_rate = 0;
+  std::optional<Levels> levels;  // rates between the bundle's own
 
-  /// Returns the rate that a file needs; Error(kBundleMismatch) names both models.
+  /// Returns the rate that a file needs, whose header has `rate`: where the bundle has levels, the last that is not
+  /// beyond that level, or the first. Error(kBundleMismatch) names both models.
   const Rate& rate_of(const ModelId& model_id, std::uint32_t rate) const;
   /// Returns the rate's schedule, or, of the same sampler, the one with n_steps if that is not 0;
   /// Error(kInvalidArgument) lists the choices.

@@ -12,6 +12,7 @@
 #include "loading.h"
 #include "memory_estimate.h"
 #include "noise.h"
+#include "rows.h"
 #include "sha256.h"
 #include "status.h"
 #include "synthesis.h"
@@ -75,6 +76,8 @@ class Parts {
 }  // namespace
 
 struct Codec::State {
+  using LevelRows = std::vector<Tensor<float>>;
+
   State(std::shared_ptr<const Bundle> of, CodecOptions with)
       : bundle(std::move(of)),
         options(std::move(with)),
@@ -143,12 +146,23 @@ struct Codec::State {
     return {std::move(control), std::move(unet_step), schedule, rows};
   }
 
+  /// Returns what the synthesis graph reads at each level, [1, D]; nullptr where the bundle has none.
+  std::shared_ptr<const LevelRows> level_rows_of_synthesis() {
+    if (!bundle->levels) return nullptr;
+    return level_rows.get("synthesis", [this] {
+      const Levels& levels = *bundle->levels;
+      return std::make_shared<const LevelRows>(rows_of(Arrays::read(levels.file), "synthesis", levels.count,
+                                                       bundle->graph_of(bundle->rates[0], "synthesis"), kLevelInput));
+    });
+  }
+
   const std::shared_ptr<const Bundle> bundle;
   const CodecOptions options;
   const backends::Backend backend;
   entropy::Workers workers;
   LoadOnce<entropy::Model> models;
   LoadOnce<denoise::StepRows> step_rows;
+  LoadOnce<LevelRows> level_rows;
   LoadOnce<Graph> graphs;  // last: threads that load graphs use what is above until this is gone
 
   Latents read_latents(const File& file, Parts& parts);
@@ -200,6 +214,7 @@ void Codec::prepare(std::uint32_t rate_index, bool preview) {
   state_->begin_loading(rate, preview);
   state_->model(rate);
   state_->graph(rate, "synthesis");
+  state_->level_rows_of_synthesis();
   state_->graph(rate, "vae_decoder");
   if (!preview) state_->denoiser(rate, state_->bundle->choose_schedule(rate, 0));
 }
@@ -215,6 +230,7 @@ Latents Codec::State::read_latents(const File& file, Parts& parts) {
   const auto n_slices = static_cast<std::uint32_t>(model(rate)->slices().size());
   return {{file.header.size, {}, file.missing_bytes, decoded.complete_slices, n_slices},
           rate.index,
+          file.header.rate,
           std::move(decoded.y_hat),
           file.checksum};
 }
@@ -227,11 +243,13 @@ void Codec::State::reconstruct(const Latents& latents, PixelRows rows, const Dec
                                        bundle->size_multiple_px);
 
   parts.begin(Stage::kSynthesis);
+  const auto level_rows = level_rows_of_synthesis();
+  const Tensor<float>* const level = level_rows ? &level_rows->at(latents.level) : nullptr;
   Canvas<float> z_c_canvas(tiles, kLatentPx, Layout::kNchw), hint_canvas(tiles, kLatentPx, Layout::kNchw);
   tiling::for_each(tiles, [&](Tile tile) {
     parts.go_on(Stage::kSynthesis, tile.row + tile.column == 0);
     const Piece y_hat(latents.y_hat, tiles, tile, kYPx);
-    synthesis::Features features = synthesis::run(*graph(rate, "synthesis"), y_hat.get(), channels);
+    synthesis::Features features = synthesis::run(*graph(rate, "synthesis"), y_hat.get(), level, channels);
     z_c_canvas.add(tile, std::move(features.z_c));
     hint_canvas.add(tile, std::move(features.hint));
   });

@@ -64,7 +64,8 @@ struct Decoded {
 /// A file after entropy decoding: what is left to do is arithmetic in floating point.
 struct Latents {
   Decoded file;
-  std::uint32_t rate = 0;
+  std::uint32_t rate = 0;      // index in the bundle
+  std::uint32_t level = 0;     // where the bundle has levels
   Tensor<float> y_hat;         // [1, M, h/16, w/16], exact
   std::uint32_t checksum = 0;  // the default seed
 };

@@ -3,9 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <string>
 
-#include "status.h"
+#include "rows.h"
 
 namespace rdeic::denoise {
 namespace {
@@ -13,25 +12,6 @@ namespace {
 using backends::Binding;
 using backends::Place;
 using backends::Value;
-
-std::vector<Tensor<float>> rows_of(const Arrays& arrays, const std::string& name, std::size_t n_steps,
-                                   const GraphSpec& spec) {
-  const TensorSpec* step = spec.input("step");
-  const std::int64_t width = step == nullptr || step->shape.empty() ? kDynamic : step->shape.back();
-  if (width < 1) {
-    fail(Result::kBundleCorrupt, "graph '%s': its input 'step' has no fixed width", printable(spec.id).c_str());
-  }
-  const auto row_floats = static_cast<std::size_t>(width);
-  const auto values = arrays.get<float>(name, {n_steps, row_floats});
-  if (!std::ranges::all_of(values, [](float value) { return std::isfinite(value); })) {
-    fail(Result::kBundleCorrupt, "%s: array '%s' has a value that is not finite", arrays.what().c_str(), name.c_str());
-  }
-  std::vector<Tensor<float>> rows;
-  for (std::size_t n = 0; n < n_steps; ++n) {
-    std::ranges::copy(values.subspan(n * row_floats, row_floats), rows.emplace_back(Shape{1, width}).data());
-  }
-  return rows;
-}
 
 /// Returns weights[0] x + weights[1] y.
 Tensor<float> combine(const Tensor<float>& x, const Tensor<float>& y, std::array<float, 2> weights) {
@@ -43,7 +23,8 @@ Tensor<float> combine(const Tensor<float>& x, const Tensor<float>& y, std::array
 }  // namespace
 
 StepRows step_rows(const Arrays& arrays, std::size_t n_steps, const GraphSpec& control, const GraphSpec& unet_step) {
-  return {rows_of(arrays, "control", n_steps, control), rows_of(arrays, "unet_step", n_steps, unet_step)};
+  return {rows_of(arrays, "control", n_steps, control, "step"),
+          rows_of(arrays, "unet_step", n_steps, unet_step, "step")};
 }
 
 Tensor<float> start(const Schedule& schedule, const Tensor<float>& z_c, const Tensor<float>& noise) {

@@ -1,13 +1,17 @@
 #include "synthesis.h"
 
 #include <algorithm>
-#include <array>
+#include <vector>
 
 namespace rdeic::synthesis {
 
-Features run(const backends::Graph& graph, const Tensor<float>& y_hat, std::int64_t channels) {
-  const backends::Value input = backends::Value::of(y_hat);
-  const std::array bindings = {backends::Binding{"y_hat", &input}};
+Features run(const backends::Graph& graph, const Tensor<float>& y_hat, const Tensor<float>* level,
+             std::int64_t channels) {
+  std::vector<backends::Value> values;
+  values.push_back(backends::Value::of(y_hat));
+  if (level != nullptr) values.push_back(backends::Value::of(*level));
+  std::vector<backends::Binding> bindings = {{"y_hat", &values.front()}};
+  if (level != nullptr) bindings.push_back({kLevelInput, &values.back()});
   const auto outputs = backends::by_name(graph, graph.run(bindings, backends::Place::kHost));
   // Two positions of the latent for one of y.
   const std::int64_t height = 2 * y_hat.shape()[2], width = 2 * y_hat.shape()[3];

@@ -11,7 +11,9 @@ struct Features {
   Tensor<float> hint;  // [1, K, h/8, w/8], what the control net sees at every step
 };
 
-/// Returns the features of y_hat, [1, M, h/16, w/16], exact, from the entropy decoder. `channels`: C.
-Features run(const backends::Graph& graph, const Tensor<float>& y_hat, std::int64_t channels);
+/// Returns the features of y_hat, [1, M, h/16, w/16], exact, from the entropy decoder. `level`: [1, D], what the graph
+/// reads where it is of a bundle with levels, else nullptr; `channels`: C.
+Features run(const backends::Graph& graph, const Tensor<float>& y_hat, const Tensor<float>* level,
+             std::int64_t channels);
 
 }  // namespace rdeic::synthesis

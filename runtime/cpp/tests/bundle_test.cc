@@ -22,11 +22,16 @@ using testing::expect_error;
 using testing::TemporaryFolder;
 
 const fs::path kGolden = RDEIC_SOURCE_DIR "/tests/golden/v1/bundle";
+const fs::path kGoldenLevels = RDEIC_SOURCE_DIR "/tests/golden/v1-levels/bundle";
 
 /// A copy of the golden bundle that a test may spoil.
 class BundleTest : public ::testing::Test {
  protected:
-  BundleTest() { fs::copy(kGolden, folder_, fs::copy_options::recursive); }
+  explicit BundleTest(const fs::path& source = kGolden) {
+    fs::copy(source, folder_, fs::copy_options::recursive);
+    std::ifstream file(folder_ / "bundle.json");
+    good_.assign(std::istreambuf_iterator<char>(file), {});
+  }
 
   void write_manifest(const std::string& text) { std::ofstream(folder_ / "bundle.json", std::ios::binary) << text; }
 
@@ -43,6 +48,7 @@ class BundleTest : public ::testing::Test {
 
   TemporaryFolder temporary_;
   fs::path folder_ = temporary_.path() / "bundle";
+  std::string good_;  // bundle.json as it was
 };
 
 TEST_F(BundleTest, ReadsEveryField) {
@@ -101,6 +107,124 @@ struct Fault {
   std::function<void(Json&)> edit;
   const char* words;
 };
+
+class LevelsTest : public BundleTest {
+ protected:
+  LevelsTest() : BundleTest(kGoldenLevels) {}
+
+  /// Returns a graph's input `level` in a document.
+  static Json& level_input(Json& document, const char* graph) {
+    for (Json& input : document["graphs"][graph]["inputs"])
+      if (input["name"] == "level") return input;
+    throw std::logic_error("no input 'level'");
+  }
+};
+
+TEST_F(LevelsTest, AFilesNumberIsItsLevelAndItsRateTheLastNotBeyondIt) {
+  const Bundle bundle = read_bundle(folder_);
+  ASSERT_TRUE(bundle.levels.has_value());
+  EXPECT_EQ(bundle.levels->count, 129U);
+  ASSERT_EQ(bundle.rates.size(), 2U);
+  EXPECT_EQ(bundle.rates[0].number, 0U);
+  EXPECT_EQ(bundle.rates[1].number, 100U);
+  const ModelId id = bundle.rates[0].model_id;
+  for (std::uint32_t level = 0; level < 129; ++level)
+    EXPECT_EQ(bundle.rate_of(id, level).index, level < 100 ? 0U : 1U) << level;
+  expect_error(Result::kBundleMismatch, "at rate 129", [&] { bundle.rate_of(id, 129); });
+  expect_error(Result::kBundleMismatch, "needs model 01020304 at rate 1", [&] { bundle.rate_of({1, 2, 3, 4}, 1); });
+}
+
+TEST_F(LevelsTest, BelowTheFirstRateComesTheFirst) {
+  change([](Json& d) {
+    d["rates"][0]["level"] = 20;
+    d["levels"]["count"] = 101;
+  });
+  const Bundle bundle = read_bundle(folder_);
+  for (const auto& [level, index] : {std::pair{0U, 0U}, {19U, 0U}, {20U, 0U}, {99U, 0U}, {100U, 1U}})
+    EXPECT_EQ(bundle.rate_of(bundle.rates[0].model_id, level).index, index) << level;
+}
+
+TEST_F(BundleTest, NumbersOfRatesAreIndicesWithoutLevels) {
+  const Bundle bundle = read_bundle(folder_);
+  EXPECT_FALSE(bundle.levels.has_value());
+  for (const Rate& rate : bundle.rates) EXPECT_EQ(rate.number, rate.index);
+  change([](Json& d) { d["rates"][0]["level"] = 0; });
+  expect_corrupt("rate 0: it has a level, but the bundle has none");
+}
+
+TEST_F(BundleTest, GraphsReadALevelOnlyInABundleWithLevels) {
+  const auto add_level = [](Json& d, const char* graph) {
+    d["graphs"][graph]["inputs"].push_back({{"name", "level"}, {"dtype", "float32"}, {"shape", {1, 2}}});
+  };
+  for (const char* graph : {"analysis_r0", "synthesis_r0", "vae_decoder"}) {
+    SCOPED_TRACE(graph);
+    write_manifest(good_);
+    change([&](Json& d) { add_level(d, graph); });
+    expect_corrupt("it must map");
+  }
+}
+
+TEST_F(BundleTest, TheWorthOfABitIsCheckedAndNotNeeded) {
+  for (const Json& worth : {Json(0), Json(0.25), Json(1)}) {
+    change([&](Json& d) { d["rates"][0]["bit_worth"] = worth; });
+    EXPECT_NO_THROW(read_bundle(folder_));
+  }
+  for (const Json& worth : {Json(-0.1), Json(1.1), Json("0"), Json(true), Json(nullptr)}) {
+    change([&](Json& d) { d["rates"][0]["bit_worth"] = worth; });
+    expect_corrupt("rates[0].bit_worth must be");
+  }
+}
+
+TEST_F(LevelsTest, NamesTheFaultInLevels) {
+  const std::vector<Fault> faults = {
+      {"falling", [](Json& d) { d["rates"][0]["level"] = 101; }, "levels must increase, and be under 129"},
+      {"twice", [](Json& d) { d["rates"][1]["level"] = 0; }, "levels must increase"},
+      {"beyond", [](Json& d) { d["rates"][1]["level"] = 129; }, "rate 1 has the level 129"},
+      {"beyond all", [](Json& d) { d["rates"][1]["level"] = 256; }, "rates[1].level must be"},
+      {"below 0", [](Json& d) { d["rates"][0]["level"] = -1; }, "rates[0].level must be"},
+      {"real number", [](Json& d) { d["rates"][1]["level"] = 100.0; }, "rates[1].level must be"},
+      {"none at one rate", [](Json& d) { d["rates"][1].erase("level"); }, "rate 1: it has no level"},
+      {"none at all", [](Json& d) { d.erase("levels"); }, "rate 0: it has a level, but the bundle has none"},
+      {"null", [](Json& d) { d["levels"] = nullptr; }, "levels must be"},
+      {"no file", [](Json& d) { d["levels"].erase("file"); }, "the key 'file'"},
+      {"no count", [](Json& d) { d["levels"].erase("count"); }, "the key 'count'"},
+      {"unknown key", [](Json& d) { d["levels"]["rows"] = 1; }, "without the key 'rows'"},
+      {"file not listed", [](Json& d) { d["levels"]["file"] = "x.npz"; }, "levels: 'x.npz' is not among"},
+      {"one level", [](Json& d) { d["levels"]["count"] = 1; }, "levels.count must be"},
+      {"257 levels", [](Json& d) { d["levels"]["count"] = 257; }, "levels.count must be"},
+      {"two models", [](Json& d) { d["rates"][1]["model_id"] = "00000000"; }, "not the same graphs and the same model"},
+      {"two graphs",
+       [](Json& d) {
+         d["graphs"]["another"] = d["graphs"]["synthesis"];
+         d["rates"][1]["graphs"]["synthesis"] = "another";
+       },
+       "not the same graphs and the same model"},
+      {"graphs without a level",
+       [](Json& d) {
+         d.erase("levels");
+         for (Json& rate : d["rates"]) rate.erase("level");
+       },
+       "as analysis it must map image to"},
+      {"synthesis without a level", [](Json& d) { level_input(d, "synthesis")["name"] = "other"; },
+       "as synthesis it must map level, y_hat to"},
+      {"level without a width",
+       [](Json& d) {
+         level_input(d, "synthesis")["shape"] = {1, "d"};
+       },
+       "level should have the shape [1, D]"},
+      {"level of a batch",
+       [](Json& d) {
+         level_input(d, "analysis")["shape"] = {2, 16};
+       },
+       "level should have the shape [1, D]"},
+  };
+  for (const Fault& fault : faults) {
+    SCOPED_TRACE(fault.name);
+    write_manifest(good_);
+    change(fault.edit);
+    expect_corrupt(fault.words);
+  }
+}
 
 TEST_F(BundleTest, NamesTheFaultInAManifest) {
   const std::vector<Fault> faults = {
@@ -176,13 +300,9 @@ TEST_F(BundleTest, NamesTheFaultInAManifest) {
        },
        "variant is in fp32"},
   };
-  const std::string good = [&] {
-    std::ifstream file(folder_ / "bundle.json");
-    return std::string(std::istreambuf_iterator<char>(file), {});
-  }();
   for (const Fault& fault : faults) {
     SCOPED_TRACE(fault.name);
-    write_manifest(good);
+    write_manifest(good_);
     change(fault.edit);
     expect_corrupt(fault.words);
   }

@@ -23,6 +23,7 @@ namespace fs = std::filesystem;
 using Bytes = std::vector<std::uint8_t>;
 
 const fs::path kGolden = fs::path(RDEIC_SOURCE_DIR) / "tests/golden/v1";
+const fs::path kGoldenLevels = fs::path(RDEIC_SOURCE_DIR) / "tests/golden/v1-levels";
 // Of golden pixels, made by another version of ONNX Runtime or on another CPU: tests/golden/v1/limits.json.
 constexpr int kMaxDifference = 2;
 
@@ -85,15 +86,84 @@ int largest_difference(const Bytes& a, const Bytes& b) {
   return largest;
 }
 
-TEST(Codec, GoldenFilesGiveTheirPixels) {
-  for (const auto& entry : fs::directory_iterator(kGolden)) {
+void expect_golden_pixels(Codec& with, const fs::path& folder) {
+  unsigned n_files = 0;
+  for (const auto& entry : fs::directory_iterator(folder)) {
     if (entry.path().extension() != ".rdc") continue;
-    const Picture picture = decode(codec(), read_bytes(entry.path()));
+    ++n_files;
+    const Picture picture = decode(with, read_bytes(entry.path()));
     const Bytes expected = read_png(fs::path(entry.path()).replace_extension(".png"));
     EXPECT_LE(largest_difference(picture.pixels, expected), kMaxDifference) << entry.path();
     EXPECT_EQ(picture.about.missing_bytes, 0U);
     EXPECT_EQ(picture.about.complete_slices, picture.about.n_slices);
   }
+  EXPECT_GE(n_files, 8U);
+}
+
+TEST(Codec, GoldenFilesGiveTheirPixels) { expect_golden_pixels(codec(), kGolden); }
+
+std::shared_ptr<const Bundle> read_shared(const fs::path& folder, bool verify = true) {
+  return std::make_shared<const Bundle>(read_bundle(folder, verify));
+}
+
+TEST(CodecAtLevels, GoldenFilesGiveTheirPixels) {
+  Codec with(read_shared(kGoldenLevels / "bundle"), {.threads = 1});
+  expect_golden_pixels(with, kGoldenLevels);
+}
+
+TEST(CodecAtLevels, TheLevelOfAFileIsSeenInItsPictureAndPreviewAndNotInItsLatents) {
+  Codec with(read_shared(kGoldenLevels / "bundle"), {.threads = 1});
+  const Bytes at_100 = read_bytes(kGoldenLevels / "chelsea_r100.rdc");
+  const Bytes at_128 = read_bytes(kGoldenLevels / "chelsea_r128.rdc");
+  const Latents one = with.read_latents(at_100), other = with.read_latents(at_128);
+  EXPECT_EQ(one.rate, 1U);
+  EXPECT_EQ(other.rate, 1U);
+  EXPECT_EQ(one.level, 100U);
+  EXPECT_EQ(other.level, 128U);
+  EXPECT_TRUE(std::ranges::equal(one.y_hat.values(), other.y_hat.values()));
+  for (const bool preview : {false, true}) {
+    const DecodeOptions options{.seed = 1, .preview = preview};
+    EXPECT_NE(decode(with, at_100, options).pixels, decode(with, at_128, options).pixels);
+  }
+}
+
+TEST(CodecAtLevels, RowsAreReadOnceAndWhenTheyAreNeeded) {
+  const testing::TemporaryFolder folder;
+  fs::copy(kGoldenLevels / "bundle", folder.path() / "bundle");
+  const fs::path rows = folder.path() / "bundle/levels.npz";
+  const Bytes data = read_bytes(kGoldenLevels / "coffee_r37.rdc"), original = read_bytes(rows);
+  Codec with(read_shared(folder.path() / "bundle"), {.threads = 1});
+  Bytes changed = original;
+  changed[changed.size() / 2] ^= 1;
+  write_bytes(rows, changed);
+  EXPECT_NO_THROW(with.read_latents(data));
+  expect_error(Result::kBundleCorrupt, "levels.npz: SHA-256", [&] { decode(with, data); });
+  write_bytes(rows, original);
+  with.prepare(0);
+  write_bytes(rows, changed);
+  EXPECT_NO_THROW(decode(with, data));
+  EXPECT_NO_THROW(decode(with, read_bytes(kGoldenLevels / "coffee_r128.rdc")));
+}
+
+TEST(CodecAtLevels, RowsThatDoNotFitAreBundleErrors) {
+  const testing::TemporaryFolder folder;
+  fs::copy(kGoldenLevels / "bundle", folder.path() / "bundle");
+  const Bytes data = read_bytes(kGoldenLevels / "coffee_r37.rdc");
+  Bundle bundle = read_bundle(folder.path() / "bundle", false);
+  bundle.levels->count = 128;
+  Codec fewer(std::make_shared<const Bundle>(bundle), {.threads = 1});
+  expect_error(Result::kBundleCorrupt, "array 'synthesis' is float32 [129, ", [&] { decode(fewer, data); });
+  bundle.levels->count = 129;
+  for (TensorSpec& input : bundle.graphs.at("synthesis").inputs) {
+    if (input.name == kLevelInput) ++input.shape.back();
+  }
+  Codec wider(std::make_shared<const Bundle>(bundle), {.threads = 1});
+  expect_error(Result::kBundleCorrupt, "array 'synthesis' is float32 [129, ",
+               [&] { decode(wider, data, {.preview = true}); });
+  bundle = read_bundle(folder.path() / "bundle", false);
+  bundle.levels->file = bundle.rates[0].step_table(bundle.rates[0].schedule);
+  Codec other(std::make_shared<const Bundle>(bundle), {.threads = 1});
+  expect_error(Result::kBundleCorrupt, "no array 'synthesis'", [&] { other.prepare(1, true); });
 }
 
 TEST(Codec, RowsMayLieApart) {

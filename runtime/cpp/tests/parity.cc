@@ -1,9 +1,9 @@
 // Decodes files given in hexadecimal, a line each, and prints what came of each: for parity.py, which compares that
 // with what Python makes of the same bytes.
 //
-//   parity BUNDLE latents|pixels [TILE_PX]      RESULT [SHA-256 of y_hat [pixels in hexadecimal]]
-//   parity bundles                              the same, for lines of a bundle's folder in hexadecimal, and a file
-//   parity graphs                               RESULT [weights in other files], for lines of an ONNX file
+//   parity BUNDLE latents|pixels|preview [TILE_PX]     RESULT [SHA-256 of y_hat [pixels in hexadecimal]]
+//   parity bundles    the same as for pixels, for lines of a bundle's folder in hexadecimal, a blank, and a file
+//   parity graphs     RESULT [weights in other files], for lines of an ONNX file
 //
 // A result is a number of rdeic.h; y_hat, pixels and weights are there if it is 0.
 
@@ -37,7 +37,7 @@ std::string digest_of(const rdeic::Tensor<float>& y_hat) {
   return rdeic::hex(digest.finish());
 }
 
-std::string outcome(rdeic::Codec& codec, const Bytes& data, bool pixels) {
+std::string outcome(rdeic::Codec& codec, const Bytes& data, bool pixels, bool preview = false) {
   try {
     std::string line = "0 " + digest_of(codec.read_latents(data).y_hat);
     if (!pixels) return line;
@@ -47,7 +47,7 @@ std::string outcome(rdeic::Codec& codec, const Bytes& data, bool pixels) {
                    picture.resize(std::size_t{3} * size.width * size.height);
                    return rdeic::PixelRows{picture.data(), std::size_t{3} * size.width};
                  },
-                 {});
+                 {.preview = preview});
     return line + " " + rdeic::hex(picture);
   } catch (const rdeic::Error& error) {
     return std::to_string(static_cast<int>(error.result()));
@@ -109,9 +109,9 @@ int main(int argc, char** argv) {
   if (argc < 3) return EXIT_FAILURE;
   if (argc > 3) options.tile_px = static_cast<std::uint32_t>(std::atoi(argv[3]));
   rdeic::Codec codec(std::make_shared<const rdeic::Bundle>(rdeic::read_bundle(argv[1])), options);
-  const bool pixels = std::string(argv[2]) == "pixels";
+  const bool preview = std::string(argv[2]) == "preview", pixels = preview || std::string(argv[2]) == "pixels";
   for (std::string line; std::getline(std::cin, line);) {
-    std::cout << outcome(codec, bytes_from_hex(line), pixels) << std::endl;
+    std::cout << outcome(codec, bytes_from_hex(line), pixels, preview) << std::endl;
   }
   return EXIT_SUCCESS;
 }

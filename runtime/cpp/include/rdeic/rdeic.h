@@ -108,7 +108,7 @@ RDEIC_API void rdeic_limits_init(rdeic_limits* limits, size_t struct_bytes);
 /* What the header of a file says. */
 typedef struct rdeic_info {
   uint32_t width, height; /* in pixels */
-  uint32_t rate;          /* index in the bundle */
+  uint32_t rate;          /* index in the bundle; of a bundle with levels, the level (docs/bundle.md, "Levels") */
   uint8_t model_id[4];    /* of the entropy model that it needs */
   uint32_t checksum;      /* CRC-32C; the seed of the noise, unless another is given */
   uint64_t z_bytes, y_bytes;
@@ -180,8 +180,8 @@ RDEIC_NODISCARD RDEIC_API rdeic_result rdeic_decoder_create(const rdeic_bundle* 
                                                             rdeic_error* error);
 RDEIC_API void rdeic_decoder_destroy(rdeic_decoder* decoder);
 
-/* Loads what decoding a rate needs, so that its first decode is as quick as the next. Results: as rdeic_decode, but for
- * the 4x ones. */
+/* Loads what decoding a rate needs, an index as in rdeic_bundle_rate, so that its first decode is as quick as the next.
+ * Results: as rdeic_decode, but for the 4x ones. */
 RDEIC_NODISCARD RDEIC_API rdeic_result rdeic_decoder_prepare(rdeic_decoder* decoder, uint32_t rate, rdeic_error* error);
 
 /* Parts of a decode, in order, once the file's structure has been found right. */
