@@ -88,6 +88,8 @@ def main() -> None:
             data = (LEVELS / f"coffee_r{number}.rdc").read_bytes()
             some = damaged_bundles.levels(LEVELS / "bundle", Path(folder).resolve() / str(number))
             differing += compare_bundles(args.parity, some, data, what=f"bundles: levels, a file at {number}")
+        some = damaged_bundles.damage(LEVELS / "bundle", Path(folder).resolve() / "levels", args.bundles)
+        differing += compare_bundles(args.parity, some, data, what="bundles: levels, damage")
     differing += compare_graphs(args.parity, list(changed_graphs(args.graphs)))
     sys.exit(1 if differing else 0)
 
