@@ -75,7 +75,7 @@ def test_build_bundle_says_what_it_was_made_from(bundle: Path) -> None:
     assert measured["bits_actual"] % 8 == 0
     assert measured["overhead"] == pytest.approx(measured["bits_actual"] / measured["bits_float"] - 1)
     assert read.rates[0].bpp == measured["bpp"]
-    assert measured["skip_below"] == np.load(read.rates[0].entropy)["skip_below"][0]
+    assert measured["skip_below"] == np.load(read.rates[0].entropy.path)["skip_below"][0]
     assert set(read.schedules) == {"ddpm-2", "ddpm-5", "ddim-2", "ddim-5"}
 
 
