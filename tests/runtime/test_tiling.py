@@ -127,7 +127,7 @@ def test_reconstruct_in_one_tile_equals_the_whole(codec: Codec, latents: Latents
     backend = codec._selection.backend
     schedule = codec.bundle.choose_schedule(latents.rate, None)
     decoder = codec._decoders[latents.rate.index, schedule.name]
-    inputs = reconstruct.inputs(decoder, latents.y_hat, 5, sharpness)
+    inputs = reconstruct.inputs(decoder, latents.y_hat, None, 5, sharpness)
     tiles = grid(320, 512, 1024)
     assert tiles.is_single
 
