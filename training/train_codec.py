@@ -76,6 +76,11 @@ def squared_error(decoded: Tensor, image: Tensor) -> Tensor:
     return (decoded.float() - image).square().mean((1, 2, 3)) * 127.5**2
 
 
+def error_of_means(decoded: Tensor, image: Tensor) -> Tensor:
+    """Return the mean squared error of 16-px blocks' means, float [B], in steps of 1/255, of images in [-1, 1]."""
+    return F.avg_pool2d(decoded.float() - image, 16).square().mean((1, 2, 3)) * 127.5**2
+
+
 class Codebook:
     """Moves code vectors that nothing chooses onto hyper latents, the same in all processes."""
 
@@ -116,8 +121,7 @@ def validation(setup: common.Setup, decode: Callable[[Coded], Tensor]) -> tuple[
             decoded = decode(coded).float().clamp(-1, 1)
             bpp.append(coded.bpp)
             squares.append(squared_error(decoded, image))
-            blocks = F.avg_pool2d(decoded - image, 16).square().mean((1, 2, 3)) * 127.5**2
-            means.append(blocks)
+            means.append(error_of_means(decoded, image))
             if index * 4 < SHEET_PHOTOS:
                 columns.append(data.to_images(decoded))
         mse = torch.cat(squares)
@@ -151,10 +155,13 @@ def main() -> None:
         trade_off = rate_between(lambdas, rate)
         coded = compress(model, image, rate)
         codebook.saw(coded, step, RESTART_UNTIL * setup.schedule.steps)
-        mse = squared_error(model.vae.decode(coded.z_c), image)
+        decoded = model.vae.decode(coded.z_c)
+        mse = squared_error(decoded, image)
+        # Errors over large areas are seen more than others, and cost few bits.
+        distortion = mse + setup.options["means_weight"] * error_of_means(decoded, image)
         latent = (coded.z_c - model.vae.latents(image)).square().mean()
         # Divided by the root of lambda, all rates weigh about the same.
-        balanced = (trade_off * mse + coded.bpp) * (middle / trade_off).sqrt()
+        balanced = (trade_off * distortion + coded.bpp) * (middle / trade_off).sqrt()
         loss = (
             balanced.mean()
             + setup.options["latent_weight"] * latent
