@@ -29,11 +29,16 @@ from .train_codec import Coded, compress, validation
 
 def main() -> None:
     """Run the stage; the result is ``weights.safetensors`` with the keys of ``RdeicModel``."""
-    p = common.parser(__doc__ or "")
-    p.add_argument("--init", type=Path, required=True, help="weights that stage codec, or this one, left")
+    run_stage(DecoderStage, "decoder", __doc__ or "")
+
+
+def run_stage(kind: type[DecoderStage], name: str, description: str) -> None:
+    """Read the command line of a stage with a frozen bitstream, and run it; ``name`` is its table of settings."""
+    p = common.parser(description)
+    p.add_argument("--init", type=Path, required=True, help="weights that the stage before, or this one, left")
     args = p.parse_args()
-    setup = common.prepare(args, "decoder")
-    stage = DecoderStage(setup, args.init)
+    setup = common.prepare(args, name)
+    stage = kind(setup, args.init)
     loop.run(
         stage.trained,
         stage.loss,

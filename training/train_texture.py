@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from . import common, loop
-from .train_codec import validation
-from .train_decoder import DecoderStage
+from .train_decoder import DecoderStage, run_stage
 
 
 class PatchDiscriminator(nn.Module):
@@ -79,21 +78,7 @@ class TextureStage(DecoderStage):
 
 def main() -> None:
     """Run the stage; the result is ``weights.safetensors`` with the keys of ``RdeicModel`` and of the discriminator."""
-    p = common.parser(__doc__ or "")
-    p.add_argument("--init", type=Path, required=True, help="weights that stage decoder left")
-    args = p.parse_args()
-    setup = common.prepare(args, "texture")
-    stage = TextureStage(setup, args.init)
-    loop.run(
-        stage.trained,
-        stage.loss,
-        lambda: validation(setup, stage.decode),
-        setup.schedule,
-        setup.out,
-        seed=setup.seed,
-        device=setup.device,
-        precision=setup.precision,
-    )
+    run_stage(TextureStage, "texture", __doc__ or "")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ A bundle is a folder with everything one codec model needs and nothing that is e
     bundle.json ──▶ size ──▶ JSON ──▶ schema ──▶ references ──▶ paths ──▶ sizes, SHA-256 ──▶ Bundle
 
 Nothing is loaded here but ``bundle.json``: graphs go through `graph_file` to a backend, tables to `schedule` and the
-entropy model to `entropy`, each on first use.
+entropy model to `entropy`, each on first use. (More than 500 lines: all that ``bundle.json`` may say, and every
+check of it, stands in one place.)
 """
 
 from __future__ import annotations

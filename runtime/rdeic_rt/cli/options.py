@@ -223,10 +223,7 @@ def rate(text: str) -> float:
         return whole_number(0, 255)(text)
     except argparse.ArgumentTypeError:
         pass
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    value = _number(text)
     if not 0 <= value <= 255:
         raise argparse.ArgumentTypeError(f"{text} is not from 0 to 255")
     return value
@@ -249,10 +246,7 @@ def whole_number(lowest: int, highest: int) -> Callable[[str], int]:
 
 def bits_per_pixel(text: str) -> float:
     """Return the value of `--target-bpp`: a number over 0, at most 48."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    value = _number(text)
     if not 0.0 < value <= 48.0:
         raise argparse.ArgumentTypeError(f"{text} is not over 0 and at most 48")
     return value
@@ -280,10 +274,14 @@ def memory_bytes(text: str) -> int:
 
 def sharpness(text: str) -> float:
     """Return the value of `--sharpness`: a number from 0 to 10 (the useful ones lie below 2)."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    value = _number(text)
     if not 0.0 <= value <= 10.0:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 10")
     return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
