@@ -16,6 +16,7 @@ mkdir -p "$1"
 runs=$(realpath "$1") validation=$(realpath "$2")
 mapfile -t photos < <(realpath "${@:3}")
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+processes=${PROCESSES:-$(nproc)}  # before nproc sees the number of threads
 export OMP_NUM_THREADS=1
 
 if [ ! -e "$runs/crops.npy" ]; then
@@ -25,7 +26,7 @@ previous=()
 if [ -n "${INIT:-}" ]; then previous=(--init "$INIT"); fi
 for stage in ${STAGES:-codec decoder}; do
     if [ ! -e "$runs/$stage/weights.safetensors" ]; then
-        "${PYTHON:-python}" -m torch.distributed.run --nproc-per-node "${PROCESSES:-$(nproc)}" -m "training.train_$stage" \
+        "${PYTHON:-python}" -m torch.distributed.run --nproc-per-node "$processes" -m "training.train_$stage" \
             --crops "$runs/crops.npy" --validation "$validation" --out "$runs/$stage" "${previous[@]}" ${OPTIONS:-}
     fi
     previous=(--init "$runs/$stage/weights.safetensors")
