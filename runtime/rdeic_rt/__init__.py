@@ -16,7 +16,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .bundle import Bundle, Rate
     from .codec import Codec, load
     from .container import Header, Metadata, RdcFile
     from .container import parse as read_header
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
         UnsupportedVersionError,
     )
     from .limits import DEFAULT_LIMITS, Limits, Size
+    from .manifest import Bundle, Rate
     from .pixels import read_image, write_image
 
     __version__: str
@@ -79,12 +79,12 @@ __all__ = [
 # Where each public name lives; those not listed are errors.
 _HOME = {
     "DEFAULT_LIMITS": "limits",
-    "Bundle": "bundle",
+    "Bundle": "manifest",
     "Codec": "codec",
     "Header": "container",
     "Limits": "limits",
     "Metadata": "container",
-    "Rate": "bundle",
+    "Rate": "manifest",
     "RdcFile": "container",
     "Size": "limits",
     "load": "codec",

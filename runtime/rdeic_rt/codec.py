@@ -1,13 +1,11 @@
 """MAIN PATH: `Codec.encode` and `Codec.decode`, one call per stage.
 
-    encode   image ─ as_rgb ─ pad ─ analysis ─ entropy.encode_latents ─ container.pack ─▶ .rdc bytes
-    decode   .rdc bytes ─ container.parse ─ entropy.decode_latents ─ y_hat
-             y_hat, noise ─ reconstruct (synthesis ─ start ─ denoise ─ vae) ─ crop ─▶ image
-    preview  .rdc bytes ─ as for decode ─ y_hat ─ synthesis ─ vae ─ crop ─▶ image
+    encode   image ─ as_rgb ─ pad ─ family.encode ─ entropy model ─ container.pack ─▶ .rdc bytes
+    decode   .rdc bytes ─ container.parse ─ entropy model ─ latents ─ family.decode ─ crop ─▶ image
+    preview  .rdc bytes ─ as for decode ─ latents ─ family.preview ─ crop ─▶ image
 
-Everything up to y_hat is exact on every machine; what follows, in `reconstruct`, agrees between backends to a
-tolerance. (More than 500 lines: what a caller can ask for, with its types and documentation, is written here in one
-place.)
+Everything up to the latents is exact on every machine; what follows agrees between backends to a tolerance. What a
+family does is in `families`, where it runs in `placement`.
 """
 
 from __future__ import annotations
@@ -16,8 +14,7 @@ import logging
 import math
 import operator
 import platform
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -25,59 +22,24 @@ from typing import Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from . import analysis, container, entropy, loading, pipeline, pixels, reconstruct, target_size, tiling, timing
 from . import bundle as bundles
+from . import container, loading, pipeline, pixels, target_size, tiles, timing
 from .backends import select
-from .backends.base import Backend, Buffer, Graph
-from .bundle import Bundle, Rate
+from .backends.base import Backend
 from .container import Header, Metadata
 from .errors import RdeicError
+from .families.base import Stages, level_input
+from .latents import Cut, Latents
 from .limits import DEFAULT_LIMITS, Limits, Size
-
-# y has one position for every 16 padded pixels along a side and the hyper latent one for every 64 (docs/format.md).
-_HYPER_FACTOR_PX = 64
+from .manifest import AUTO, Bundle, Rate
+from .placement import Placement, Tiled, Whole
+from .progress import Progress
+from .tensor_spec import BATCH, COLUMNS, ROWS
 
 _log = logging.getLogger("rdeic_rt.codec")
 
-_Analysed = tuple[NDArray[np.float32], NDArray[np.int32]]
-"""y, float32 [M, h/16, w/16], and VQ indices, int32 [h/64, w/64]."""
-
-
-@dataclass(frozen=True)
-class Cut:
-    """What is missing of a file that was cut short.
-
-    Attributes:
-        missing_bytes: of the file, 1 or more.
-        complete_slices: how many slices of y_hat are as in the whole file, from the first on; all of them where only
-            metadata or checksum are missing.
-        n_slices: how many there are.
-    """
-
-    missing_bytes: int
-    complete_slices: int
-    n_slices: int
-
-
-@dataclass(frozen=True)
-class Latents:
-    """A file after entropy decoding: all that is left to do is arithmetic.
-
-    Attributes:
-        size: of the source image.
-        rate: the bundle's rate it was made with.
-        y_hat: float32 [1, M, h/16, w/16], exact.
-        crc: the file's checksum, or that of what is there of a file cut short; the default seed.
-        metadata: ICC profile and EXIF that travel with the image.
-        cut: what is missing; None for a whole file.
-    """
-
-    size: Size
-    rate: Rate
-    y_hat: NDArray[np.float32]
-    crc: int
-    metadata: Metadata
-    cut: Cut | None = None
+_Coded = dict[str, NDArray[Any]]
+"""The tensors that are coded, by name, each with the batch as its first dimension."""
 
 
 class Codec:
@@ -95,21 +57,14 @@ class Codec:
         precision: str,
         threads: int | None,
         limits: Limits,
-        tile_px: int = tiling.DEFAULT_TILE_PX,
+        tile_px: int = tiles.DEFAULT_TILE_PX,
     ) -> None:
-        tiling.check_tile_px(tile_px)
+        tiles.check_tile_px(tile_px)
         self._bundle = bundle
         self._selection = selection
-        self._threads = threads
         self._limits = limits
         self._tile_px = tile_px
-        # None of these refers to the codec, so that its memory is given back with the last reference to it.
-        self._analyses = loading.LoadOnce(partial(loading.graph, bundle, selection.encoder))
-        self._entropy_models = loading.LoadOnce(partial(loading.entropy_model, bundle, threads))
-        self._level_rows = loading.LoadOnce(partial(loading.level_rows, bundle))
-        graphs = loading.LoadOnce(partial(loading.graph, bundle, selection.backend))
-        self._decoders = loading.LoadOnce(partial(loading.decoder, bundle, selection.backend, precision, graphs))
-        self._previewers = loading.LoadOnce(partial(loading.previewer, bundle, selection.backend, precision, graphs))
+        self._loaded = loading.Loaded(bundle, selection, precision, threads)
 
     def __repr__(self) -> str:
         return f"<rdeic_rt.Codec {self._bundle.name!r} on {self.backend}>"
@@ -180,42 +135,36 @@ class Codec:
             size = Size(height=rgb.shape[0], width=rgb.shape[1])
             self._limits.check_size(size)
             padded = pixels.pad(rgb, self._bundle.size_multiple_px)
-        analysed: dict[tuple[str, int | None], _Analysed] = {}  # rates may share it
+        coded: dict[tuple[str, ...], _Coded] = {}  # rates may share it
 
         def encode_at(candidate: Rate) -> bytes:
-            key = candidate.graphs["analysis"], None if self._bundle.levels is None else candidate.number
-            if key not in analysed:
-                analysed[key] = self._analyse(candidate, padded, size)
-            return self._code(candidate, size, *analysed[key], metadata or Metadata())
+            graphs = [candidate.graphs[role] for role in sorted(self._bundle.family.encoding)]
+            key = (*graphs, "" if self._bundle.levels is None else str(candidate.number))
+            if key not in coded:
+                coded[key] = self._analyse(candidate, padded)
+            return self._code(candidate, size, coded[key], metadata or Metadata())
 
         if target_bytes is None and target_bpp is None:
             return encode_at(chosen)
         return target_size.best(self._bundle, encode_at, _most_bytes(size, target_bytes, target_bpp), size)
 
-    def _analyse(self, rate: Rate, padded: NDArray[np.uint8], size: Size) -> _Analysed:
-        """Return y and the VQ indices of a padded image of this size, as `analysis.run` does."""
-        backend, graph = self._selection.encoder, self._analyses[rate.graphs["analysis"]]
-        level = self._level(rate, "analysis")
-        tiles = self._tiles(size, backend, graph)
+    def _analyse(self, rate: Rate, padded: NDArray[np.uint8]) -> _Coded:
+        """Return the tensors that are to be coded of a padded image."""
+        family, encoder = self._bundle.family, self._loaded.encoders[rate.index]
+        at = self._placement(self._selection.encoder, encoder, Size(*padded.shape[:2]), Progress())
+        given: dict[str, NDArray[Any]] = {"image": padded[None], **self._level_rows(rate, family.encoding)}
         with timing.stage("analysis"):
-            if tiles.is_single:
-                return analysis.run(backend, graph, padded, level)
-            return tiling.analyse(backend, graph, padded, tiles, level)
+            values = at.run(("encode", rate.index), partial(_call, family.encode, encoder), given)
+            return {name: at.get(value) for name, value in zip(family.coded, values, strict=True)}
 
-    def _level(self, rate: Rate, role: str) -> NDArray[np.float32] | None:
-        """Return the row that a role's graph reads at a rate, float32 [1, D]; None where the bundle has no levels."""
-        return None if self._bundle.levels is None else self._level_rows[role][rate.number][None]
-
-    def _code(
-        self, rate: Rate, size: Size, y: NDArray[np.float32], vq_indices: NDArray[np.int32], metadata: Metadata
-    ) -> bytes:
-        """Return the file that holds an image's latents at a rate."""
-        model = self._entropy_models[rate.entropy]
+    def _code(self, rate: Rate, size: Size, coded: _Coded, metadata: Metadata) -> bytes:
+        """Return the file that holds these tensors at a rate."""
+        model = self._loaded.entropy_models[rate.entropy]
         with timing.stage("entropy"):
-            coded = entropy.encode_latents(model, y, vq_indices, bit_worth=rate.bit_worth)
+            encoded = model.encode(coded, bit_worth=rate.bit_worth)
         with timing.stage("container"):
-            header = Header(size=size, model_id=rate.model_id, rate=rate.number, z_is_plain=coded.z_is_plain)
-            return container.pack(header, coded.z, coded.y, metadata)
+            header = Header(size=size, model_id=rate.model_id, rate=rate.number, z_is_plain=encoded.z_is_plain)
+            return container.pack(header, encoded.z, encoded.y, metadata)
 
     @overload
     def decode(
@@ -290,27 +239,20 @@ class Codec:
             file = container.parse(data, self._limits, allow_partial=allow_partial)
             header = file.header
             rate = self._bundle.rate_of(header.model_id, header.rate)
-        model = self._entropy_models[rate.entropy]
+        model = self._loaded.entropy_models[rate.entropy]
         with timing.stage("entropy"):
-            z_size = _hyper_size(header.size, self._bundle.size_multiple_px)
-            complete_slices = n_slices = len(model.slices)
-            if file.missing_y_bytes:
-                partial_y = entropy.decode_cut_latents(
-                    model, file.z, header.z_is_plain, file.y, file.missing_y_bytes, z_size
-                )
-                y_hat, complete_slices = partial_y.y_hat, partial_y.complete_slices
-            else:
-                y_hat = entropy.decode_latents(model, file.z, header.z_is_plain, file.y, z_size)
+            shapes = self._latent_shapes(rate, header.size)
+            decoded = model.decode(file.z, header.z_is_plain, file.y, shapes, missing_bytes=file.missing_y_bytes)
         if not file.missing_bytes:
-            return Latents(header.size, rate, y_hat, file.crc, file.metadata)
+            return Latents(header.size, rate, decoded.tensors, file.crc, file.metadata)
         _log.warning(
             "the file is cut short by %d bytes and could not be checked; %d of %d slices are complete",
             file.missing_bytes,
-            complete_slices,
-            n_slices,
+            decoded.complete_slices,
+            decoded.n_slices,
         )
-        cut = Cut(file.missing_bytes, complete_slices, n_slices)
-        return Latents(header.size, rate, y_hat, file.crc, file.metadata, cut)
+        cut = Cut(file.missing_bytes, decoded.complete_slices, decoded.n_slices)
+        return Latents(header.size, rate, decoded.tensors, file.crc, file.metadata, cut)
 
     @overload
     def reconstruct(
@@ -346,17 +288,17 @@ class Codec:
         """Return the other half of `decode`: the image for latents of `read_latents`. Arguments and errors as there."""
         _check_options(sharpness, seed, out)
         seed = latents.crc if seed is None else operator.index(seed)
-        rate, backend = latents.rate, self._selection.backend
+        rate, family = latents.rate, self._bundle.family
+        self._bundle.check_sharpness(rate, sharpness)
         schedule = self._bundle.choose_schedule(rate, steps)
-        decoder = self._decoders[rate.index, schedule.name]
+        key = (rate.index, None if schedule is None else schedule.name)
+        decoder = self._loaded.decoders[key]
+        padded = pixels.padded_size(latents.size, self._bundle.size_multiple_px)
+        at = self._placement(self._selection.backend, decoder, padded, Progress())
         with timing.stage("noise"):
-            inputs = reconstruct.inputs(decoder, latents.y_hat, self._level(rate, "synthesis"), seed, sharpness)
-        key = (rate.index, schedule.name)
-        tiles = self._tiles(latents.size, backend, *decoder.graphs)
-        if not tiles.is_single:
-            return _crop_tiled(backend, tiling.reconstruct(backend, decoder, inputs, tiles, key), latents.size, out)
-        image = backend.execute(key, partial(reconstruct.run, backend, decoder), inputs)
-        return _crop(backend, image, latents.size, out)
+            tensors = {**latents.tensors, **self._level_rows(rate, family.latents.values())}
+            given = family.decoder_inputs(decoder, tensors, self._units(padded), seed, sharpness)
+        return self._image(at, key, partial(_call, family.decode, decoder), given, latents.size, out)
 
     @overload
     def preview(
@@ -396,15 +338,14 @@ class Codec:
         """
         _check_out(out)
         latents = data if isinstance(data, Latents) else self.read_latents(data, allow_partial=allow_partial)
-        rate, backend = latents.rate, self._selection.backend
-        previewer = self._previewers[rate.index]
-        key = ("preview", rate.index)
-        tiles = self._tiles(latents.size, backend, *previewer.graphs)
-        inputs = reconstruct.preview_inputs(latents.y_hat, self._level(rate, "synthesis"))
-        if not tiles.is_single:
-            return _crop_tiled(backend, tiling.preview(backend, previewer, inputs, tiles, key), latents.size, out)
-        image = backend.execute(key, partial(reconstruct.preview, previewer), inputs)
-        return _crop(backend, image, latents.size, out)
+        rate, family = latents.rate, self._bundle.family
+        preview = self._loaded.previews[rate.index]
+        padded = pixels.padded_size(latents.size, self._bundle.size_multiple_px)
+        at = self._placement(self._selection.backend, preview, padded, Progress())
+        given = {**latents.tensors, **self._level_rows(rate, family.latents.values())}
+        return self._image(
+            at, ("preview", rate.index), partial(_call, family.preview, preview), given, latents.size, out
+        )
 
     def decode_many(
         self,
@@ -429,21 +370,49 @@ class Codec:
         _check_options(sharpness, seed, "host")
         return pipeline.decode_many(self, paths, sharpness=sharpness, seed=seed, steps=steps, on_error=on_error)
 
-    def _tiles(self, size: Size, backend: Backend, *graphs: Graph) -> tiling.Grid:
-        """Return the tiles that the graphs work on an image in: one, unless it is above a bound."""
-        multiple = self._bundle.size_multiple_px
-        return tiling.grid(pixels.padded_size(size, multiple), self._tile_px, backend.largest_size(graphs), multiple)
+    def _placement(self, backend: Backend, stages: Stages, padded: Size, progress: Progress) -> Placement:
+        """Return where stages work on an image of this size: in one piece, unless it is above a bound."""
+        graphs = [graph for stage in stages.stages for graph in stage.graphs]
+        largest, unit_px = backend.largest_size(graphs), self._bundle.size_multiple_px
+        tiling = tiles.tiles_of(padded, self._tile_px, largest, unit_px)
+        return Whole(backend, progress) if tiling.is_single else Tiled(backend, tiling, progress)
+
+    def _image(
+        self, at: Placement, key: object, stages: Any, given: Mapping[str, NDArray[Any]], size: Size, out: str
+    ) -> Any:
+        """Run stages that end in a padded image, and return the image where it is wanted."""
+        image = at.run(key, stages, given)
+        with timing.stage("pixels"):
+            return at.crop_on_device(image, size) if out == "device" else at.crop(image, size)
+
+    def _level_rows(self, rate: Rate, roles: Iterable[str]) -> dict[str, NDArray[np.float32]]:
+        """Return the rows that graphs of these roles read at a rate, float32 [1, D]; none where there are no levels."""
+        if self._bundle.levels is None:
+            return {}
+        at_a_level = [role for role in roles if self._bundle.family.roles[role].at_a_level]
+        return {level_input(role): self._loaded.level_rows[role][rate.number][None] for role in at_a_level}
+
+    def _latent_shapes(self, rate: Rate, size: Size) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of an image's latents, by name."""
+        sizes = self._units(pixels.padded_size(size, self._bundle.size_multiple_px))
+        graphs = {name: self._bundle.reference(rate.graphs[role]) for name, role in self._bundle.family.latents.items()}
+        return {name: graph.input(name).resolve(sizes) for name, graph in graphs.items()}
+
+    def _units(self, padded: Size) -> dict[str, int]:
+        """Return the sizes of the free dimensions of graphs, for one image."""
+        unit_px = self._bundle.size_multiple_px
+        return {BATCH: 1, ROWS: padded.height // unit_px, COLUMNS: padded.width // unit_px}
 
 
 def load(
     bundle: str | Path | None = None,
     *,
-    backend: str = select.AUTO,
-    precision: str = select.AUTO,
+    backend: str = AUTO,
+    precision: str = AUTO,
     threads: int | None = None,
     verify: bool = True,
     limits: Limits = DEFAULT_LIMITS,
-    tile_px: int = tiling.DEFAULT_TILE_PX,
+    tile_px: int = tiles.DEFAULT_TILE_PX,
     max_vram: int | None = None,
     capture: bool = True,
     stream: object | None = None,
@@ -494,10 +463,9 @@ def load(
     return Codec(found, selection, precision=precision, threads=threads, limits=limits, tile_px=tile_px)
 
 
-def _hyper_size(size: Size, multiple_px: int) -> tuple[int, int]:
-    """Return height and width of the hyper latent of an image, after padding its sides to a multiple."""
-    padded = pixels.padded_size(size, multiple_px)
-    return padded.height // _HYPER_FACTOR_PX, padded.width // _HYPER_FACTOR_PX
+def _call(stages: Callable[..., Any], loaded: Stages, at: Placement, given: Mapping[str, Any]) -> Any:
+    """Call a family's list of stages as `Placement.run` does."""
+    return stages(at, loaded, given)
 
 
 def _check_targets(rate: float | None, target_bytes: int | None, target_bpp: float | None) -> None:
@@ -513,19 +481,6 @@ def _most_bytes(size: Size, target_bytes: int | None, target_bpp: float | None) 
     if target_bpp is not None:
         return target_bpp * size.height * size.width / 8
     return math.inf if target_bytes is None else target_bytes
-
-
-def _crop(backend: Backend, padded: Buffer, size: Size, out: str) -> Any:
-    """Return the image in the top left corner of a padded one, uint8 [1, h, w, 3], where it is wanted."""
-    with timing.stage("pixels"):
-        return backend.crop(padded, size) if out == "device" else pixels.crop(backend.get(padded)[0], size)
-
-
-def _crop_tiled(backend: Backend, padded: NDArray[np.uint8], size: Size, out: str) -> Any:
-    """Return the same of a padded image that tiles were put together to, which is on the host."""
-    with timing.stage("pixels"):
-        image = pixels.crop(padded[0], size)
-        return backend.put(image) if out == "device" else image
 
 
 def _check_out(out: Any) -> None:

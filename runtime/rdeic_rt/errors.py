@@ -96,3 +96,9 @@ class ExportError(RdeicError):
     """A checkpoint cannot be made a bundle; the message names graph and pass, and lists every problem at once."""
 
     exit_code = 7
+
+
+class CancelledError(RdeicError):
+    """The caller's token asked to stop; nothing was written."""
+
+    exit_code = 130

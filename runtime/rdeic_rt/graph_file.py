@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import onnx_walk
-from .bundle import GraphSpec
 from .errors import BundleCorruptError
+from .manifest import GraphSpec
 
 
 @dataclass(frozen=True)

@@ -1,58 +1,117 @@
-"""Graphs and tables of a bundle, each loaded when it is first needed, once."""
+"""Graphs, tables and entropy models of a bundle, each loaded when it is first needed, once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
-from threading import Lock
-from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import bundle as bundles
-from . import denoise, entropy, timing
+from . import entropy, timing
 from .backends import select
 from .backends.base import Backend, Graph
-from .bundle import Bundle, Rate
 from .bundle_file import BundleFile
+from .entropy import EntropyModel
 from .errors import BackendUnavailableError, BundleCorruptError
-from .reconstruct import Decoder, Previewer
-from .schedule import float_rows, load_arrays, load_step_rows
-
-_K = TypeVar("_K")
-_V = TypeVar("_V")
-
-
-class LoadOnce(Generic[_K, _V]):
-    """Values made on first use, each once, whichever thread comes first; a failure is not kept."""
-
-    def __init__(self, make: Callable[[_K], _V]) -> None:
-        self._make = make
-        self._values: dict[_K, _V] = {}
-        self._locks: dict[_K, Lock] = {}
-        self._lock = Lock()
-
-    def __getitem__(self, key: _K) -> _V:
-        if key not in self._values:
-            with self._lock:
-                lock = self._locks.setdefault(key, Lock())
-            with lock:
-                if key not in self._values:
-                    self._values[key] = self._make(key)
-        return self._values[key]
+from .families.base import Stages
+from .lazy import Cache
+from .manifest import LEVEL, Bundle, Rate
+from .schedule import Schedule, float_rows, load_arrays, load_step_rows
 
 
-def graph(bundle: Bundle, backend: Backend, graph_id: str) -> Graph:
-    """Return a graph of the bundle, ready to run."""
+class Loaded:
+    """What a codec has loaded of its bundle so far.
+
+    Attributes:
+        entropy_models: file -> entropy model.
+        level_rows: role -> what its graph reads at each level, float32 [levels, D].
+        encoders: index of a rate -> stages of `families.Family.encode`.
+        previews: index of a rate -> stages of `families.Family.preview`.
+        decoders: index of a rate, name of a schedule -> stages of `families.Family.decode`.
+    """
+
+    def __init__(self, bundle: Bundle, selection: select.Selection, precision: str, threads: int | None) -> None:
+        # None of these refers to the codec, so that its memory is given back with the last reference to it.
+        self.entropy_models: Cache[BundleFile, EntropyModel] = Cache(partial(_entropy_model, bundle, threads))
+        self.level_rows: Cache[str, NDArray[np.float32]] = Cache(partial(_level_rows, bundle))
+        graphs = {
+            backend: Cache(partial(_graph, bundle, backend)) for backend in (selection.backend, selection.encoder)
+        }
+
+        def rate_loader(backend: Backend, precision: str | None, index: int) -> RateLoader:
+            return RateLoader(bundle, bundle.rates[index], backend, precision, graphs[backend])
+
+        encoding = partial(rate_loader, selection.encoder, None)
+        decoding = partial(rate_loader, selection.backend, precision)
+        family = bundle.family
+        self.encoders: Cache[int, Stages] = Cache(lambda index: family.load_encoder(encoding(index)))
+        self.previews: Cache[int, Stages] = Cache(lambda index: family.load_preview(decoding(index)))
+        self.decoders: Cache[tuple[int, str | None], Stages] = Cache(
+            lambda key: family.load_decoder(decoding(key[0]), None if key[1] is None else bundle.schedules[key[1]])
+        )
+
+
+@dataclass(frozen=True)
+class RateLoader:
+    """Loads what a family asks for of one rate; see `families.base.Loader`.
+
+    Attributes:
+        bundle, rate: what is loaded.
+        backend: where the graphs run.
+        precision: as `rdeic_rt.load` takes it; None for the form that encoders run, so that files do not depend on it.
+        graphs: id and form -> graph.
+    """
+
+    bundle: Bundle
+    rate: Rate
+    backend: Backend
+    precision: str | None
+    graphs: Cache[tuple[str, str], Graph]
+
+    def graph(self, role: str) -> Graph:
+        """Return the rate's graph for a role, in the form that the backend runs in this precision."""
+        graph_id = self.rate.graphs[role]
+        if self.precision is None:
+            spec = self.bundle.reference(graph_id)
+        else:
+            spec = select.choose_form(self.backend, self.bundle, graph_id, self.precision)
+        return self.graphs[spec.id, spec.form]
+
+    def step_rows(self, schedule: Schedule) -> Mapping[str, NDArray[np.float32]]:
+        """Return the rows that stand for the timesteps of a schedule, by role."""
+        widths = {}
+        for role in self.bundle.decoding_roles:
+            inputs = {tensor.name: tensor for tensor in self.bundle.reference(self.rate.graphs[role]).inputs}
+            if "step" in inputs:
+                widths[role] = int(inputs["step"].shape[-1])
+        return load_step_rows(self.rate.step_tables[schedule.name], schedule.n_steps, widths)
+
+
+def check_precision(backend: Backend, bundle: Bundle, precision: str) -> None:
+    """Raise unless some rate has all its graphs in this precision for the backend; errors as for `choose_form`."""
+    failures = []
+    for rate in bundle.rates:
+        try:
+            for role in bundle.decoding_roles:
+                select.choose_form(backend, bundle, rate.graphs[role], precision)
+        except BackendUnavailableError as error:
+            failures.append(error)
+    if len(failures) == len(bundle.rates):
+        raise failures[0]
+
+
+def _graph(bundle: Bundle, backend: Backend, key: tuple[str, str]) -> Graph:
+    graph_id, form = key
     with timing.stage("load"):
-        return backend.load(bundle.graphs[graph_id])
+        return backend.load(bundle.graphs[graph_id][form])
 
 
-def entropy_model(bundle: Bundle, threads: int | None, file: BundleFile) -> entropy.EntropyModel:
+def _entropy_model(bundle: Bundle, threads: int | None, file: BundleFile) -> EntropyModel:
     """Return the entropy model in a file; BundleCorruptError if ``bundle.json`` says that it is another."""
     with timing.stage("load"):
-        model = entropy.EntropyModel.load(load_arrays(file), threads)
+        model = entropy.load(load_arrays(file), threads)
     wanted = {rate.model_id for rate in bundle.rates if rate.entropy == file}
     if wanted != {model.model_id}:
         raise BundleCorruptError(
@@ -62,58 +121,13 @@ def entropy_model(bundle: Bundle, threads: int | None, file: BundleFile) -> entr
     return model
 
 
-def level_rows(bundle: Bundle, role: str) -> NDArray[np.float32]:
-    """Return what ``analysis`` or ``synthesis`` of a bundle with levels reads at each of them, float32 [levels, D].
+def _level_rows(bundle: Bundle, role: str) -> NDArray[np.float32]:
+    """Return what a role's graph reads at each level, float32 [levels, D].
 
     Raises:
         BundleCorruptError: the file lacks the array, or it does not fit the graph's input.
     """
     assert bundle.levels is not None  # nobody asks otherwise
-    width = int(bundle.graphs[bundle.rates[0].graphs[role]].input(bundles.LEVEL).shape[-1])
+    width = int(bundle.reference(bundle.rates[0].graphs[role]).input(LEVEL).shape[-1])
     with timing.stage("load"):
         return float_rows(bundle.levels.file, load_arrays(bundle.levels.file), role, bundle.levels.count, width)
-
-
-def decoder(
-    bundle: Bundle, backend: Backend, precision: str, graphs: LoadOnce[str, Graph], key: tuple[int, str]
-) -> Decoder:
-    """Return what decodes a rate, by its index and the name of a schedule."""
-    rate, schedule = bundle.rates[key[0]], bundle.schedules[key[1]]
-    of_role = partial(_graph_of_role, bundle, backend, precision, graphs, rate)
-    control, unet_step = of_role("control"), of_role("unet_step")
-    widths = [int(step_graph.spec.input("step").shape[-1]) for step_graph in (control, unet_step)]
-    rows = load_step_rows(rate.step_tables[schedule.name], schedule.n_steps, *widths)
-    return Decoder(
-        synthesis=of_role("synthesis"),
-        denoiser=denoise.prepare(backend, control, unet_step, schedule, rows),
-        vae_decoder=of_role("vae_decoder"),
-        start_weights=backend.put(schedule.start_weights()),
-    )
-
-
-def previewer(
-    bundle: Bundle, backend: Backend, precision: str, graphs: LoadOnce[str, Graph], rate_index: int
-) -> Previewer:
-    """Return what makes previews of a rate, by its index."""
-    of_role = partial(_graph_of_role, bundle, backend, precision, graphs, bundle.rates[rate_index])
-    return Previewer(synthesis=of_role("synthesis"), vae_decoder=of_role("vae_decoder"))
-
-
-def _graph_of_role(
-    bundle: Bundle, backend: Backend, precision: str, graphs: LoadOnce[str, Graph], rate: Rate, role: str
-) -> Graph:
-    """Return a rate's graph for a role, in the form that the backend runs in this precision."""
-    return graphs[select.choose_form(backend, bundle, rate.graphs[role], precision).id]
-
-
-def check_precision(backend: Backend, bundle: Bundle, precision: str) -> None:
-    """Raise unless some rate has all its graphs in this precision for the backend; errors as for `choose_form`."""
-    failures = []
-    for rate in bundle.rates:
-        try:
-            for role in bundles.DECODING_ROLES:
-                select.choose_form(backend, bundle, rate.graphs[role], precision)
-        except BackendUnavailableError as error:
-            failures.append(error)
-    if len(failures) == len(bundle.rates):
-        raise failures[0]

@@ -22,7 +22,8 @@ from . import files
 from .errors import RdeicError
 
 if TYPE_CHECKING:
-    from .codec import Codec, Latents
+    from .codec import Codec
+    from .latents import Latents
 
 
 def decode_many(

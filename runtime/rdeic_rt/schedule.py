@@ -70,35 +70,21 @@ class Schedule:
         return np.array([math.sqrt(self.abar_start), math.sqrt(1.0 - self.abar_start)], np.float32)
 
 
-@dataclass(frozen=True)
-class StepRows:
-    """What replaces the time embedding: row n is the input ``step`` of a graph at step n.
+def load_step_rows(file: Source, n_steps: int, widths: Mapping[str, int]) -> dict[str, NDArray[np.float32]]:
+    """Return the step table in an .npz file: what replaces the time embedding, float32 [L, D] a role.
 
-    Attributes:
-        control: float32 [L, Dc], for the control graph.
-        unet_step: float32 [L, Du], for the unet_step graph.
-    """
-
-    control: NDArray[np.float32]
-    unet_step: NDArray[np.float32]
-
-
-def load_step_rows(file: Source, n_steps: int, control_width: int, unet_width: int) -> StepRows:
-    """Return the step table in an .npz file.
+    Row n is the input ``step`` of the role's graph at step n.
 
     Args:
-        file: holds the float32 arrays ``control`` and ``unet_step``.
-        n_steps: L, rows that both must have.
-        control_width, unet_width: Dc and Du, columns that the graphs' ``step`` inputs have.
+        file: holds a float32 array for each role.
+        n_steps: L, rows that all must have.
+        widths: role -> D, columns that its graph's input ``step`` has.
 
     Raises:
         BundleCorruptError: not such a file, or arrays of another type or shape.
     """
     arrays = load_arrays(file)
-    return StepRows(
-        control=float_rows(file, arrays, "control", n_steps, control_width),
-        unet_step=float_rows(file, arrays, "unet_step", n_steps, unet_width),
-    )
+    return {role: float_rows(file, arrays, role, n_steps, width) for role, width in widths.items()}
 
 
 def float_rows(

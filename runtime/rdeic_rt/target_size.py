@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .bundle import Bundle, Rate
 from .errors import ImageError
 from .limits import Size
+from .manifest import Bundle, Rate
 
 EncodeAt = Callable[[Rate], bytes]
 

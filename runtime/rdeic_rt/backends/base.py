@@ -17,24 +17,23 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle import Bundle, GraphSpec, TensorSpec
 from ..bundle_file import OwnFile
 from ..errors import BackendUnavailableError, BundleCorruptError
 from ..limits import Size
-
-AUTO = "auto"
+from ..manifest import AUTO, Bundle, GraphSpec
+from ..tensor_spec import TensorSpec
 
 _ANY_LATENT = ("batch", "channels", "height", "width")
 # out = weights[0] x + weights[1] y, what `Backend.combine` computes, for backends that compute nothing but graphs.
 COMBINE = GraphSpec(
     id="combine",
+    form="fp32",
     file=OwnFile(Path(__file__).with_name("combine.onnx")),
-    precision="fp32",
     inputs=(
         TensorSpec("x", "float32", _ANY_LATENT),
         TensorSpec("y", "float32", _ANY_LATENT),
@@ -68,34 +67,25 @@ class Options:
     every_rate: bool = False
 
 
-def output_of(
-    graph: Graph, outputs: Mapping[str, Buffer], name: str, dtype: str, shape: Sequence[int | None]
-) -> Buffer:
-    """Return an output of a graph's run, whose type and shape are checked: a graph may make what it likes.
-
-    Args:
-        graph: what was run.
-        outputs: what it returned.
-        name: of the output.
-        dtype: what it must be, as numpy calls it.
-        shape: what it must have; None for what the graph's spec says, or anything where that leaves it open.
+def run_checked(graph: Graph, inputs: Mapping[str, Buffer]) -> dict[str, Buffer]:
+    """Return the outputs of a graph's run, of the types and shapes that its spec promises for these inputs.
 
     Raises:
-        BundleCorruptError: it is of another type, or has another shape.
+        BackendError: the run failed; DeviceMemoryError: for lack of memory.
+        BundleCorruptError: an output is of another type or shape, as a graph may make what it likes.
     """
-    promised = next(tensor.shape for tensor in graph.spec.outputs if tensor.name == name)
-    if len(promised) == len(shape):
-        shape = [
-            dim if side is None and isinstance(dim, int) else side for side, dim in zip(shape, promised, strict=True)
-        ]
-    output = outputs[name]
-    fits = len(output.shape) == len(shape) and all(w in (None, f) for w, f in zip(shape, output.shape, strict=True))
-    if output.dtype != dtype or not fits:
-        raise BundleCorruptError(
-            f"graph {graph.spec.id!r} in {graph.spec.path} made {name} as {output.dtype} {list(output.shape)}, "
-            f"should make {dtype} [{', '.join('n' if side is None else str(side) for side in shape)}]"
-        )
-    return output
+    outputs = graph.run(inputs)
+    sizes: dict[str, int] = {}
+    for tensor in graph.spec.inputs:
+        sizes |= tensor.sizes_in(inputs[tensor.name].shape)
+    for tensor in graph.spec.outputs:
+        output, shape = outputs[tensor.name], tensor.resolve(sizes)
+        if output.dtype != tensor.dtype or tuple(output.shape) != shape:
+            raise BundleCorruptError(
+                f"graph {graph.spec.id!r} in {graph.spec.path} made {tensor.name} as {output.dtype} "
+                f"{list(output.shape)}, should make {tensor.dtype} {list(shape)}"
+            )
+    return outputs
 
 
 class BackendAbsentError(BackendUnavailableError):
@@ -112,6 +102,10 @@ class Buffer(Protocol):
     @property
     def dtype(self) -> np.dtype[Any]:
         """Its element type."""
+
+
+Result = TypeVar("Result", bound="Buffer | tuple[Buffer, ...]")
+"""What a function that a backend executes returns."""
 
 
 class Graph(Protocol):
@@ -137,8 +131,12 @@ class Backend(Protocol):
         """``cpu``, ... as given to `rdeic_rt.load`."""
 
     @property
-    def forms(self) -> Mapping[str, tuple[str, ...]]:
-        """Precision, or ``auto`` -> the forms of a graph that it runs as such, the one it runs best first."""
+    def forms(self) -> frozenset[str]:
+        """The forms of a graph that it can run."""
+
+    @property
+    def runs_plans(self) -> bool:
+        """Whether it runs plans that were built from a graph's reference form, in whatever precision they are."""
 
     def facts(self) -> dict[str, str]:
         """Return versions, device and threads for `doctor`, benchmarks and the log, by name."""
@@ -184,14 +182,14 @@ class Backend(Protocol):
     def largest_size(self, graphs: Sequence[Graph]) -> Size | None:
         """Return the largest padded image that all these graphs, of this backend, take at once; None for any size.
 
-        What a plan's profile and the memory of the device allow. A larger image is worked on in tiles (`tiling`), which
-        are at most this high and this wide.
+        What a plan's profile and the memory of the device allow. A larger image is worked on in tiles
+        (`placement`), which are at most this high and this wide.
         """
 
     def execute(
-        self, key: Hashable, function: Callable[[Mapping[str, Buffer]], Buffer], inputs: Mapping[str, NDArray[Any]]
-    ) -> Buffer:
-        """Return function(buffers), for buffers with the content of the host arrays.
+        self, key: Hashable, function: Callable[[Mapping[str, Buffer]], Result], inputs: Mapping[str, NDArray[Any]]
+    ) -> Result:
+        """Return function(buffers), one buffer or several, for buffers with the content of the host arrays.
 
         Args:
             key: names what the function does, apart from the shapes of its inputs. A backend may record the work the

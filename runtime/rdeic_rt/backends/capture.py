@@ -15,19 +15,18 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any
+from typing import Any, cast
 from weakref import finalize
 
 from numpy.typing import NDArray
 
 from ..errors import BackendError, DeviceMemoryError
-from .base import Buffer
-from .buffers import DeviceBuffer
+from .base import Buffer, Result
 from .cuda import Stream, api, call, release_with
 from .device import Target, Workspace, device_buffer
 from .memory import Block, Memory
 
-Function = Callable[[Mapping[str, Buffer]], Buffer]
+Function = Callable[[Mapping[str, Buffer]], Result]
 
 MAX_GRAPHS = 8
 # Keys remembered as run once: what comes a second time is worth recording.
@@ -52,7 +51,7 @@ class Captures:
     def __len__(self) -> int:
         return len(self._graphs)
 
-    def run(self, key: Hashable, function: Function, inputs: Mapping[str, NDArray[Any]]) -> Buffer:
+    def run(self, key: Hashable, function: Function[Result], inputs: Mapping[str, NDArray[Any]]) -> Result:
         """Return function(buffers) for buffers with the content of the host arrays; as `base.Backend.execute`."""
         with self._workspace.entered():
             try:
@@ -69,7 +68,7 @@ class Captures:
         self._graphs.clear()
         self._arena = Arena(self._workspace.memory)
 
-    def _run(self, key: Hashable, function: Function, inputs: Mapping[str, NDArray[Any]]) -> Buffer:
+    def _run(self, key: Hashable, function: Function[Result], inputs: Mapping[str, NDArray[Any]]) -> Result:
         if self._generation != self._workspace.generation:
             self.clear()
             self._generation = self._workspace.generation
@@ -77,12 +76,12 @@ class Captures:
         signature = (key, tuple((name, array.shape, array.dtype.str) for name, array in inputs.items()))
         if signature in self._graphs:
             self._graphs.move_to_end(signature)
-            return self._replay(self._graphs[signature], inputs)
+            return cast(Result, self._replay(self._graphs[signature], inputs))
         if self._broken or not self._is_known(signature):
             return self._run_plainly(function, inputs)
         return self._record(signature, function, inputs)
 
-    def _run_plainly(self, function: Function, inputs: Mapping[str, NDArray[Any]]) -> Buffer:
+    def _run_plainly(self, function: Function[Result], inputs: Mapping[str, NDArray[Any]]) -> Result:
         return function(self._workspace.upload(inputs))
 
     def _is_known(self, signature: Hashable) -> bool:
@@ -93,18 +92,21 @@ class Captures:
             self._seen.popitem(last=False)
         return known
 
-    def _replay(self, recording: Recording, inputs: Mapping[str, NDArray[Any]]) -> Buffer:
+    def _replay(self, recording: Recording, inputs: Mapping[str, NDArray[Any]]) -> Any:
         self._workspace.upload(inputs, recording.input_block)
         call("cudaGraphLaunch", recording.graph, self._workspace.stream.handle)
         return self._copied(recording.output)
 
-    def _copied(self, buffer: DeviceBuffer) -> DeviceBuffer:
-        """Return a copy that the next launch leaves alone."""
+    def _copied(self, output: Any) -> Any:
+        """Return a copy of a result, one buffer or several, that the next launch leaves alone."""
+        if isinstance(output, tuple):
+            return tuple(self._copied(one) for one in output)
+        buffer = device_buffer(output)
         result = self._workspace.empty(buffer.shape, buffer.dtype)
         self._workspace.copy(result.address, buffer.address, buffer.size_bytes)
         return result
 
-    def _record(self, signature: Hashable, function: Function, inputs: Mapping[str, NDArray[Any]]) -> Buffer:
+    def _record(self, signature: Hashable, function: Function[Result], inputs: Mapping[str, NDArray[Any]]) -> Result:
         """Return function(buffers), and keep what it queued for the next time."""
         workspace = self._workspace
         if len(self._graphs) >= self._capacity:
@@ -112,7 +114,7 @@ class Captures:
         placement = Placement(self._arena)
         target = Target(workspace.stream, placement.take, specialised=True)
         with workspace.directed(target):
-            output = device_buffer(function(workspace.upload(inputs)))
+            output = function(workspace.upload(inputs))
         result = self._copied(output)
         del output
         if self._generation != workspace.generation:  # that run has moved the scratch memory
@@ -123,10 +125,10 @@ class Captures:
         except BackendError as error:
             self._broken = True
             _log.warning("no CUDA graphs from here on: %s", str(error))  # a record that is kept must keep no frames
-        return result
+        return cast(Result, result)
 
     def _recorded(
-        self, function: Function, inputs: Mapping[str, NDArray[Any]], placement: Placement, first: Target
+        self, function: Function[Any], inputs: Mapping[str, NDArray[Any]], placement: Placement, first: Target
     ) -> Recording:
         """Return what the function queues, for memory where it was in the run before."""
         workspace = self._workspace
@@ -138,7 +140,7 @@ class Captures:
             mode = api().cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
             call("cudaStreamBeginCapture", stream.handle, mode)
             try:
-                output = device_buffer(function(buffers))
+                output = function(buffers)
             except BaseException:
                 code, graph = api().cudaStreamEndCapture(stream.handle)  # ends it; an error is the one that is raised
                 if code == api().cudaError_t.cudaSuccess:
@@ -158,10 +160,10 @@ class Recording:
     Attributes:
         graph: the executable graph.
         input_block: where `Workspace.upload` puts its inputs.
-        output: where it leaves its result.
+        output: where it leaves its result, one buffer or several.
     """
 
-    def __init__(self, graph: Any, stream: Stream, input_block: Block, output: DeviceBuffer, target: Target) -> None:
+    def __init__(self, graph: Any, stream: Stream, input_block: Block, output: Any, target: Target) -> None:
         self.graph = graph
         self.input_block = input_block
         self.output = output

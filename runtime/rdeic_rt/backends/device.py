@@ -19,10 +19,10 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from ..bundle import GraphSpec
 from ..errors import BackendError
 from ..limits import Size
-from .base import COMBINE, Buffer, Graph, Options
+from ..manifest import GraphSpec
+from .base import COMBINE, Buffer, Graph, Options, Result
 from .buffers import DeviceBuffer
 from .cuda import Device, Event, Stream, api, call, device_facts
 from .memory import ALIGNMENT, Block, Memory, Staging
@@ -171,7 +171,8 @@ class DeviceBackend(ABC):
     """A backend on a GPU, but for its name, the forms it runs and how it loads graphs."""
 
     name: str
-    forms: Mapping[str, tuple[str, ...]]
+    forms: frozenset[str]
+    runs_plans = False
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
@@ -237,8 +238,8 @@ class DeviceBackend(ABC):
         return None
 
     def execute(
-        self, key: Hashable, function: Callable[[Mapping[str, Buffer]], Buffer], inputs: Mapping[str, NDArray[Any]]
-    ) -> Buffer:
+        self, key: Hashable, function: Callable[[Mapping[str, Buffer]], Result], inputs: Mapping[str, NDArray[Any]]
+    ) -> Result:
         """Return function(buffers), queued at once."""
         with self.workspace.entered():
             return function(self.workspace.upload(inputs))

@@ -8,14 +8,17 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle import GraphSpec, TensorSpec
 from ..errors import BundleCorruptError
 from ..limits import Size
-from .base import Buffer, Graph
+from ..manifest import GraphSpec
+from ..tensor_spec import TensorSpec
+from .base import Buffer, Graph, Result
 
 
 class HostArrays:
-    """The methods of `base.Backend` that need no inference library."""
+    """The members of `base.Backend` that need no inference library."""
+
+    runs_plans = False
 
     def put(self, array: NDArray[Any]) -> NDArray[Any]:
         """Return the array itself, made C-contiguous."""
@@ -58,8 +61,8 @@ class HostArrays:
         """Return None: any size, as far as memory goes."""
 
     def execute(
-        self, key: Hashable, function: Callable[[Mapping[str, Buffer]], Buffer], inputs: Mapping[str, NDArray[Any]]
-    ) -> Buffer:
+        self, key: Hashable, function: Callable[[Mapping[str, Buffer]], Result], inputs: Mapping[str, NDArray[Any]]
+    ) -> Result:
         """Return function(inputs); nothing is recorded."""
         return function({name: self.put(array) for name, array in inputs.items()})
 

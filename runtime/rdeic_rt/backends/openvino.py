@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 import openvino
@@ -26,8 +25,8 @@ from openvino.frontend import (
 )
 
 from .. import graph_file, onnx_walk
-from ..bundle import GraphSpec
 from ..errors import BackendError, BackendUnavailableError, BundleCorruptError, DeviceMemoryError
+from ..manifest import GraphSpec
 from .base import Buffer, Options
 from .host import HostArrays, check_tensors
 
@@ -53,14 +52,7 @@ class OpenVinoBackend(HostArrays):
     name = "openvino"
     # Not the signed form int8: on CPUs without AMX, OpenVINO 2026.4 gets what is quantised behind a Concat wrong in it
     # (10 dB), and on those without VNNI its sums saturate. The form for CPUs has neither trouble (docs/openvino.md).
-    forms: Mapping[str, tuple[str, ...]] = MappingProxyType(
-        {
-            "auto": ("fp32", "fp16", "int8-cpu"),
-            "fp32": ("fp32",),
-            "fp16": ("fp16",),
-            "int8": ("int8-cpu",),
-        }
-    )
+    forms = frozenset({"fp32", "fp16", "int8-cpu"})
 
     def __init__(self, core: Core, arithmetic: str, threads: int | None) -> None:
         self.arithmetic = arithmetic

@@ -7,7 +7,6 @@ releases the interpreter lock while it computes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import onnxruntime as ort
@@ -15,8 +14,8 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from .. import graph_file
-from ..bundle import GraphSpec
 from ..errors import BackendError, BundleCorruptError, DeviceMemoryError
+from ..manifest import FORMS, GraphSpec
 from .base import Buffer
 from .host import HostArrays, check_tensors
 
@@ -45,16 +44,7 @@ class OrtBackend(HostArrays):
     """
 
     name = "cpu"
-    # 8-bit activations run in integer kernels only when unsigned and with quantised outputs: the form int8-cpu. It is
-    # twice as fast as float32, with VNNI and without (tests/bench/bench_int8.py), so it comes first.
-    forms: Mapping[str, tuple[str, ...]] = MappingProxyType(
-        {
-            "auto": ("int8-cpu", "fp32", "fp16", "int8"),
-            "fp32": ("fp32",),
-            "fp16": ("fp16",),
-            "int8": ("int8-cpu", "int8"),
-        }
-    )
+    forms = frozenset(FORMS)
 
     def __init__(self, threads: int | None) -> None:
         self.threads = threads

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
-from ..bundle import GraphSpec
 from ..errors import BackendError, BackendUnavailableError, DeviceMemoryError
+from ..manifest import GraphSpec
 from .base import COMBINE, BackendAbsentError, Buffer, Options
 from .buffers import DeviceBuffer
 from .cuda import call
@@ -29,9 +28,7 @@ class OrtCudaBackend(DeviceBackend):
     """The ``cuda`` backend; nothing is recorded, since ONNX Runtime decides anew in each run where results lie."""
 
     name = "cuda"
-    forms: Mapping[str, tuple[str, ...]] = MappingProxyType(
-        {"auto": ("fp16", "fp32"), "fp32": ("fp32",), "fp16": ("fp16",), "int8": ()}
-    )
+    forms = frozenset({"fp16", "fp32"})
 
     def __init__(self, workspace: Workspace, threads: int | None) -> None:
         super().__init__(workspace)

@@ -9,14 +9,12 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..bundle import Bundle, GraphSpec
 from ..errors import BackendUnavailableError
-from .base import AUTO as AUTO
+from ..manifest import AUTO, FORMS, PRECISIONS, Bundle, GraphSpec
 from .base import Backend, BackendAbsentError, Options
 
 # The order in which `auto` tries: fastest first. Names without an opener are known, but not part of this version.
 NAMES = ("tensorrt", "cuda", "openvino", "cpu")
-PRECISIONS = ("fp32", "fp16", "int8")
 
 _log = logging.getLogger("rdeic_rt.backends.select")
 
@@ -104,11 +102,13 @@ def choose_form(backend: Backend, bundle: Bundle, graph_id: str, precision: str)
     """
     if precision not in (AUTO, *PRECISIONS):
         raise ValueError(f"precision {precision!r} is not one of: {', '.join((AUTO, *PRECISIONS))}")
-    have = bundle.forms(graph_id)
-    for form in backend.forms[precision]:
-        if form in have:
+    if backend.runs_plans:
+        return bundle.reference(graph_id)
+    have = bundle.graphs[graph_id]
+    for form in bundle.preference(backend.name, precision):
+        if form in have and form in backend.forms:
             return have[form]
-    wanted = precision if precision != AUTO else " or ".join(backend.forms[AUTO])
+    wanted = precision if precision != AUTO else " or ".join(form for form in FORMS if form in backend.forms)
     raise BackendUnavailableError(
         f"{backend.name}: bundle {bundle.name!r} has its graph {graph_id!r} in {' and '.join(have)}, not in {wanted}. "
         f"Build that with `python export/build_engines.py --bundle {bundle.folder} --precision {wanted}`."

@@ -8,25 +8,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 from numpy.typing import NDArray
 
 from .. import plans
-from ..bundle import DECODING_ROLES, Bundle, GraphSpec
 from ..errors import BackendUnavailableError, BundleError, DeviceMemoryError
 from ..limits import Size
+from ..manifest import AUTO, FORMS, PRECISIONS, Bundle, GraphSpec, precision_of
 from ..plans import Plan
-from .base import AUTO, COMBINE, BackendAbsentError, Buffer, Graph, Options
+from .base import COMBINE, BackendAbsentError, Buffer, Graph, Options, Result
 from .capture import Captures
 from .cuda import device_facts
 from .device import DeviceBackend, Workspace
 from .trt_graph import TrtGraph
 from .trt_library import Library, open_library
 
-# What `auto` prefers among the precisions that the bundle has plans in.
-PREFERENCE = ("fp16", "int8", "fp32")
 _PX_STEP = 64
 
 
@@ -58,9 +55,10 @@ def open_backend(options: Options) -> TrtBackend:
 
 def _choose_precision(options: Options, library: Library, capability: int) -> str:
     """Return the precision asked for, or the preferred one among those that the bundle has plans in."""
-    choices = PREFERENCE if options.precision == AUTO else (options.precision,)
     if options.bundle is None:
-        return choices[0]
+        return PRECISIONS[0] if options.precision == AUTO else options.precision
+    forms = options.bundle.preference(TrtBackend.name, options.precision)
+    choices = dict.fromkeys(precision_of(form) for form in forms)
     reasons = []
     for precision in choices:
         missing = _missing(options.bundle, library, capability, precision)
@@ -75,7 +73,7 @@ def _missing(bundle: Bundle, library: Library, capability: int, precision: str) 
     reasons = []
     for rate in bundle.rates:
         try:
-            for spec in (*(bundle.graphs[rate.graphs[role]] for role in DECODING_ROLES), COMBINE):
+            for spec in (*(bundle.reference(rate.graphs[role]) for role in bundle.decoding_roles), COMBINE):
                 _find(bundle, spec, library, capability, precision)
         except BackendUnavailableError as error:
             reasons.append(error)
@@ -102,10 +100,8 @@ class TrtBackend(DeviceBackend):
     """
 
     name = "tensorrt"
-    # Plans of every precision are built from the graph that rates refer to.
-    forms: Mapping[str, tuple[str, ...]] = MappingProxyType(
-        dict.fromkeys((AUTO, *PREFERENCE), ("fp32", "fp16", "int8"))
-    )
+    forms = frozenset(FORMS)
+    runs_plans = True
 
     def __init__(self, workspace: Workspace, library: Library, options: Options, precision: str) -> None:
         super().__init__(workspace)
@@ -166,8 +162,8 @@ class TrtBackend(DeviceBackend):
         return size
 
     def execute(
-        self, key: Hashable, function: Callable[[Mapping[str, Buffer]], Buffer], inputs: Mapping[str, NDArray[Any]]
-    ) -> Buffer:
+        self, key: Hashable, function: Callable[[Mapping[str, Buffer]], Result], inputs: Mapping[str, NDArray[Any]]
+    ) -> Result:
         """Return function(buffers), replayed where it was recorded for this key and these shapes."""
         if self._captures is None:
             return super().execute(key, function, inputs)

@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from ..bundle import GraphSpec, TensorSpec
 from ..errors import BackendError, BundleCorruptError
 from ..limits import Size
+from ..manifest import GraphSpec
 from ..plans import Plan
+from ..tensor_spec import TensorSpec
 from .base import Buffer
 from .buffers import DeviceBuffer
 from .cuda import settle

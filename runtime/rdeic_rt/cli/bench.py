@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ..bundle import Rate
     from ..codec import Codec
     from ..limits import Limits
+    from ..manifest import Rate
 
 _DEFAULT_SIZE = (768, 512)
 _MB = 1e6
@@ -100,7 +100,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     load_ms = 1e3 * (time.perf_counter() - began)
     try:
         rate = codec.bundle.choose_rate(args.rate)
-        steps = codec.bundle.choose_schedule(rate, args.steps).n_steps
+        steps = codec.bundle.n_steps(rate, args.steps)
     except ValueError as error:
         raise UsageError(str(error)) from None
     times = _measure(codec, image, rate, args, limits, console)

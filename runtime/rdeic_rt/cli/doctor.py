@@ -15,7 +15,7 @@ from .console import Console
 from .info import write_facts
 
 if TYPE_CHECKING:
-    from ..bundle import Bundle
+    from ..manifest import Bundle
 
 _PACKAGES = (
     "rdeic-rt",
@@ -129,16 +129,17 @@ def _backends() -> dict[str, str]:
 
 def _bundles() -> dict[str, Any]:
     from .. import bundle as bundles
+    from .. import bundle_search
 
     found = {}
-    for folder in bundles.installed():
+    for folder in bundle_search.installed():
         try:
             bundle = bundles.read(folder, verify=False)
             text = f"{bundle.name}, with rates {', '.join(str(rate.index) for rate in bundle.rates)}"
             found[str(folder)] = f"{text}; {_plans(bundle)}"
         except BundleError as error:
             found[str(folder)] = f"cannot be used: {describe(error)}"
-    return {"searched": [str(folder) for folder in bundles.search_folders()], "found": found}
+    return {"searched": [str(folder) for folder in bundle_search.search_folders()], "found": found}
 
 
 def _plans(bundle: Bundle) -> str:

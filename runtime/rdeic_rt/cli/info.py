@@ -102,7 +102,7 @@ def _bundle_facts(source: str) -> dict[str, Any]:
     return {
         "bundle": bundle.name,
         "folder": str(bundle.folder),
-        "family": bundle.family,
+        "family": bundle.family.name,
         "schema": bundles.SCHEMA,
         "licence": bundle.licence,
         "bytes": sum(entry.size_bytes for entry in bundle.files.values()),
@@ -112,15 +112,18 @@ def _bundle_facts(source: str) -> dict[str, Any]:
                 "label": rate.label,
                 "default": rate.index == bundle.default_rate,
                 "bpp": rate.bpp,
-                "steps": bundle.schedules[rate.schedule].n_steps,
+                "steps": None if rate.schedule is None else bundle.schedules[rate.schedule].n_steps,
+                "level": None if bundle.levels is None else rate.number,
                 "model_id": rate.model_id.hex(),
             }
             for rate in bundle.rates
         ],
         "graphs": [
-            {"id": graph.id, "precision": graph.precision, "bytes": graph.path.stat().st_size}
-            for graph in bundle.graphs.values()
+            {"id": graph.id, "form": graph.form, "bytes": graph.path.stat().st_size}
+            for forms in bundle.graphs.values()
+            for graph in forms.values()
         ],
+        "preferred": {backend: list(forms) for backend, forms in bundle.preferred.items()},
         "provenance": dict(bundle.provenance),
         "levels": None if bundle.levels is None else bundle.levels.count,
         "calibration": dict(bundle.calibration),

@@ -202,7 +202,7 @@ def codec_from(args: argparse.Namespace, limits: Limits, *, capture: bool = True
         BackendError: the backend cannot run here.
     """
     from ..codec import load
-    from ..tiling import DEFAULT_TILE_PX
+    from ..tiles import DEFAULT_TILE_PX
 
     return load(
         args.bundle,

@@ -99,6 +99,11 @@ class HyperNet:
         """Channels of the output."""
         return self.blocks[-1].second.outputs
 
+    @property
+    def scale(self) -> int:
+        """Positions of the output along a side, for each index."""
+        return 1 << sum(block.doubles for block in self.blocks)
+
     def __call__(self, matmul: MatMul, vq_indices: NDArray[np.int32]) -> Levels:
         """Return the hyper parameters, uint16 [4 hz, 4 wz, width], of indices [hz, wz], each in 0 ... K - 1."""
         x = self.codebook[vq_indices]

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import pixels
-from ..bundle import Rate
 from ..codec import Codec
 from ..errors import RdeicError
 from ..limits import Size
+from ..manifest import Rate
 from . import others, summary
 from .metrics import JUDGES, Judge, Reference, Scores, lattices, mean_distance
 from .others import CodedFile, Encodings, OtherCodec
@@ -256,5 +256,5 @@ def _warm_up(codec: Codec, rates: Sequence[Rate]) -> None:
 
 
 def _facts(codec: Codec, rate: Rate) -> RateFacts:
-    steps = codec.bundle.choose_schedule(rate, None).n_steps
+    steps = codec.bundle.n_steps(rate)
     return RateFacts(rate.index, rate.label, rate.bpp, steps, rate.model_id.hex())

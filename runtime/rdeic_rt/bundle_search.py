@@ -1,0 +1,63 @@
+"""Where bundles are looked for: paths, and names in the folders that hold bundles (docs/bundle.md)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from .errors import BundleNotFoundError
+
+MANIFEST = "bundle.json"
+DEFAULT_NAME = "tiny"
+SEARCH_VARIABLE = "RDEIC_RT_BUNDLES"
+
+
+def find(source: str | Path | None = None) -> Path:
+    """Return the folder of a bundle: an existing path as it is, a name from the first of `search_folders` that has it.
+
+    A source with a path separator, or an existing folder, is a path; anything else is a name.
+
+    Raises:
+        BundleNotFoundError: lists every place that was looked at.
+    """
+    name = DEFAULT_NAME if source is None else source
+    looked = []
+    if source is not None:
+        path = Path(name).expanduser()
+        if (path / MANIFEST).is_file():
+            return path.resolve()
+        looked.append(path)
+    if isinstance(name, str) and name not in ("", ".", "..") and not any(c in name for c in "/\\:"):
+        for folder in search_folders():
+            if (folder / name / MANIFEST).is_file():
+                return (folder / name).resolve()
+            looked.append(folder / name)
+    raise BundleNotFoundError(
+        f"no bundle {str(name)!r}: there is no {MANIFEST} in {', '.join(map(str, looked))}. "
+        f"Give a bundle's folder, or put the folder that holds it into {SEARCH_VARIABLE}."
+    )
+
+
+def search_folders() -> tuple[Path, ...]:
+    """Return the folders that hold bundles by name, first match first.
+
+    They are those listed in the environment variable ``RDEIC_RT_BUNDLES``, the user's cache folder, and the ``engines``
+    folder of the installed package or of the checkout it runs from.
+    """
+    import platformdirs
+
+    listed = [Path(p).expanduser() for p in os.environ.get(SEARCH_VARIABLE, "").split(os.pathsep) if p]
+    cache = platformdirs.user_cache_path("rdeic-rt", appauthor=False) / "bundles"
+    package = Path(__file__).resolve().parent
+    embedded = [package / "engines", package.parent.parent / "engines"]
+    return (*listed, cache, *embedded)
+
+
+def installed() -> tuple[Path, ...]:
+    """Return the folder of every bundle that `find` would return by name, in search order."""
+    found: dict[str, Path] = {}
+    for folder in search_folders():
+        if folder.is_dir():
+            for manifest in sorted(folder.glob(f"*/{MANIFEST}")):
+                found.setdefault(manifest.parent.name, manifest.parent.resolve())
+    return tuple(found.values())

@@ -1,0 +1,260 @@
+"""Entropy model 1: a VQ hyperprior and a space-channel context model. Integers only inside.
+
+    indices ─ hyper ─▶ h ──────────────┬──────────────────────────────┐
+    slices before ─ channel context ─ c┤                              │
+                                       ├─ anchors ─▶ (σ, μ) ─ coder ─▶ y_hat of the anchors ─ local context ─ l
+                                       └─ non-anchors (h, c, l) ─▶ (σ, μ) ─ coder ─▶ y_hat of the slice
+
+Encoder and decoder run the same networks on the same integers, so both see the same σ and μ, on every machine; what is
+in the file is only y's rounded distance from μ. docs/format.md, "Entropy coding", is the specification.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import BitstreamError, BundleCorruptError
+from . import arrays as arrays_module
+from .arrays import ArrayReader, Arrays
+from .base import Decoded, Encoded
+from .coder import (
+    MAX_SYMBOL,
+    CutSymbolDecoder,
+    GaussianTable,
+    SymbolDecoder,
+    SymbolEncoder,
+    pack_fixed,
+    unpack_fixed,
+)
+from .layers import WIDE_LIMIT, MatMul, matmul_of_onnxruntime
+from .nets import HyperNet, SliceNets
+from .order import Slice, groups, scatter, slices_of, squeeze
+from .tables import Tables
+
+VERSION: Final = 1
+GRID_BITS: Final = 8
+"""y_hat and means are multiples of 2**-8."""
+Y_LIMIT: Final = (MAX_SYMBOL << GRID_BITS) + WIDE_LIMIT  # under 2**24, so float32 holds y_hat exactly
+
+_Pass = Callable[[Slice, bool, NDArray[np.uint8], NDArray[np.int32]], NDArray[np.int32]]
+"""(slice, anchors, scale index [n], means [n]) -> symbols [n], by number in the pass."""
+
+
+@dataclass(frozen=True)
+class Hyperprior:
+    """Integer networks and tables; see `base.EntropyModel`. May be used by several threads at once.
+
+    Attributes:
+        model_id: 4 bytes that name it in .rdc files.
+        hyper: VQ indices -> hyper parameters.
+        slices: the networks of each slice of y, in coding order.
+        tables: distributions of symbols and VQ indices.
+        matmul: the matrix product the networks run on.
+    """
+
+    model_id: bytes
+    hyper: HyperNet
+    slices: tuple[SliceNets, ...]
+    tables: Tables
+    matmul: MatMul
+
+    @staticmethod
+    def load(arrays: Arrays, threads: int | None = None) -> Hyperprior:
+        """Return the model in these arrays (docs/format.md, "Arrays of the entropy model").
+
+        Args:
+            arrays: name -> array, all of the .npz file.
+            threads: for the matrix products; None for one per core.
+
+        Raises:
+            BundleCorruptError: an array is missing, unknown, or holds what it must not.
+        """
+        reader = ArrayReader(arrays)
+        reader.number("version", VERSION, VERSION)
+        widths = reader.take("slices", np.int32, (None,))
+        reader.check(widths.min() >= 1, "'slices' has a width under 1")
+        tables = Tables.from_arrays(reader)
+        hyper = HyperNet.read(reader, tables.prior.size)
+        slices = tuple(SliceNets.read(reader, s, hyper.width, Y_LIMIT) for s in slices_of(tuple(widths.tolist())))
+        reader.close()
+        return Hyperprior(arrays_module.model_id(arrays), hyper, slices, tables, matmul_of_onnxruntime(threads))
+
+    @property
+    def y_channels(self) -> int:
+        """M, channels of y."""
+        return self.slices[-1].slice.stop
+
+    def encode(self, tensors: Mapping[str, NDArray[Any]], *, bit_worth: float = 0.0) -> Encoded:
+        """Return the sections that hold ``y``, float32 [1, M, hy, wy], and ``vq_indices``, int [1, hz, wz].
+
+        Args:
+            tensors: both, finite; each index in 0 ... K - 1.
+            bit_worth: how much squared error of y a bit is worth: a symbol is the nearest one, or the next towards zero
+                where that saves more than it costs (rate-distortion optimised quantisation). 0 takes the nearest.
+
+        Raises:
+            ValueError: a shape does not fit, y is not finite or an index is out of range (a caller's mistake).
+        """
+        return _encode(self, tensors["y"][0], tensors["vq_indices"][0], bit_worth)
+
+    def decode(
+        self, z: bytes, z_is_plain: bool, y: bytes, shapes: Mapping[str, tuple[int, ...]], *, missing_bytes: int = 0
+    ) -> Decoded:
+        """Return ``y_hat``, exactly as the encoder had it; see `base.EntropyModel.decode`."""
+        shape = shapes["y_hat"]
+        scale = self.hyper.scale
+        if len(shape) != 4 or shape[1] != self.y_channels or shape[2] % scale or shape[3] % scale:
+            raise BundleCorruptError(
+                f"the entropy model has {self.y_channels} channels, on a grid that is {scale} times that of its "
+                f"indices; the graph that reads y_hat takes {list(shape)}"
+            )
+        indices = _decode_indices(self, bytes(z), z_is_plain, (shape[2] // scale, shape[3] // scale))
+        y_hat, complete = _decode_symbols(self, indices, bytes(y), missing_bytes)
+        return Decoded({"y_hat": y_hat}, complete, len(self.slices))
+
+
+def _encode(
+    model: Hyperprior, y: NDArray[np.float32], vq_indices: NDArray[np.integer[Any]], bit_worth: float
+) -> Encoded:
+    """Return the sections of y, float32 [M, hy, wy], and indices [hz, wz]; as `Hyperprior.encode`."""
+    expected = (model.y_channels, *(model.hyper.scale * n for n in vq_indices.shape))
+    if vq_indices.ndim != 2 or y.shape != expected:
+        raise ValueError(
+            f"y has shape {list(y.shape)}, should be {list(expected)} for indices {list(vq_indices.shape)}"
+        )
+    n_codes = model.tables.prior.size
+    if vq_indices.min() < 0 or vq_indices.max() >= n_codes:
+        raise ValueError(
+            f"VQ indices reach from {vq_indices.min()} to {vq_indices.max()}, should be 0 to {n_codes - 1}"
+        )
+    if not np.isfinite(y).all():
+        raise ValueError("y has values that are not finite")
+    on_grid = np.rint(np.clip(y.transpose(1, 2, 0), -MAX_SYMBOL, MAX_SYMBOL) * np.float32(1 << GRID_BITS)).astype(
+        np.int32
+    )
+    encoder = SymbolEncoder()
+
+    def encode_pass(
+        part: Slice, anchors: bool, scale_index: NDArray[np.uint8], means: NDArray[np.int32]
+    ) -> NDArray[np.int32]:
+        wanted = squeeze(on_grid[..., part.channels], anchors=anchors).ravel()
+        nearest = (wanted - means + (1 << GRID_BITS - 1)) >> GRID_BITS
+        symbols = np.zeros_like(nearest)
+        for index, numbers in groups(scale_index, model.tables.skip_below):
+            table, chosen = model.tables.gaussians[index], np.clip(nearest[numbers], -MAX_SYMBOL, MAX_SYMBOL)
+            if bit_worth:
+                chosen = _cheaper(table, chosen, (wanted - means)[numbers], bit_worth)
+            symbols[numbers] = chosen
+            encoder.put_group(table, chosen)
+        return symbols
+
+    indices = vq_indices.astype(np.int32)
+    y_hat = _code_slices(model, indices, encode_pass)
+    z, z_is_plain = _encode_indices(model, indices)
+    return Encoded(z, z_is_plain, encoder.finish(), {"y_hat": y_hat})
+
+
+def _cheaper(
+    table: GaussianTable, symbols: NDArray[np.int32], wanted: NDArray[np.int32], bit_worth: float
+) -> NDArray[np.int32]:
+    """Return symbols [n], each as it is or one nearer to zero, whichever costs less in error and bits together.
+
+    ``wanted`` is what the symbols stand for, int32 [n], on the grid of y.
+    """
+    smaller = symbols - np.sign(symbols)
+
+    def cost(candidates: NDArray[np.int32]) -> NDArray[np.float32]:
+        error = (wanted - (candidates << GRID_BITS)).astype(np.float32) * np.float32(1 / (1 << GRID_BITS))
+        both: NDArray[np.float32] = error * error + np.float32(bit_worth) * table.bits(candidates)
+        return both
+
+    return np.where(cost(smaller) < cost(symbols), smaller, symbols).astype(np.int32)
+
+
+def _decode_symbols(
+    model: Hyperprior, vq_indices: NDArray[np.int32], y: bytes, missing_bytes: int
+) -> tuple[NDArray[np.float32], int]:
+    """Return y_hat of a y section, and how many slices are certain; of one that is cut, means for all that is not.
+
+    Raises:
+        BitstreamError: a whole section is not what an encoder writes. (Of one without its end, nothing is for certain.)
+    """
+    section = "y section"
+    decoder = CutSymbolDecoder(y, missing_bytes, section) if missing_bytes else SymbolDecoder(y, section)
+    complete: set[int] = set()
+
+    def decode_pass(
+        part: Slice, anchors: bool, scale_index: NDArray[np.uint8], means: NDArray[np.int32]
+    ) -> NDArray[np.int32]:
+        symbols = np.zeros_like(means)
+        for index, numbers in groups(scale_index, model.tables.skip_below):
+            group = decoder.get_group(model.tables.gaussians[index], numbers.size)
+            if group is None:
+                return symbols
+            symbols[numbers] = group
+        if isinstance(decoder, CutSymbolDecoder) and not anchors and not decoder.at_end:
+            complete.add(part.index)
+        return symbols
+
+    y_hat = _code_slices(model, vq_indices, decode_pass)
+    if isinstance(decoder, CutSymbolDecoder):
+        return y_hat, len(complete)
+    decoder.finish()
+    return y_hat, len(model.slices)
+
+
+def _code_slices(model: Hyperprior, vq_indices: NDArray[np.int32], code_pass: _Pass) -> NDArray[np.float32]:
+    """Run the networks and ``code_pass`` in coding order; return y_hat, float32 [1, M, hy, wy]."""
+    matmul = model.matmul
+    hyper = model.hyper(matmul, vq_indices)
+    hyper_of = {anchors: squeeze(hyper, anchors=anchors) for anchors in (True, False)}
+    height, width = hyper.shape[:2]
+    y_grid = np.empty((height, width, model.y_channels), np.int32)
+    y_levels = np.empty(y_grid.shape, np.uint16)
+    for nets in model.slices:
+        part = nets.slice
+        y_levels[..., part.channels] = nets.zero
+        channel = nets.channel_context(matmul, y_levels)
+        for anchors in (True, False):
+            contexts = [hyper_of[anchors]]
+            if channel is not None:
+                contexts.append(squeeze(channel, anchors=anchors))
+            if not anchors:
+                contexts.append(nets.local_context(matmul, y_levels))
+            scales, means = nets.parameters(matmul, contexts, anchors=anchors)
+            symbols = code_pass(part, anchors, model.tables.scale_index(scales.ravel()), means.ravel())
+            values = means + (symbols.reshape(means.shape) << GRID_BITS)
+            scatter(y_grid[..., part.channels], values, anchors=anchors)
+            scatter(y_levels[..., part.channels], nets.quantise(values), anchors=anchors)
+    y_hat = y_grid.transpose(2, 0, 1)[None].astype(np.float32)
+    y_hat *= np.float32(1 / (1 << GRID_BITS))
+    return y_hat
+
+
+def _encode_indices(model: Hyperprior, vq_indices: NDArray[np.int32]) -> tuple[bytes, bool]:
+    """Return (section, is plain), the shorter of the two codings; plain where they are equal."""
+    flat = vq_indices.ravel()
+    plain = pack_fixed(flat, model.tables.plain_bits)
+    encoder = SymbolEncoder()
+    encoder.put(model.tables.prior, flat)
+    coded = encoder.finish()
+    return (plain, True) if len(plain) <= len(coded) else (coded, False)
+
+
+def _decode_indices(model: Hyperprior, z: bytes, is_plain: bool, z_size: tuple[int, int]) -> NDArray[np.int32]:
+    """Return the VQ indices, int32 of shape ``z_size``; BitstreamError if z is not their section."""
+    n_codes, count = model.tables.prior.size, z_size[0] * z_size[1]
+    if is_plain:
+        flat = unpack_fixed(z, count, model.tables.plain_bits, "z section")
+        if flat.max() >= n_codes:
+            raise BitstreamError(f"z section: index {flat.max()}, but the model has {n_codes} code vectors")
+    else:
+        decoder = SymbolDecoder(z, "z section")
+        flat = decoder.get(model.tables.prior, count)
+        decoder.finish()
+    return flat.reshape(z_size)

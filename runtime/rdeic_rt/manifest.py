@@ -1,0 +1,268 @@
+"""What ``bundle.json`` says, as objects; `bundle` reads, checks and writes it (docs/bundle.md)."""
+
+from __future__ import annotations
+
+import operator
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, SupportsIndex
+
+from .bundle_file import BundleFile, Source
+from .bundle_search import SEARCH_VARIABLE
+from .errors import BundleMismatchError
+from .schedule import Schedule
+from .tensor_spec import TensorSpec
+
+if TYPE_CHECKING:
+    from .families import Family
+
+# What a graph is; the earlier, the nearer to what was trained.
+FORMS = ("fp32", "fp16", "int8", "int8-cpu")
+# What a user asks for: one of these, or whatever runs best.
+PRECISIONS = ("fp32", "fp16", "int8")
+AUTO = "auto"
+# The input of graphs that rates share: a row of numbers for each level.
+LEVEL = "level"
+
+
+def precision_of(form: str) -> str:
+    """Return the precision that a form has: ``int8`` of ``int8-cpu``, and of the others their own name."""
+    return form.removesuffix("-cpu")
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """One ONNX graph of a bundle, in one form: where it lies and what goes in and out.
+
+    Attributes:
+        id: its name in ``bundle.json``, the same for all forms.
+        form: one of `FORMS`.
+        file: the ONNX file; `graph_file.read` returns what a backend may load of it.
+        inputs, outputs: in the graph's order.
+        folder: of the file, in the bundle: empty, or with a slash at its end.
+        listed: the bundle's files, in which weights of the graph may lie.
+    """
+
+    id: str
+    form: str
+    file: Source
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    folder: str = ""
+    listed: Mapping[str, BundleFile] = field(default_factory=dict)
+
+    @property
+    def path(self) -> Path:
+        """Where the file lies, for messages and tools."""
+        return self.file.path
+
+    def input(self, name: str) -> TensorSpec:
+        """Return the input called name; KeyError if there is none."""
+        return {spec.name: spec for spec in self.inputs}[name]
+
+    def output(self, name: str) -> TensorSpec:
+        """Return the output called name; KeyError if there is none."""
+        return {spec.name: spec for spec in self.outputs}[name]
+
+    def weights_at(self, location: str) -> BundleFile | None:
+        """Return the file at a path from the graph's folder, as the graph gives it; None if no such file is listed."""
+        return self.listed.get(self.folder + location)
+
+
+@dataclass(frozen=True)
+class Rate:
+    """One operating point of the codec: one of a bundle's own, or between two of them.
+
+    Attributes:
+        index: among the bundle's rates; of a rate between two, that of the larger.
+        number: what an .rdc file stores: the level where the bundle has levels, else the index.
+        label: for people.
+        bpp: bits per source pixel of a typical photo.
+        model_id: 4 bytes, the entropy model that files of this rate need.
+        graphs: role, as the bundle's family has them -> graph id.
+        entropy: .npz of the entropy model.
+        schedule: name of the schedule it decodes with unless another number of steps is asked for; None where the
+            family has no steps.
+        step_tables: schedule name -> .npz with the rows `schedule.load_step_rows` reads.
+        lambda_r: weight of the distortion in the training loss (Eq. 9); larger means larger files. None: not known.
+        is_guided: whether lambda_s other than 1 means something to it.
+        bit_worth: squared steps of y that a bit is worth to the encoder, see `entropy.EntropyModel.encode`.
+    """
+
+    index: int
+    number: int
+    label: str
+    bpp: float
+    model_id: bytes
+    graphs: Mapping[str, str]
+    entropy: BundleFile
+    schedule: str | None = None
+    step_tables: Mapping[str, BundleFile] = field(default_factory=dict)
+    lambda_r: float | None = None
+    is_guided: bool = True
+    bit_worth: float = 0.0
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The scale of rates that share their graphs, from the largest, 0, to the smallest, ``count`` - 1.
+
+    Attributes:
+        count: of levels.
+        file: .npz with the rows that the graphs read, one array a role and one row a level, see `loading.level_rows`.
+    """
+
+    count: int
+    file: BundleFile
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A checked ``bundle.json``; every path in it exists and lies inside ``folder``.
+
+    Attributes:
+        folder: absolute path of the bundle.
+        name, licence, provenance: what the model is and where its weights come from.
+        family: how its graphs follow each other, see `families`.
+        size_multiple_px: image sides are padded to a multiple of this, the unit of `TensorSpec.grid`.
+        files: relative path -> file, for every file but ``bundle.json``.
+        graphs: id -> form -> graph.
+        preferred: name of a backend -> forms, the one it was measured to run fastest first.
+        schedules: by name.
+        rates: by index.
+        default_rate: index of the rate that `Codec.encode` takes unless told.
+        levels: rates between the bundle's own; None where there are none.
+        calibration: measured facts (rate overhead of the integer networks, ...), free-form.
+    """
+
+    folder: Path
+    name: str
+    family: Family
+    licence: str
+    provenance: Mapping[str, Any]
+    size_multiple_px: int
+    files: Mapping[str, BundleFile]
+    graphs: Mapping[str, Mapping[str, GraphSpec]]
+    preferred: Mapping[str, tuple[str, ...]]
+    schedules: Mapping[str, Schedule]
+    rates: tuple[Rate, ...]
+    default_rate: int
+    levels: Levels | None
+    calibration: Mapping[str, Any]
+
+    def reference(self, graph_id: str) -> GraphSpec:
+        """Return a graph in the form nearest to what was trained: what encoders run, and plans are built from."""
+        forms = self.graphs[graph_id]
+        return next(forms[form] for form in FORMS if form in forms)
+
+    def preference(self, backend: str, precision: str) -> tuple[str, ...]:
+        """Return the forms of a precision, or for ``auto`` all, in the order that a backend should take them in."""
+        measured = self.preferred.get(backend, ())
+        ordered = [*measured, *(form for form in FORMS if form not in measured)]
+        return tuple(form for form in ordered if precision in (AUTO, precision_of(form)))
+
+    @property
+    def decoding_roles(self) -> tuple[str, ...]:
+        """The roles after entropy decoding, in the order data meets them."""
+        return tuple(role for role in self.family.roles if role not in self.family.encoding)
+
+    def rate_of(self, model_id: bytes, rate: int) -> Rate:
+        """Return the rate an .rdc header asks for.
+
+        Args:
+            model_id: 4 bytes, from the header.
+            rate: rate number, from the header.
+
+        Raises:
+            BundleMismatchError: the file was made with another model; both are named.
+        """
+        if self.levels is not None and rate < self.levels.count and self.rates[0].model_id == model_id:
+            return self.rate_at(rate)
+        if self.levels is None and rate < len(self.rates) and self.rates[rate].model_id == model_id:
+            return self.rates[rate]
+        has = ", ".join(f"rate {r.index}: {r.model_id.hex()}" for r in self.rates)
+        raise BundleMismatchError(
+            f"the file needs model {model_id.hex()} at rate {rate}; bundle {self.name!r} in {self.folder} has {has}. "
+            f"Load the bundle that the file was made with (by path, or from a folder in {SEARCH_VARIABLE})."
+        )
+
+    def rate_at(self, level: int) -> Rate:
+        """Return the rate at a level, 0 to ``levels.count`` - 1.
+
+        Beyond the bundle's first and last rate it is like these; between two, lambda_r and bits per pixel are geometric
+        means of theirs.
+        """
+        numbers = [rate.number for rate in self.rates]
+        below = max(bisect_right(numbers, level) - 1, 0)
+        larger, smaller = self.rates[below], self.rates[min(below + 1, len(numbers) - 1)]
+        if level == larger.number:
+            return larger
+        span = smaller.number - larger.number
+        share = min(max((level - larger.number) / span, 0.0), 1.0) if span else 0.0
+
+        def between(more: float, less: float) -> float:
+            return float(more ** (1 - share) * less**share)
+
+        known = larger.lambda_r is not None and smaller.lambda_r is not None
+        return replace(
+            larger,
+            number=level,
+            label=f"{larger.index + share:.2f}",
+            lambda_r=between(larger.lambda_r or 0.0, smaller.lambda_r or 0.0) if known else None,
+            bpp=between(larger.bpp, smaller.bpp),
+        )
+
+    def choose_rate(self, rate: float | None) -> Rate:
+        """Return the rate with this index, or the default one for None; ValueError lists the choices.
+
+        Where the bundle has levels, ``rate`` may lie between two indices: 1.5 is halfway from rate 1 to rate 2.
+        """
+        if rate is None:
+            return self.rates[self.default_rate]
+        last = len(self.rates) - 1
+        if isinstance(rate, SupportsIndex) and not isinstance(rate, bool) and 0 <= operator.index(rate) <= last:
+            return self.rates[operator.index(rate)]
+        if self.levels is not None and isinstance(rate, float) and 0 <= rate <= last:
+            below = self.rates[min(int(rate), last - 1)] if last else self.rates[0]
+            above = self.rates[min(below.index + 1, last)]
+            return self.rate_at(round(below.number + (rate - below.index) * (above.number - below.number)))
+        choices = ", ".join(f"{r.index} ({r.label})" for r in self.rates)
+        between = "" if self.levels is None else ", and all between them"
+        raise ValueError(f"rate {rate!r} is not one of bundle {self.name!r}'s: {choices}{between}")
+
+    def choose_schedule(self, rate: Rate, n_steps: int | None) -> Schedule | None:
+        """Return the rate's schedule, or that of the same sampler with n_steps; ValueError lists the choices.
+
+        None is the schedule of a family without steps, for which n_steps must be None.
+        """
+        if rate.schedule is None:
+            if n_steps is None:
+                return None
+            raise ValueError(f"{n_steps!r} steps: bundle {self.name!r} does not decode in steps that can be chosen")
+        default = self.schedules[rate.schedule]
+        if n_steps is None:
+            return default
+        alike = [self.schedules[name] for name in rate.step_tables]
+        by_steps = {s.n_steps: s for s in [*alike, default] if s.sampler == default.sampler}
+        if isinstance(n_steps, bool) or n_steps not in by_steps:
+            choices = " or ".join(map(str, sorted(by_steps)))
+            raise ValueError(
+                f"{n_steps!r} steps: rate {rate.index} of bundle {self.name!r} decodes in {choices} steps"
+                f" (default {default.n_steps})"
+            )
+        return by_steps[n_steps]
+
+    def n_steps(self, rate: Rate, asked: int | None = None) -> int:
+        """Return how many denoising steps a rate decodes in, 1 where they cannot be chosen; errors as above."""
+        schedule = self.choose_schedule(rate, asked)
+        return 1 if schedule is None else schedule.n_steps
+
+    def check_sharpness(self, rate: Rate, sharpness: float) -> None:
+        """Raise ValueError for a sharpness that means nothing to the rate."""
+        if sharpness != 1.0 and not rate.is_guided:
+            raise ValueError(
+                f"sharpness is {sharpness:g}, but rate {rate.index} of bundle {self.name!r} cannot be guided: it "
+                "has no denoiser without control to be compared with. It must be 1"
+            )
