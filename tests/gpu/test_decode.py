@@ -32,7 +32,9 @@ def test_decode_agrees_with_the_cpu(
 ) -> None:
     fast = load(backend, precision)
     for data in files.values():
-        np.testing.assert_array_equal(fast.read_latents(data).y_hat, codec.read_latents(data).y_hat)
+        np.testing.assert_array_equal(
+            fast.read_latents(data).tensors["y_hat"], codec.read_latents(data).tensors["y_hat"]
+        )
         expected = codec.decode(data, sharpness=sharpness)
         for _ in range(3):  # plainly, recorded, replayed
             assert psnr_db(fast.decode(data, sharpness=sharpness), expected) >= LEAST_PSNR_DB[precision]

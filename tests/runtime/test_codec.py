@@ -159,9 +159,10 @@ def test_preview_of_each_photo_at_each_rate_is_that_photo(codec: Codec, photo_pa
 
 def test_preview_is_what_decoding_of_z_c_gives(codec: Codec, part: Picture, data: bytes) -> None:
     latents = codec.read_latents(data)
-    backend, graphs = codec._selection.backend, codec._previewers[latents.rate.index]
-    z_c = graphs.synthesis.run({"y_hat": backend.put(latents.y_hat)})["z_c"]
-    padded = backend.get(graphs.vae_decoder.run({"z_0": z_c})["image"])[0]
+    backend = codec._selection.backend
+    ((synthesis,), (vae_decoder,)) = (stage.graphs for stage in codec._loaded.previews[latents.rate.index].stages)
+    z_c = synthesis.run({"y_hat": backend.put(latents.tensors["y_hat"])})["z_c"]
+    padded = backend.get(vae_decoder.run({"z_0": z_c})["image"])[0]
     np.testing.assert_array_equal(codec.preview(data), padded[: part.shape[0], : part.shape[1]])
     assert (codec.preview(data) != codec.decode(data)).any()
 
@@ -169,7 +170,7 @@ def test_preview_is_what_decoding_of_z_c_gives(codec: Codec, part: Picture, data
 def test_preview_loads_no_denoiser(codec: Codec, part: Picture, data: bytes, bundle_copy: Path) -> None:
     for rate in codec.bundle.rates:
         for role in ("control", "unet_step"):
-            path = codec.bundle.graphs[rate.graphs[role]].path
+            path = codec.bundle.reference(rate.graphs[role]).path
             (bundle_copy / path.name).write_bytes(bytes(path.stat().st_size))
     damaged = rdeic_rt.load(bundle_copy, verify=False, backend="cpu")
     np.testing.assert_array_equal(damaged.preview(data), codec.preview(data))
@@ -332,15 +333,15 @@ def test_decode_something_else_is_refused(codec: Codec, photo_paths: list[Path])
 def test_read_latents_on_one_thread_and_on_two_are_equal(codec: Codec, data: bytes) -> None:
     one = rdeic_rt.load(codec.bundle.folder, threads=1)
     two = rdeic_rt.load(codec.bundle.folder, threads=2)
-    np.testing.assert_array_equal(one.read_latents(data).y_hat, two.read_latents(data).y_hat)
+    np.testing.assert_array_equal(one.read_latents(data).tensors["y_hat"], two.read_latents(data).tensors["y_hat"])
     assert psnr_db(one.decode(data), two.decode(data)) > 50
 
 
 def test_encode_loads_no_decoder_graph_and_decode_no_analysis(codec: Codec, part: Picture, bundle_copy: Path) -> None:
     decoding = {rate.graphs["synthesis"] for rate in codec.bundle.rates}
     for graph_id in decoding:
-        (bundle_copy / codec.bundle.graphs[graph_id].path.name).write_bytes(
-            bytes(codec.bundle.graphs[graph_id].path.stat().st_size)
+        (bundle_copy / codec.bundle.reference(graph_id).path.name).write_bytes(
+            bytes(codec.bundle.reference(graph_id).path.stat().st_size)
         )
     damaged = rdeic_rt.load(bundle_copy, verify=False)
     data = damaged.encode(part)

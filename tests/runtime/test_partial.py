@@ -38,7 +38,7 @@ def y_start(data: bytes) -> int:
 def assert_exact_as_far_as_it_goes(codec: Codec, data: bytes) -> list[int]:
     """Cut the file at every length; return the number of complete slices for each that is after the z section."""
     whole = codec.read_latents(data)
-    widths = codec._entropy_models[whole.rate.entropy].slices
+    widths = codec._loaded.entropy_models[whole.rate.entropy].slices
     start, completes = y_start(data), []
     for length in range(len(data)):
         if length < start:
@@ -49,9 +49,9 @@ def assert_exact_as_far_as_it_goes(codec: Codec, data: bytes) -> list[int]:
         assert latents.cut is not None
         assert latents.cut.missing_bytes == len(data) - length
         assert latents.cut.n_slices == len(widths)
-        assert np.isfinite(latents.y_hat).all()
+        assert np.isfinite(latents.tensors["y_hat"]).all()
         n_channels = sum(nets.slice.width for nets in widths[: latents.cut.complete_slices])
-        assert latents.y_hat[:, :n_channels].tobytes() == whole.y_hat[:, :n_channels].tobytes()
+        assert latents.tensors["y_hat"][:, :n_channels].tobytes() == whole.tensors["y_hat"][:, :n_channels].tobytes()
         assert latents.crc == google_crc32c.value(data[: min(length, len(data) - CRC_BYTES)])
         completes.append(latents.cut.complete_slices)
     return completes
@@ -131,7 +131,7 @@ def test_read_latents_cut_and_changed_is_contained(codec: Codec, small: bytes) -
         cut = bytearray(small[: rng.randrange(start, len(small))])
         cut[rng.randrange(len(cut))] ^= 1 << rng.randrange(8)
         try:
-            assert np.isfinite(codec.read_latents(cut, allow_partial=True).y_hat).all()
+            assert np.isfinite(codec.read_latents(cut, allow_partial=True).tensors["y_hat"]).all()
         except RdeicError:
             continue
 
@@ -144,7 +144,7 @@ def test_read_latents_cut_in_the_metadata_keeps_the_picture_and_drops_it(
     for n, kept in ((1, METADATA), (CRC_BYTES, METADATA), (CRC_BYTES + 1, Metadata())):
         latents = codec.read_latents(data[:-n], allow_partial=True)
         assert latents.metadata == kept
-        assert latents.y_hat.tobytes() == whole.y_hat.tobytes()
+        assert latents.tensors["y_hat"].tobytes() == whole.tensors["y_hat"].tobytes()
         assert latents.cut is not None
         assert latents.cut.complete_slices == latents.cut.n_slices
     assert codec.read_latents(data[:-CRC_BYTES], allow_partial=True).crc == whole.crc

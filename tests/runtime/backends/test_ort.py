@@ -14,9 +14,10 @@ from onnx import TensorProto, helper
 from rdeic_rt import bundle
 from rdeic_rt.backends.base import Buffer
 from rdeic_rt.backends.ort import OrtBackend
-from rdeic_rt.bundle import GraphSpec, TensorSpec
 from rdeic_rt.bundle_file import OwnFile
 from rdeic_rt.errors import BackendError, BundleCorruptError
+from rdeic_rt.manifest import GraphSpec
+from rdeic_rt.tensor_spec import TensorSpec
 
 from .outside_weights import check_outside_weights, with_weights
 
@@ -35,7 +36,7 @@ def save(path: Path, op: str, *, shape: tuple[int | str, ...] = ROW) -> GraphSpe
     body = helper.make_graph([helper.make_node(op, ["x", "x"], ["y"])], op, inputs, outputs)
     onnx.save(helper.make_model(body, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
     return GraphSpec(
-        op, OwnFile(path), "fp32", (TensorSpec("x", "float32", shape),), (TensorSpec("y", "float32", shape),)
+        op, "fp32", OwnFile(path), (TensorSpec("x", "float32", shape),), (TensorSpec("y", "float32", shape),)
     )
 
 
@@ -156,5 +157,5 @@ def test_execute_puts_the_inputs_by_name(backend: OrtBackend) -> None:
 
 
 def test_load_every_graph_of_the_embedded_bundle(embedded_bundle: Path, backend: OrtBackend) -> None:
-    for spec in bundle.read(embedded_bundle).graphs.values():
+    for spec in (spec for forms in bundle.read(embedded_bundle).graphs.values() for spec in forms.values()):
         assert backend.load(spec).spec is spec

@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 
 import rdeic_rt
 from rdeic_rt import Codec
-from rdeic_rt import bundle as bundles
 from rdeic_rt.backends import cuda as cuda_calls
 from rdeic_rt.backends import select, trt_library
-from rdeic_rt.codec import Latents
+from rdeic_rt.bundle_file import OwnFile
 from rdeic_rt.container import Metadata
 from rdeic_rt.errors import BackendError, BackendUnavailableError, BundleCorruptError, DeviceMemoryError
+from rdeic_rt.latents import Latents
 from rdeic_rt.limits import Size
+from rdeic_rt.manifest import Rate
 from rdeic_rt.plans import PlanKey, Profile, read_key, write_key
 
 from . import fake_tensorrt
@@ -45,10 +46,16 @@ def planned(micro_folder: Path) -> Path:
 
 def latents(size: Size, seed: int = 0) -> Latents:
     tables = dict.fromkeys(("ddpm-2", "ddpm-1"), Path())  # all that is asked of a rate is its number and its schedules
-    rate = bundles.Rate(0, 0, "", 1.0, 0.1, "ddpm-2", b"", {}, tables, Path(), 0.0)
+    rate = Rate(0, 0, "", 0.1, b"", {}, OwnFile(Path()), "ddpm-2", tables)  # type: ignore[arg-type]
     shape = (1, 4, -(-size.height // 64) * 4, -(-size.width // 64) * 4)
     y_hat = np.random.default_rng(seed).uniform(0, 255, shape).astype(np.float32)
-    return Latents(size, rate, y_hat, seed, Metadata())
+    return Latents(size, rate, {"y_hat": y_hat}, seed, Metadata())
+
+
+def largest_size(codec: Codec) -> Size | None:
+    """Return the largest image that decoding takes in one piece."""
+    graphs = [graph for stage in codec._loaded.decoders[0, "ddpm-2"].stages for graph in stage.graphs]
+    return codec._selection.backend.largest_size(graphs)
 
 
 def images(codec: Codec, sizes: tuple[Size, ...], **options: Any) -> list[NDArray[np.uint8]]:
@@ -347,11 +354,9 @@ def test_guidance_on_plans_of_one_image_names_the_batch(tensorrt: Any, micro_fol
 
 def test_image_larger_than_the_profile_is_decoded_in_tiles(tensorrt: Any, planned: Path) -> None:
     codec = rdeic_rt.load(planned, backend="tensorrt")
-    graphs = codec._decoders[0, "ddpm-2"].graphs
-    assert codec._selection.backend.largest_size(graphs) == Size(256, 320)
+    assert largest_size(codec) == Size(256, 320)
     image = codec.reconstruct(latents(Size(400, 500)))
     assert image.shape == (400, 500, 3)
-    del graphs
 
 
 def test_max_vram_makes_tiles_smaller_and_is_kept_to(tensorrt: Any, cuda: FakeCuda, micro_folder: Path) -> None:
@@ -360,7 +365,7 @@ def test_max_vram_makes_tiles_smaller_and_is_kept_to(tensorrt: Any, cuda: FakeCu
     free = rdeic_rt.load(micro_folder, backend="tensorrt")
     bound = 6_000_000
     bounded = rdeic_rt.load(micro_folder, backend="tensorrt", max_vram=bound)
-    largest = [codec._selection.backend.largest_size(codec._decoders[0, "ddpm-2"].graphs) for codec in (free, bounded)]
+    largest = [largest_size(codec) for codec in (free, bounded)]
     assert largest[0] == Size(1024, 1024)
     assert largest[1] is not None
     assert 64 < max(largest[1].height, largest[1].width) < 1024
