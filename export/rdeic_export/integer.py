@@ -14,11 +14,11 @@ from typing import Any, cast
 import numpy as np
 import torch
 from onnx import TensorProto, helper
+from rdeic_rt.entropy.model import VERSION
 from torch import Tensor
 
 from rdeic_rt.entropy import EntropyModel, encode_latents
 from rdeic_rt.entropy.layers import matmul_of_onnxruntime
-from rdeic_rt.entropy.model import VERSION
 from rdeic_rt.errors import ExportError
 
 from . import integer_nets, tables

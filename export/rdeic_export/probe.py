@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 import rdeic_rt
-from rdeic_rt import pixels
+from rdeic_rt import DecodeOptions, pixels
 from rdeic_rt.backends.base import Buffer
 from rdeic_rt.backends.ort import OrtBackend
 from rdeic_rt.backends.select import Selection
@@ -87,7 +87,7 @@ def decodes(
             counts = {own.n_steps} | {s.n_steps for s in others if s.sampler == own.sampler}
             for n_steps in sorted(counts) if index % OTHER_STEPS_EVERY == 0 else (own.n_steps,):
                 steps.begin(found.choose_schedule(rate, n_steps).name)
-                codec.decode(data, sharpness=SHARPNESS[index % len(SHARPNESS)], steps=n_steps)
+                codec.decode(data, DecodeOptions(sharpness=SHARPNESS[index % len(SHARPNESS)], steps=n_steps))
         yield photo
 
 

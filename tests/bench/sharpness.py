@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 import rdeic_rt
+from rdeic_rt import DecodeOptions
 from rdeic_rt.cli.eval import find_photos
 from rdeic_rt.evaluation import metrics
 
@@ -40,7 +41,7 @@ def main() -> None:
         files = [codec.encode(photo, rate=rate.index) for photo in photos]
         energies: list[list[float]] = []
         for sharpness in SHARPNESS:
-            decoded = [codec.decode(data, sharpness=sharpness) for data in files]
+            decoded = [codec.decode(data, DecodeOptions(sharpness=sharpness)) for data in files]
             pairs = list(zip(photos, decoded, strict=True))
             energies.append(
                 [metrics.high_frequency_energy(d) / metrics.high_frequency_energy(photo) for photo, d in pairs]
@@ -62,7 +63,9 @@ def sheet(codec: rdeic_rt.Codec, photos: list[NDArray[np.uint8]], side_px: int) 
     for row, photo in enumerate(photos):
         data = codec.encode(photo)
         top, left = ((side - side_px) // 2 for side in photo.shape[:2])
-        pictures = {f"lambda_s = {s:g}": codec.decode(data, sharpness=s) for s in SHOWN} | {"photo": photo}
+        pictures = {f"lambda_s = {s:g}": codec.decode(data, DecodeOptions(sharpness=s)) for s in SHOWN} | {
+            "photo": photo
+        }
         for column, (text, picture) in enumerate(pictures.items()):
             x, y = column * (side_px + 4), row * (side_px + TEXT_PX + 8)
             pen.text((x, y), text, fill="black", font=font)

@@ -17,7 +17,7 @@ from rdeic_export import bundle_writer, onnx_export, schedule
 from rdeic_export import recipe as recipes
 from rdeic_export.modules.spec import GraphSpec
 from rdeic_export.recipe import Recipe
-from rdeic_rt import container, noise
+from rdeic_rt import DecodeOptions, container, noise
 from rdeic_rt.cli.batch import EXIT_OS_ERROR
 from rdeic_rt.errors import ExportError
 from tests.micro import make_micro
@@ -64,7 +64,7 @@ def test_build_bundle_decodes_as_pytorch_does(recipe: Recipe, photos: Path, bund
     for sharpness in (1.0, 0.5):
         z_0 = model.denoise(start, hint, table, noises, sharpness)
         expected = ((model.vae.decode(z_0) + 1) * 127.5).clamp(0, 255).round()[0].permute(1, 2, 0).numpy()
-        actual = codec.decode(data, sharpness=sharpness).astype(float)
+        actual = codec.decode(data, DecodeOptions(sharpness=sharpness)).astype(float)
         assert np.abs(actual - expected[: photo.shape[0], : photo.shape[1]]).max() <= 2, sharpness
 
 

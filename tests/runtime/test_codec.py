@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import json
 import math
 import shutil
@@ -22,7 +23,9 @@ from rdeic_rt import (
     BackendUnavailableError,
     BundleCorruptError,
     BundleMismatchError,
+    CancelledError,
     Codec,
+    DecodeOptions,
     FileFormatError,
     ImageError,
     LimitExceededError,
@@ -154,7 +157,9 @@ def test_preview_of_each_photo_at_each_rate_is_that_photo(codec: Codec, photo_pa
             assert preview.shape == image.shape
             assert preview.dtype == np.uint8
             assert psnr_db(preview, image) > RECOGNISABLE_DB, (path.name, rate.index)
-            np.testing.assert_array_equal(codec.preview(codec.read_latents(data), out="device"), preview)
+            np.testing.assert_array_equal(
+                codec.decode_on_device(codec.read_latents(data), DecodeOptions(preview=True)), preview
+            )
 
 
 def test_preview_is_what_decoding_of_z_c_gives(codec: Codec, part: Picture, data: bytes) -> None:
@@ -176,11 +181,6 @@ def test_preview_loads_no_denoiser(codec: Codec, part: Picture, data: bytes, bun
     np.testing.assert_array_equal(damaged.preview(data), codec.preview(data))
     with pytest.raises(BundleCorruptError, match="not a graph"):
         damaged.decode(data)
-
-
-def test_preview_wrong_place_is_refused(codec: Codec, data: bytes) -> None:
-    with pytest.raises(ValueError, match="out is 'moon'"):
-        codec.preview(data, out="moon")  # type: ignore[call-overload]
 
 
 def of_size(photo: Picture, height: int, width: int) -> Picture:
@@ -262,14 +262,18 @@ def test_encode_picture_over_the_limit_raises_before_any_work(codec: Codec, part
 def test_decode_again_gives_the_same_picture_and_seed_is_the_checksum(codec: Codec, data: bytes) -> None:
     image = codec.decode(data)
     np.testing.assert_array_equal(codec.decode(bytearray(data)), image)
-    np.testing.assert_array_equal(codec.decode(memoryview(data), seed=rdeic_rt.read_header(data).crc), image)
-    assert (codec.decode(data, seed=1) != image).any()
+    np.testing.assert_array_equal(
+        codec.decode(memoryview(data), DecodeOptions(seed=rdeic_rt.read_header(data).crc)), image
+    )
+    assert (codec.decode(data, DecodeOptions(seed=1)) != image).any()
 
 
 def test_decode_sharpness_moves_the_picture_step_by_step(codec: Codec, data: bytes) -> None:
-    plain = codec.decode(data, sharpness=1.0)
-    np.testing.assert_allclose(codec.decode(data, sharpness=1 + 1e-9), plain, atol=1)
-    assert psnr_db(codec.decode(data, sharpness=0.9), plain) > psnr_db(codec.decode(data, sharpness=0.0), plain)
+    plain = codec.decode(data, DecodeOptions(sharpness=1.0))
+    np.testing.assert_allclose(codec.decode(data, DecodeOptions(sharpness=1 + 1e-9)), plain, atol=1)
+    assert psnr_db(codec.decode(data, DecodeOptions(sharpness=0.9)), plain) > psnr_db(
+        codec.decode(data, DecodeOptions(sharpness=0.0)), plain
+    )
 
 
 def test_decode_sharpness_raises_the_high_frequency_energy_at_each_rate(codec: Codec, photo_paths: list[Path]) -> None:
@@ -277,7 +281,7 @@ def test_decode_sharpness_raises_the_high_frequency_energy_at_each_rate(codec: C
     for path in photo_paths:
         for rate in codec.bundle.rates:
             data = codec.encode(np.asarray(Image.open(path).convert("RGB")), rate=rate.index)
-            pictures = [codec.decode(data, sharpness=value) for value in (0.0, 0.5, 1.0, 1.5)]
+            pictures = [codec.decode(data, DecodeOptions(sharpness=value)) for value in (0.0, 0.5, 1.0, 1.5)]
             energies = [metrics.high_frequency_energy(picture) for picture in pictures]
             assert energies == sorted(set(energies)), (path.name, rate.index)
 
@@ -285,33 +289,35 @@ def test_decode_sharpness_raises_the_high_frequency_energy_at_each_rate(codec: C
 @pytest.mark.parametrize("sharpness", [-0.1, math.nan, math.inf, -math.inf])
 def test_decode_sharpness_out_of_range_is_refused(codec: Codec, data: bytes, sharpness: float) -> None:
     with pytest.raises(ValueError, match="sharpness"):
-        codec.decode(data, sharpness=sharpness)
+        codec.decode(data, DecodeOptions(sharpness=sharpness))
 
 
 @pytest.mark.parametrize("seed", [-1, 2**64])
 def test_decode_seed_out_of_range_is_refused(codec: Codec, data: bytes, seed: int) -> None:
     with pytest.raises(ValueError, match="seed"):
-        codec.decode(data, seed=seed)
+        codec.decode(data, DecodeOptions(seed=seed))
 
 
 def test_decode_largest_seed_is_accepted_as_any_kind_of_integer(codec: Codec, data: bytes) -> None:
     largest = 2**64 - 1
-    np.testing.assert_array_equal(codec.decode(data, seed=np.uint64(largest)), codec.decode(data, seed=largest))  # type: ignore[arg-type]
+    np.testing.assert_array_equal(
+        codec.decode(data, DecodeOptions(seed=np.uint64(largest))), codec.decode(data, DecodeOptions(seed=largest))
+    )  # type: ignore[arg-type]
     with pytest.raises(TypeError):
-        codec.decode(data, seed=0.5)  # type: ignore[arg-type]
+        codec.decode(data, DecodeOptions(seed=0.5))  # type: ignore[arg-type]
 
 
 def test_decode_in_another_number_of_steps_of_the_bundle(codec: Codec, part: Picture) -> None:
     for rate in codec.bundle.rates:
         data = codec.encode(part, rate.index)
         own = codec.bundle.schedules[rate.schedule]
-        np.testing.assert_array_equal(codec.decode(data, steps=own.n_steps), codec.decode(data))
+        np.testing.assert_array_equal(codec.decode(data, DecodeOptions(steps=own.n_steps)), codec.decode(data))
         choices = {codec.bundle.schedules[name] for name in rate.step_tables}
         for schedule in choices - {own}:
             if schedule.sampler == own.sampler:
-                assert codec.decode(data, steps=schedule.n_steps).shape == part.shape
+                assert codec.decode(data, DecodeOptions(steps=schedule.n_steps)).shape == part.shape
         with pytest.raises(ValueError, match=rf"decodes in .*{own.n_steps}.* steps"):
-            codec.decode(data, steps=77)
+            codec.decode(data, DecodeOptions(steps=77))
 
 
 def test_decode_for_another_model_names_both(codec: Codec, data: bytes) -> None:
@@ -395,10 +401,10 @@ def paths(codec: Codec, photo: Picture, tmp_path: Path) -> list[Path]:
 
 
 def test_decode_many_yields_in_order_what_decode_returns(codec: Codec, paths: list[Path]) -> None:
-    results = list(codec.decode_many(iter(paths), sharpness=0.5, seed=3))
+    results = list(codec.decode_many(iter(paths), DecodeOptions(sharpness=0.5, seed=3)))
     assert [path for path, _ in results] == paths
     for path, image in results:
-        np.testing.assert_array_equal(image, codec.decode(path.read_bytes(), sharpness=0.5, seed=3))
+        np.testing.assert_array_equal(image, codec.decode(path.read_bytes(), DecodeOptions(sharpness=0.5, seed=3)))
 
 
 def test_decode_many_with_on_error_does_the_rest(codec: Codec, paths: list[Path], tmp_path: Path) -> None:
@@ -424,12 +430,12 @@ def test_decode_many_given_up_leaves_no_thread(codec: Codec, paths: list[Path]) 
     iterator = codec.decode_many(paths)
     next(iterator)
     iterator.close()  # type: ignore[attr-defined]
-    assert not [thread for thread in threading.enumerate() if "decode_many" in thread.name]
+    assert not [thread for thread in threading.enumerate() if "rdeic_rt.pipeline" in thread.name]
 
 
 def test_decode_many_wrong_option_raises_at_once(codec: Codec, paths: list[Path]) -> None:
     with pytest.raises(ValueError, match="sharpness"):
-        codec.decode_many(paths, sharpness=-1)
+        codec.decode_many(paths, DecodeOptions(sharpness=-1))
 
 
 def test_codec_is_freed_with_its_last_reference(golden_bundle: Path) -> None:
@@ -442,3 +448,89 @@ def test_codec_is_freed_with_its_last_reference(golden_bundle: Path) -> None:
         assert alive() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_decode_many_takes_paths_bytes_and_streams(codec: Codec, paths: list[Path], workers: int) -> None:
+    data = [path.read_bytes() for path in paths]
+    sources = [str(paths[0]), paths[1], data[0], io.BytesIO(data[1]), memoryview(data[0])]
+    results = list(codec.decode_many(sources, workers=workers))
+    assert [source for source, _ in results] == sources
+    for (_, image), whole in zip(results, [data[0], data[1], data[0], data[1], data[0]], strict=True):
+        np.testing.assert_array_equal(image, codec.decode(whole))
+
+
+def test_decode_many_without_workers_is_refused_at_once(codec: Codec, paths: list[Path]) -> None:
+    with pytest.raises(ValueError, match="workers is 0"):
+        codec.decode_many(paths, workers=0)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_encode_many_gives_the_files_that_encode_gives(
+    codec: Codec, part: Picture, photo_paths: list[Path], workers: int
+) -> None:
+    path = photo_paths[0]
+    image, metadata = rdeic_rt.read_image(path)
+    sources = [path, path.read_bytes(), io.BytesIO(path.read_bytes()), part]
+    results = list(codec.encode_many(sources, 1, workers=workers))
+    expected = codec.encode(image, 1, metadata=metadata)
+    assert [data for _, data in results] == [expected, expected, expected, codec.encode(part, 1)]
+    assert results[3][0] is part
+
+
+def test_encode_many_with_on_error_does_the_rest(codec: Codec, part: Picture, tmp_path: Path) -> None:
+    problems: list[tuple[Any, Exception]] = []
+    results = list(
+        codec.encode_many([tmp_path / "gone.png", b"no image", part], on_error=lambda *p: problems.append(p))
+    )
+    assert [data for _, data in results] == [codec.encode(part)]
+    assert [type(error) for _, error in problems] == [FileNotFoundError, ImageError]
+
+
+def test_progress_tells_of_every_part_in_order(codec: Codec, data: bytes) -> None:
+    told: list[tuple[str, int, int]] = []
+    codec.decode(data, DecodeOptions(on_progress=lambda *part: told.append(part)))
+    steps = codec.bundle.n_steps(codec.read_latents(data).rate)
+    names = ["entropy", "synthesis", *["denoise"] * steps, "vae", "done"]
+    assert told == [(name, done, len(names) - 1) for done, name in enumerate(names)]
+    told.clear()
+    codec.preview(data, DecodeOptions(on_progress=lambda *part: told.append(part)))
+    assert told == [("entropy", 0, 3), ("synthesis", 1, 3), ("vae", 2, 3), ("done", 3, 3)]
+
+
+def test_progress_in_tiles_tells_of_each_with_the_numbers_of_its_part(bundle_copy: Path, photo: Picture) -> None:
+    codec = rdeic_rt.load(bundle_copy, backend="cpu", tile_px=256)
+    told: list[tuple[str, int, int]] = []
+    codec.preview(codec.encode(photo), DecodeOptions(on_progress=lambda *part: told.append(part)))
+    assert told == [("entropy", 0, 3), *[("synthesis", 1, 3)] * 6, *[("vae", 2, 3)] * 6, ("done", 3, 3)]
+
+
+@pytest.mark.parametrize("after", ["entropy", "synthesis", "denoise", "vae"])
+def test_cancel_ends_the_decode_before_the_next_part(codec: Codec, data: bytes, after: str) -> None:
+    cancel, told = threading.Event(), []
+
+    def on_progress(part: str, done: int, total: int) -> None:
+        told.append(part)
+        if part == after:
+            cancel.set()
+
+    options = DecodeOptions(on_progress=on_progress, cancel=cancel)
+    if after == "vae":  # nothing comes after it
+        assert codec.decode(data, options).any()
+    else:
+        with pytest.raises(CancelledError, match="cancelled by the caller"):
+            codec.decode(data, options)
+        assert told[-1] == after
+    with pytest.raises(CancelledError):
+        list(codec.decode_many([data], options, on_error=lambda *_: None))
+
+
+def test_interrupt_from_progress_comes_through_and_the_codec_goes_on(codec: Codec, data: bytes) -> None:
+    """What Ctrl-C raises between two parts."""
+
+    def interrupted(part: str, done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        codec.decode(data, DecodeOptions(on_progress=interrupted))
+    assert codec.decode(data).any()

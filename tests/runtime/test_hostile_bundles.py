@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 import rdeic_rt
-from rdeic_rt import BundleCorruptError, BundleMismatchError
+from rdeic_rt import BundleCorruptError, BundleMismatchError, DecodeOptions
 from tests import damaged_bundles
 from tests.damaged_bundles import GRAPH, copy, leak, replace
 
@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def decode(bundle: Path, file: bytes, *, verify: bool = True, **options: object) -> np.ndarray:
-    return rdeic_rt.load(bundle, backend="cpu", threads=1, verify=verify).decode(file, **options)  # type: ignore[call-overload, no-any-return]
+    return rdeic_rt.load(bundle, backend="cpu", threads=1, verify=verify).decode(file, DecodeOptions(**options))  # type: ignore[call-overload, no-any-return]
 
 
 def test_decode_with_a_graph_that_shows_another_file_is_refused(golden_bundle: Path, folder: Path, file: bytes) -> None:

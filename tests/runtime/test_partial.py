@@ -12,7 +12,16 @@ import pytest
 from numpy.typing import NDArray
 
 import rdeic_rt
-from rdeic_rt import BitstreamError, ChecksumError, Codec, Metadata, RdeicError, TruncatedError, container
+from rdeic_rt import (
+    BitstreamError,
+    ChecksumError,
+    Codec,
+    DecodeOptions,
+    Metadata,
+    RdeicError,
+    TruncatedError,
+    container,
+)
 from tests.images import psnr_db
 
 CRC_BYTES = 4
@@ -82,7 +91,7 @@ def test_decode_cut_without_permission_raises_and_says_how(codec: Codec, small: 
 def test_decode_whole_file_with_permission_is_the_same_and_says_nothing(
     codec: Codec, small: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    np.testing.assert_array_equal(codec.decode(small, allow_partial=True), codec.decode(small))
+    np.testing.assert_array_equal(codec.decode(small, DecodeOptions(allow_partial=True)), codec.decode(small))
     assert codec.read_latents(small, allow_partial=True).cut is None
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
@@ -93,15 +102,17 @@ def test_decode_without_its_checksum_is_the_whole_picture_and_says_so(
     whole = codec.decode(small)
     for n in (1, CRC_BYTES):
         caplog.clear()
-        np.testing.assert_array_equal(codec.decode(small[:-n], allow_partial=True), whole)
+        np.testing.assert_array_equal(codec.decode(small[:-n], DecodeOptions(allow_partial=True)), whole)
         assert f"cut short by {n} bytes" in caplog.text
 
 
 def test_decode_cut_again_gives_the_same_picture_and_seed_is_what_is_there(codec: Codec, small: bytes) -> None:
     cut = small[: len(small) * 3 // 4]
-    image = codec.decode(cut, allow_partial=True)
-    np.testing.assert_array_equal(codec.decode(cut, allow_partial=True), image)
-    np.testing.assert_array_equal(codec.decode(cut, allow_partial=True, seed=google_crc32c.value(cut)), image)
+    image = codec.decode(cut, DecodeOptions(allow_partial=True))
+    np.testing.assert_array_equal(codec.decode(cut, DecodeOptions(allow_partial=True)), image)
+    np.testing.assert_array_equal(
+        codec.decode(cut, DecodeOptions(allow_partial=True, seed=google_crc32c.value(cut))), image
+    )
 
 
 def test_decode_more_of_the_file_is_nearer_to_the_photo(
@@ -110,7 +121,9 @@ def test_decode_more_of_the_file_is_nearer_to_the_photo(
     start, end = y_start(small), len(small) - CRC_BYTES
     lengths = [start, (start + end) // 2, end]
     for decode in (codec.decode, codec.preview):
-        quality = [psnr_db(decode(small[:length], allow_partial=True), small_photo) for length in lengths]
+        quality = [
+            psnr_db(decode(small[:length], DecodeOptions(allow_partial=True)), small_photo) for length in lengths
+        ]
         assert quality[0] + 1 < quality[1] + 0.5 < quality[2]
 
 

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 import rdeic_rt
-from rdeic_rt import Codec, tiles
+from rdeic_rt import Codec, DecodeOptions, tiles
 from rdeic_rt.latents import Latents
 from rdeic_rt.limits import Size
 from rdeic_rt.placement import Placement, Tiled, Value, Whole
@@ -33,7 +33,7 @@ def latents(codec: Codec, photo: Image3) -> Latents:
 @pytest.fixture(scope="module")
 def whole(codec: Codec, latents: Latents) -> Image3:
     """The photo, which is 320x512 when padded, decoded in one piece."""
-    return codec.reconstruct(latents)
+    return codec.decode(latents)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_preview_in_tiles_is_near_the_whole_one_and_shows_no_seams(
     whole, tiled = codec.preview(latents), in_tiles.preview(latents)
     assert psnr_db(tiled, whole) > MIN_PSNR_DB
     assert extra_step(tiled, whole) < MAX_EXTRA_STEP
-    np.testing.assert_array_equal(in_tiles.preview(latents, out="device"), tiled)
+    np.testing.assert_array_equal(in_tiles.decode_on_device(latents, DecodeOptions(preview=True)), tiled)
 
 
 def test_grid_at_the_bound_is_single_and_one_step_above_is_not() -> None:
@@ -155,7 +155,7 @@ def test_reconstruct_in_one_tile_equals_the_whole(codec: Codec, latents: Latents
 
 
 def test_decode_in_tiles_is_near_the_whole_without_seams(in_tiles: Codec, latents: Latents, whole: Image3) -> None:
-    image = in_tiles.reconstruct(latents)
+    image = in_tiles.decode(latents)
 
     assert psnr_db(image, whole) > MIN_PSNR_DB
     assert extra_step(image, whole) < MAX_EXTRA_STEP
@@ -169,25 +169,25 @@ def test_decode_in_tiles_cut_hard_would_show_seams(
 ) -> None:
     """The measure of the test above sees a seam."""
     monkeypatch.setattr(tiles, "OVERLAP_PX", 0)
-    assert extra_step(in_tiles.reconstruct(latents), whole) > 2 * MAX_EXTRA_STEP
+    assert extra_step(in_tiles.decode(latents), whole) > 2 * MAX_EXTRA_STEP
 
 
 def test_decode_in_tiles_is_deterministic_and_follows_the_seed(in_tiles: Codec, latents: Latents) -> None:
-    image = in_tiles.reconstruct(latents, seed=1)
-    np.testing.assert_array_equal(in_tiles.reconstruct(latents, seed=1), image)
-    assert psnr_db(in_tiles.reconstruct(latents, seed=2), image) < 60
+    image = in_tiles.decode(latents, DecodeOptions(seed=1))
+    np.testing.assert_array_equal(in_tiles.decode(latents, DecodeOptions(seed=1)), image)
+    assert psnr_db(in_tiles.decode(latents, DecodeOptions(seed=2)), image) < 60
 
 
 def test_decode_in_tiles_takes_the_noise_of_the_whole(codec: Codec, in_tiles: Codec, latents: Latents) -> None:
     """With the same seed tiled and whole are much nearer to each other than to another seed's."""
-    whole, other = codec.reconstruct(latents, seed=1), codec.reconstruct(latents, seed=2)
-    image = in_tiles.reconstruct(latents, seed=1)
+    whole, other = codec.decode(latents, DecodeOptions(seed=1)), codec.decode(latents, DecodeOptions(seed=2))
+    image = in_tiles.decode(latents, DecodeOptions(seed=1))
     assert psnr_db(image, whole) > psnr_db(image, other)
 
 
 def test_decode_guided_in_tiles_is_near_the_whole(codec: Codec, in_tiles: Codec, latents: Latents) -> None:
-    whole = codec.reconstruct(latents, sharpness=0.5)
-    assert psnr_db(in_tiles.reconstruct(latents, sharpness=0.5), whole) > MIN_PSNR_DB
+    whole = codec.decode(latents, DecodeOptions(sharpness=0.5))
+    assert psnr_db(in_tiles.decode(latents, DecodeOptions(sharpness=0.5)), whole) > MIN_PSNR_DB
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 4001), (2000, 17)])

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import rdeic_rt
 from rdeic_export.quantize_cpu import WEIGHT_MAX
-from rdeic_rt import Codec, bundle
+from rdeic_rt import Codec, DecodeOptions, bundle
 from rdeic_rt.backends import select
 from rdeic_rt.backends.base import Options
 from rdeic_rt.backends.openvino import OpenVinoBackend, open_backend
@@ -227,8 +227,8 @@ def test_decode_auto_is_near_cpu_on_photos(codec: Codec, codecs: dict[str, Codec
 
 def test_decode_guided_agrees_with_cpu(codec: Codec, codecs: dict[str, Codec], part: Image3) -> None:
     data = codec.encode(part)
-    image = codecs["fp32"].decode(data, sharpness=0.5, seed=3)
-    assert psnr_db(image, codec.decode(data, sharpness=0.5, seed=3)) > MIN_F32_PSNR_DB
+    image = codecs["fp32"].decode(data, DecodeOptions(sharpness=0.5, seed=3))
+    assert psnr_db(image, codec.decode(data, DecodeOptions(sharpness=0.5, seed=3))) > MIN_F32_PSNR_DB
 
 
 def test_decode_from_eight_threads_agrees_with_one(codecs: dict[str, Codec], part: Image3) -> None:

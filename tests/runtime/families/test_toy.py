@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 import rdeic_rt
-from rdeic_rt import BundleCorruptError, BundleError, Codec, entropy, families
+from rdeic_rt import BundleCorruptError, BundleError, Codec, DecodeOptions, entropy, families
 from rdeic_rt.limits import Size
 from tests.images import psnr_db
 
@@ -52,10 +52,10 @@ def test_encode_and_preview_are_what_the_family_says(codec: Codec, photo: NDArra
 def test_decode_of_any_size_adds_the_noise_of_its_seed(codec: Codec, photo: NDArray[np.uint8]) -> None:
     for height, width in ((1, 1), (33, 70), (300, 451)):
         data = codec.encode(photo[:height, :width])
-        decoded = codec.decode(data, seed=1)
+        decoded = codec.decode(data, DecodeOptions(seed=1))
         assert decoded.shape == (height, width, 3)
         assert 0 < np.abs(decoded.astype(int) - codec.preview(data)).max() <= 36
-    assert (codec.decode(data, seed=2) != decoded).any()
+    assert (codec.decode(data, DecodeOptions(seed=2)) != decoded).any()
 
 
 def test_in_tiles_is_the_same_as_whole(codec: Codec, toy_folder: Path, photo: NDArray[np.uint8]) -> None:
@@ -64,7 +64,9 @@ def test_in_tiles_is_the_same_as_whole(codec: Codec, toy_folder: Path, photo: ND
     data = codec.encode(photo)
     assert in_tiles.encode(photo) == data
     np.testing.assert_array_equal(in_tiles.preview(data), codec.preview(data))
-    np.testing.assert_array_equal(in_tiles.decode(data, seed=3), codec.decode(data, seed=3))
+    np.testing.assert_array_equal(
+        in_tiles.decode(data, DecodeOptions(seed=3)), codec.decode(data, DecodeOptions(seed=3))
+    )
 
 
 def test_on_a_gpu_it_is_recorded_and_replayed(
@@ -85,9 +87,9 @@ def test_on_a_gpu_it_is_recorded_and_replayed(
 def test_steps_and_sharpness_mean_nothing_to_it(codec: Codec, photo: NDArray[np.uint8]) -> None:
     data = codec.encode(photo[:32, :32])
     with pytest.raises(ValueError, match="does not decode in steps that can be chosen"):
-        codec.decode(data, steps=1)
+        codec.decode(data, DecodeOptions(steps=1))
     with pytest.raises(ValueError, match="cannot be guided"):
-        codec.decode(data, sharpness=0.5)
+        codec.decode(data, DecodeOptions(sharpness=0.5))
     assert codec.bundle.n_steps(codec.bundle.rates[0]) == 1
 
 

@@ -67,6 +67,9 @@ class Toy:
     coded = ("codes", "tone")
     latents: Mapping[str, str] = {"codes": "look_up", "tone": "look_up"}
 
+    def n_parts(self, schedule: Schedule | None, *, preview: bool) -> int:
+        return 2 if preview else 3
+
     def load_encoder(self, load: Loader) -> Loaded:
         return Loaded((graph_stage("encode", load, "encode", self.coded),))
 
