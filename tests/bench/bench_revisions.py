@@ -3,8 +3,8 @@
     git worktree add ../before COMMIT
     python tests/bench/bench_revisions.py --before ../before [--rounds 7] [--backend cpu]
 
-Each process imports the package, loads the checkout's own embedded bundle, and sends a photo of 768x512 through it. What
-is printed is the median over all rounds of after / before: 1.03 is 3 % slower.
+Each process imports the package, loads the checkout's own embedded bundle, and sends a photo of 768x512 through it.
+What is printed is the median over all rounds of after / before: 1.03 is 3 % slower.
 """
 
 from __future__ import annotations

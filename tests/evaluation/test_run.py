@@ -93,7 +93,8 @@ def test_evaluate_with_one_rate_and_nothing_else_is_only_that(codec: Codec, crop
     assert [m.codec for m in found.photos[0].measurements] == [OURS, PREVIEW]
     assert [rate.index for rate in found.rates] == [index]
     assert found.rates[0].model_id == codec.bundle.rates[index].model_id.hex()
-    assert found.curve == found.bd_rates == ()
+    assert not found.curve
+    assert not found.bd_rates
     assert named == [(0, str(crops[2]))]
 
 

@@ -19,10 +19,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 U8, I64, F32 = TensorProto.UINT8, TensorProto.INT64, TensorProto.FLOAT
-_DTYPE = {U8: "uint8", I64: "int64", F32: "float32"}
-IMAGE = ["batch", "64*hz", "64*wz", 3]
-LATENT = ["batch", 4, "8*hz", "8*wz"]
-Y = ["batch", 4, "4*hz", "4*wz"]
+_DTYPE: dict[int, str] = {U8: "uint8", I64: "int64", F32: "float32"}
+IMAGE: list[int | str] = ["batch", "64*hz", "64*wz", 3]
+LATENT: list[int | str] = ["batch", 4, "8*hz", "8*wz"]
+Y: list[int | str] = ["batch", 4, "4*hz", "4*wz"]
 Tensor = tuple[str, int, list[int | str]]
 """Name, type and shape."""
 Tensors = dict[str, tuple[list[Tensor], list[Tensor]]]
@@ -70,7 +70,7 @@ SCHEDULES: dict[str, dict[str, Any]] = {
 }
 
 
-def _constant(name: str, values: list[int] | list[float] | int, dtype: Any) -> onnx.TensorProto:
+def _constant(name: str, values: list[int] | list[float] | float, dtype: Any) -> onnx.TensorProto:
     return numpy_helper.from_array(np.array(values, dtype), name)
 
 

@@ -22,6 +22,7 @@ from rdeic_rt import (
     TruncatedError,
     container,
 )
+from rdeic_rt.entropy.hyperprior import Hyperprior
 from tests.images import psnr_db
 
 CRC_BYTES = 4
@@ -47,7 +48,9 @@ def y_start(data: bytes) -> int:
 def assert_exact_as_far_as_it_goes(codec: Codec, data: bytes) -> list[int]:
     """Cut the file at every length; return the number of complete slices for each that is after the z section."""
     whole = codec.read_latents(data)
-    widths = codec._loaded.entropy_models[whole.rate.entropy].slices
+    model = codec._loaded.entropy_models[whole.rate.entropy]
+    assert isinstance(model, Hyperprior)
+    widths = model.slices
     start, completes = y_start(data), []
     for length in range(len(data)):
         if length < start:

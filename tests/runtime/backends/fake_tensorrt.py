@@ -49,7 +49,7 @@ class ILogger:
 
     def __init__(self) -> None: ...
 
-    def log(self, severity: Severity, message: str) -> None:
+    def log(self, severity: Any, message: str) -> None:
         raise NotImplementedError
 
 
@@ -148,7 +148,7 @@ class Engine:
         return len(self.inputs) + len(self.outputs)
 
     def get_tensor_name(self, index: int) -> str:
-        return [*self.inputs, *self.outputs][index]
+        return str([*self.inputs, *self.outputs][index])
 
     def get_tensor_mode(self, name: str) -> int:
         return 1 if name in self.inputs else 2

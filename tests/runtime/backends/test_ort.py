@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from rdeic_rt import bundle
@@ -145,7 +147,7 @@ def test_stack_split_and_combine_are_inverse_and_linear(backend: OrtBackend) -> 
 
 
 def test_execute_puts_the_inputs_by_name(backend: OrtBackend) -> None:
-    arrays = {"x": np.arange(4, dtype=np.float32)[::-1], "y": np.ones(1, np.uint8)}
+    arrays: dict[str, NDArray[Any]] = {"x": np.arange(4, dtype=np.float32)[::-1], "y": np.ones(1, np.uint8)}
     seen = {}
 
     def function(buffers: Mapping[str, Buffer]) -> Buffer:

@@ -56,8 +56,10 @@ def test_decode_sharpness_and_steps_reach_the_codec(
     command: Command, here: Path, small_rdc: bytes, codec: Codec
 ) -> None:
     rate = codec.bundle.choose_rate(None)
-    schedules = [codec.bundle.schedules[name] for name in (rate.schedule, *rate.step_tables)]
-    steps = max(schedule.n_steps for schedule in schedules if schedule.sampler == schedules[0].sampler)
+    own = codec.bundle.choose_schedule(rate, None)
+    assert own is not None
+    schedules = [own, *(codec.bundle.schedules[name] for name in rate.step_tables)]
+    steps = max(schedule.n_steps for schedule in schedules if schedule.sampler == own.sampler)
     assert command("decode", "made.rdc", "--sharpness", "0.5", "--steps", str(steps), "--backend", "cpu") == 0
 
     assert np.array_equal(

@@ -145,10 +145,10 @@ def _gaussian(sigma: float) -> NDArray[np.int32]:
     return _masses(np.append(np.diff(cdf), 0.0))
 
 
-def _masses(weights: NDArray[np.float64]) -> NDArray[np.int32]:
+def _masses(weights: NDArray[np.floating[Any]]) -> NDArray[np.int32]:
     masses = 1 + np.floor(weights / weights.sum() * ((1 << 24) - weights.size)).astype(np.int64)
     masses[np.argmax(weights)] += (1 << 24) - masses.sum()
-    return masses.astype(np.int32)
+    return np.asarray(masses, np.int32)
 
 
 def encode(model: Hyperprior, y: NDArray[np.float32], vq_indices: NDArray[Any], *, bit_worth: float = 0.0) -> Encoded:

@@ -5,6 +5,7 @@ import pytest
 
 from rdeic_rt import entropy
 from rdeic_rt.entropy.arrays import model_id
+from rdeic_rt.entropy.hyperprior import Hyperprior
 from rdeic_rt.errors import BundleCorruptError
 
 from . import random_model, specification
@@ -48,7 +49,7 @@ def test_model_id_of_same_bytes_in_another_shape_type_or_name_changes(arrays: ra
 def test_load_byte_swapped_arrays_gives_the_same_model(arrays: random_model.Arrays) -> None:
     swapped = {name: a.astype(a.dtype.newbyteorder(">")) for name, a in arrays.items()}
     _, indices = random_model.latents(0, 1, 2)
-    one, other = entropy.load(arrays), entropy.load(swapped)
+    one, other = Hyperprior.load(arrays), Hyperprior.load(swapped)
     assert np.array_equal(one.hyper(one.matmul, indices), other.hyper(other.matmul, indices))
 
 
@@ -96,7 +97,7 @@ def test_scale_index_counts_the_thresholds_below(arrays: random_model.Arrays) ->
     scales = np.concatenate([thresholds - 1, thresholds, thresholds + 1, [-(1 << 20), (1 << 20) - 1]]).astype(np.int32)
     expected = np.array([(thresholds < s).sum() for s in scales])
     for skip_below in (0, 1, 4, 63):
-        tables = entropy.load({**arrays, "skip_below": np.array([skip_below], np.int32)}).tables
+        tables = Hyperprior.load({**arrays, "skip_below": np.array([skip_below], np.int32)}).tables
         coded = expected >= skip_below
         assert np.array_equal(tables.scale_index(scales)[coded], expected[coded])
         assert (tables.scale_index(scales)[~coded] < max(1, skip_below)).all()

@@ -191,14 +191,14 @@ def write(folder: Path) -> Path:
     folder.mkdir(parents=True)
     for role in TENSORS:
         onnx.save(graph(role), folder / f"{role}.onnx")
-    arrays = {"version": np.array([VERSION], np.int32)}
-    np.savez(folder / "entropy.npz", **arrays)
+    version = np.array([VERSION], np.int32)
+    np.savez(folder / "entropy.npz", version=version)
     rate = {
         "index": 0,
         "label": "only",
         "bpp": 0.1,
         "guided": False,
-        "model_id": model_id(arrays).hex(),
+        "model_id": model_id({"version": version}).hex(),
         "graphs": {role: role for role in TENSORS},
         "entropy": "entropy.npz",
     }
