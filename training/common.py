@@ -98,8 +98,3 @@ def prepare(args: argparse.Namespace, stage: str) -> Setup:
         device=args.device,
         precision=args.precision,
     )
-
-
-def psnr_of(mse: Tensor) -> float:
-    """Return the PSNR in dB of a mean squared error of images in [-1, 1]."""
-    return float(10 * torch.log10(4.0 / mse.clamp(min=1e-12)))

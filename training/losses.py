@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from pytorch_msssim import MS_SSIM
 from torch import Tensor
 
+from rdeic_eval.perceptual import FeatureDistance
 from rdeic_export.modules.compression import LIKELIHOOD_FLOOR, SCALE_BOUND, SlicePrediction
-from rdeic_rt.evaluation.perceptual import FeatureDistance
 
 STRUCTURE_WINDOW_PX = 7  # five scales of it fit into crops of 112 pixels
 COMMITMENT = 0.25  # beta of Eq. 9

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, distributed, nn
 
+from rdeic_eval.psnr import psnr_of_mse
 from rdeic_export.modules.gained import rate_between
 from rdeic_export.modules.model import RdeicModel
 
@@ -127,7 +128,7 @@ def validation(setup: common.Setup, decode: Callable[[Coded], Tensor]) -> tuple[
         mse = torch.cat(squares)
         metrics |= {
             f"bpp_{rate}": float(torch.cat(bpp).mean()),
-            f"psnr_{rate}": float((10 * torch.log10(255**2 / mse)).mean()),
+            f"psnr_{rate}": float(np.mean([psnr_of_mse(error, 255) for error in mse.tolist()])),
             f"mse16_{rate}": float(torch.cat(means).mean()),
             f"share16_{rate}": float(torch.cat(means).mean() / mse.mean()),
         }

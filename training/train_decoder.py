@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rdeic_eval.psnr import psnr_of_mse
 from rdeic_export import schedule
 from rdeic_export.modules.model import RdeicModel
 from rdeic_rt.schedule import Schedule
@@ -113,7 +114,7 @@ class DecoderStage:
         loss = pixels + setup.options["preview_weight"] * preview + setup.options["prior_weight"] * prior
         metrics |= {
             "bpp": float(coded.bpp.mean()),
-            "preview": common.psnr_of(preview.detach()),
+            "preview": psnr_of_mse(float(preview.detach()), 2),
             "prior": float(prior.detach()),
         }
         return Step(image, coded, decoded, loss, metrics)

@@ -32,7 +32,8 @@ import numpy as np
 from PIL import Image
 
 import rdeic_rt
-from rdeic_export import fidelity, flops, graphs, recipe, schedule
+from rdeic_eval.psnr import psnr_db
+from rdeic_export import flops, graphs, recipe, schedule
 from rdeic_export.modules.config import SD21
 from rdeic_export.modules.model import RdeicModel
 from rdeic_rt import container, noise, timing
@@ -247,7 +248,7 @@ def print_table(results: dict[str, dict[str, Any]], decode_flops: int, args: arg
             continue
         decode = statistics.median(result["decode_s"])
         reference = statistics.median(last["decode_s"])
-        psnr = fidelity.psnr_db(np.load(last["image"]), np.load(result["image"]))
+        psnr = psnr_db(np.load(result["image"]), np.load(last["image"]))
         device = f"{result['device_bytes'] / 1e9:.2f}" if result["device_bytes"] else ""
         cells = [
             side,

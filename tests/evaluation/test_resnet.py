@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from PIL import Image
 
-from rdeic_rt.evaluation import resnet
-from rdeic_rt.evaluation.perceptual import feature_distance
-from rdeic_rt.evaluation.resnet import ResNetFeatures
+from rdeic_eval import resnet
+from rdeic_eval.perceptual import feature_distance
+from rdeic_eval.resnet import ResNetFeatures
 
 from .distortions import blurred, jpeg, lattice, redder, signed
 

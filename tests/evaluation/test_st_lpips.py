@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from rdeic_rt.evaluation.perceptual import feature_distance
-from rdeic_rt.evaluation.st_lpips import StLpips
+from rdeic_eval.perceptual import feature_distance
+from rdeic_eval.st_lpips import StLpips
 
 from .distortions import blurred, jpeg, lattice, redder, signed
 
