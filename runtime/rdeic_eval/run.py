@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from rdeic_rt import pixels
@@ -49,6 +50,7 @@ def evaluate(
     codecs: Iterable[str] = reference_codecs.IDS,
     curves: bool = True,
     keep_pictures: int = 0,
+    threads: int | None = None,
     progress: Callable[[int, str], None] | None = None,
 ) -> Evaluation:
     """Return rate, distortion and time of every photo at every rate, beside other codecs at the same file size.
@@ -62,6 +64,7 @@ def evaluate(
         codecs: ids of `reference_codecs.CODECS`; those that cannot run here are left out, and named in the result.
         curves: also code each photo over a sweep of qualities, for curves and BD-rates.
         keep_pictures: of how many photos the decoded pictures are kept.
+        threads: of PyTorch, in the whole process and from now on; None for as many as it has.
         progress: called with the number of photos done and the name of the next.
     Raises:
         ValueError: no such rate or codec.
@@ -69,6 +72,8 @@ def evaluate(
     """
     chosen = _chosen_rates(codec, rates)
     available = reference_codecs.available(codecs)
+    if threads is not None:
+        torch.set_num_threads(threads)
     judge = Judge()
     _warm_up(codec, chosen)
     done: list[PhotoResult] = []

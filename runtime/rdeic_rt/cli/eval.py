@@ -115,10 +115,6 @@ def run(args: argparse.Namespace, console: Console) -> int:
             codec.bundle.choose_rate(rate)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    if args.threads is not None:
-        import torch
-
-        torch.set_num_threads(args.threads)
     evaluation = evaluate(
         codec,
         photos,
@@ -126,6 +122,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         codecs=args.codecs,
         curves=args.curves,
         keep_pictures=_SHEET_PHOTOS if args.sheet is not None else 0,
+        threads=args.threads,
         progress=lambda done, name: console.progress(done, len(photos), name),
     )
     console.clear()
