@@ -28,9 +28,10 @@ from rdeic_export import fidelity, probe, quantize, ranges
 from rdeic_export.photos import photos_in
 from rdeic_rt.backends.ort import OrtBackend
 from rdeic_rt.backends.select import Selection
-from rdeic_rt.bundle import GraphSpec
+from rdeic_rt.bundle_file import OwnFile
 from rdeic_rt.codec import Codec
 from rdeic_rt.limits import DEFAULT_LIMITS
+from rdeic_rt.manifest import GraphSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -43,7 +44,8 @@ class ReplacedGraphs(OrtBackend):
         self.files = files
 
     def load(self, spec: GraphSpec) -> Any:
-        return super().load(dataclasses.replace(spec, path=self.files.get(spec.id, spec.path)))
+        file = OwnFile(self.files[spec.id]) if spec.id in self.files else spec.file
+        return super().load(dataclasses.replace(spec, file=file))
 
 
 def codec_with(bundle: Path, files: Mapping[str, Path], threads: int) -> Codec:
@@ -97,7 +99,7 @@ def print_times(args: argparse.Namespace, folder: Path, photo: Path) -> None:
         latents = codecs[0].read_latents(codecs[0].encode(image, rate.index))
         times = []
         for _ in range(args.repeats + 1):
-            times.append([clocked(partial(codec.reconstruct, latents)) for codec in codecs])
+            times.append([clocked(partial(codec.decode, latents)) for codec in codecs])
         print_row(f"all after entropy decoding, rate {rate.index}", times[1:])
 
 

@@ -1,8 +1,8 @@
 """What the sharpness lambda_s does: high-frequency energy, PSNR and MS-SSIM from 0 to 1.5, and a sheet to look at.
 
-    python tests/bench/sharpness.py PHOTOS [--bundle B] [--limit N] [--sheet F] [--crop-px N]
+    python -m tests.bench.sharpness PHOTOS [--bundle B] [--limit N] [--sheet F] [--crop-px N]
 
-The high-frequency energy (`rdeic_rt.evaluation.metrics`) is relative to the photo's own: 1 means as sharp as the photo.
+The high-frequency energy (`tests.images`) is relative to the photo's own: 1 means as sharp as the photo.
 The last column counts the photos on which it is higher than at the lambda_s before. PHOTOS is a folder.
 """
 
@@ -14,11 +14,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from tests.images import high_frequency_energy
 
 import rdeic_rt
+from rdeic_eval import metrics
+from rdeic_eval.psnr import psnr_db
 from rdeic_rt import DecodeOptions
 from rdeic_rt.cli.eval import find_photos
-from rdeic_rt.evaluation import metrics
 
 SHARPNESS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 SHOWN = (0.0, 0.5, 1.0, 1.5)
@@ -43,10 +45,8 @@ def main() -> None:
         for sharpness in SHARPNESS:
             decoded = [codec.decode(data, DecodeOptions(sharpness=sharpness)) for data in files]
             pairs = list(zip(photos, decoded, strict=True))
-            energies.append(
-                [metrics.high_frequency_energy(d) / metrics.high_frequency_energy(photo) for photo, d in pairs]
-            )
-            psnr = np.mean([metrics.psnr_db(*pair) for pair in pairs])
+            energies.append([high_frequency_energy(d) / high_frequency_energy(photo) for photo, d in pairs])
+            psnr = np.mean([psnr_db(*pair) for pair in pairs])
             similarity = np.mean([metrics.ms_ssim(*pair) for pair in pairs])
             grown = [a < b for a, b in zip(energies[-2], energies[-1], strict=True)] if len(energies) > 1 else []
             share = f"{sum(grown)} of {len(grown)}" if grown else ""
