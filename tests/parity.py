@@ -1,7 +1,7 @@
 """Compare librdeic with the Python runtime: symbols identical, pixels within 1 level, errors of the same class.
 
-    python -m tests.parity build/runtime/cpp/tests/parity            what ctest runs
-    python -m tests.parity build/runtime/cpp/tests/parity --photos DIR --bundle engines/tiny --count 200
+    python -m tests.parity build/tests/cpp/parity            what ctest runs
+    python -m tests.parity build/tests/cpp/parity --photos DIR --bundle engines/tiny --count 200
 
 Files compared: the golden files, and their previews; crops of photos, freshly encoded at every rate of the bundle, and
 with a bundle that has levels at some of these too; pictures that are decoded in tiles; and damaged files, made here

@@ -22,7 +22,7 @@ namespace fs = std::filesystem;
 using testing::expect_error;
 using Bytes = std::vector<std::uint8_t>;
 
-const fs::path kCorpus = RDEIC_SOURCE_DIR "/runtime/cpp/fuzz/corpus/onnx_walk";
+const fs::path kCorpus = RDEIC_SOURCE_DIR "/tests/fuzz/corpus/onnx_walk";
 
 Bytes read_bytes(const fs::path& path) {
   std::ifstream file(path, std::ios::binary);

@@ -1,5 +1,5 @@
 # The command, the example, and the installed package.
-add_executable(decode_memory ../examples/decode_memory.c)
+add_executable(decode_memory ${PROJECT_SOURCE_DIR}/runtime/cpp/examples/decode_memory.c)
 target_link_libraries(decode_memory PRIVATE rdeic)
 target_compile_options(decode_memory PRIVATE -Wall -Wextra -pedantic)
 

@@ -44,7 +44,7 @@ functions() {
 
 echo "== find_package"
 block cmake >"$work/snippet.cmake"
-cmake -S "$source/runtime/cpp/tests/consumer" -B "$work/consumer" -DCMAKE_PREFIX_PATH="$prefix" -DSNIPPET="$work/snippet.cmake" \
+cmake -S "$source/tests/cpp/consumer" -B "$work/consumer" -DCMAKE_PREFIX_PATH="$prefix" -DSNIPPET="$work/snippet.cmake" \
     -DSOURCES="$source/runtime/cpp/examples/decode_memory.c;$work/snippets.c;$work/snippets.cc" >"$work/configure.log"
 cmake --build "$work/consumer"
 
