@@ -1,4 +1,4 @@
-#include "entropy/latents.h"
+#include "entropy/hyperprior.h"
 
 #include <algorithm>
 #include <limits>
@@ -10,6 +10,17 @@ namespace rdeic::entropy {
 namespace {
 
 constexpr int kGridBits = 8;  // y_hat and means are multiples of 2^-8
+constexpr const char* kTensor = "y_hat";
+
+std::vector<std::size_t> read_widths(ModelReader& reader) {
+  reader.number("version", Hyperprior::kVersion, Hyperprior::kVersion);
+  std::vector<std::size_t> widths;
+  for (const std::int32_t width : reader.take<std::int32_t>("slices", {kAnyLength})) {
+    reader.check(width >= 1, "'slices' has a width under 1");
+    widths.push_back(static_cast<std::size_t>(width));
+  }
+  return widths;
+}
 
 /// Reads groups of the y section, whole or cut.
 class GroupReader {
@@ -79,11 +90,11 @@ std::vector<std::int32_t> decode_pass(const Tables& tables, GroupReader& reader,
 }
 
 /// y_hat, in units of 2^-8, and the tensor that the networks see of it.
-struct Values {
+struct CodedGrid {
   Tensor<float> y_hat;
   Grid<std::uint16_t> levels;
 
-  Values(std::size_t channels, std::size_t height, std::size_t width)
+  CodedGrid(std::size_t channels, std::size_t height, std::size_t width)
       : y_hat({1, static_cast<std::int64_t>(channels), static_cast<std::int64_t>(height),
                static_cast<std::int64_t>(width)}),
         levels(height, width, channels) {}
@@ -121,33 +132,58 @@ struct Values {
 
 }  // namespace
 
-DecodedLatents decode_latents(const Machine& machine, const Model& model, const File& file, std::size_t hz,
-                              std::size_t wz, const BeforeSlice& before_slice) {
-  std::vector<std::int32_t> indices = decode_indices(model.tables(), file, hz * wz);
+Hyperprior::Hyperprior(const Arrays& arrays, ModelReader reader)
+    : id_(model_id(arrays)), widths_(read_widths(reader)), tables_(reader), hyper_(reader, tables_.prior().size()) {
+  std::size_t start = 0;
+  for (std::size_t i = 0; i < widths_.size(); start += widths_[i++]) {
+    slices_.emplace_back(reader, i, start, widths_[i], hyper_.width());
+  }
+  reader.close();
+}
+
+std::shared_ptr<const Model> Hyperprior::read(const Arrays& arrays) {
+  return std::shared_ptr<const Model>(new Hyperprior(arrays, ModelReader(arrays)));
+}
+
+Decoded Hyperprior::decode(const Compute& compute, const File& file, const std::map<std::string, Shape>& shapes,
+                           const BeforeSlice& before_slice) const {
+  constexpr auto kScale = static_cast<std::int64_t>(HyperNet::kScale);
+  const Shape& shape = shapes.at(kTensor);
+  if (shape.size() != 4 || shape[1] != static_cast<std::int64_t>(y_channels()) || shape[2] % kScale != 0 ||
+      shape[3] % kScale != 0) {
+    fail(Result::kBundleCorrupt,
+         "the entropy model has %zu channels, on a grid that is %zu times that of its indices; the graph that reads %s "
+         "takes %s",
+         y_channels(), HyperNet::kScale, kTensor, shape_text(shape).c_str());
+  }
+  const auto hz = static_cast<std::size_t>(shape[2] / kScale), wz = static_cast<std::size_t>(shape[3] / kScale);
+  const std::vector<std::int32_t> indices = decode_indices(tables_, file, hz * wz);
   GroupReader reader(file);
-  const Grid<std::uint16_t> hyper = model.hyper()(machine, indices, hz, wz);
-  Values values(model.y_channels(), hyper.height(), hyper.width());
-  std::uint32_t complete_slices = 0;
-  for (std::size_t slice = 0; slice < model.slices().size(); ++slice) {
+  const Grid<std::uint16_t> hyper = hyper_(compute, indices, hz, wz);
+  CodedGrid values(y_channels(), hyper.height(), hyper.width());
+  Decoded decoded;
+  decoded.n_slices = static_cast<std::uint32_t>(slices_.size());
+  for (std::size_t slice = 0; slice < slices_.size(); ++slice) {
     if (before_slice) before_slice(slice);
-    const SliceNets& nets = model.slices()[slice];
+    const SliceNets& nets = slices_[slice];
     values.clear(nets);
     std::optional<Grid<std::uint16_t>> channel;
-    if (nets.has_channel_context()) channel = nets.channel_context(machine, values.levels.view());
+    if (nets.has_channel_context()) channel = nets.channel_context(compute, values.levels.view());
     for (const Pass pass : {Pass::kAnchors, Pass::kNonAnchors}) {
       std::vector<Grid<std::uint16_t>> contexts;
       contexts.push_back(squeeze(hyper.view(), pass));
       if (channel) contexts.push_back(squeeze(std::as_const(*channel).view(), pass));
-      if (pass == Pass::kNonAnchors) contexts.push_back(nets.local_context(machine, values.levels.view()));
+      if (pass == Pass::kNonAnchors) contexts.push_back(nets.local_context(compute, values.levels.view()));
       std::vector<View<const std::uint16_t>> views;
       for (const auto& context : contexts) views.push_back(context.view());
-      const Grid<std::int32_t> parameters = nets.parameters(machine, views, pass);
-      values.put(nets, pass, parameters, decode_pass(model.tables(), reader, parameters));
+      const Grid<std::int32_t> parameters = nets.parameters(compute, views, pass);
+      values.put(nets, pass, parameters, decode_pass(tables_, reader, parameters));
     }
-    if (!reader.at_end()) ++complete_slices;
+    if (!reader.at_end()) ++decoded.complete_slices;
   }
   reader.finish();
-  return {std::move(values.y_hat), std::move(indices), complete_slices};
+  decoded.tensors.emplace(kTensor, to_value(std::move(values.y_hat)));
+  return decoded;
 }
 
 }  // namespace rdeic::entropy
