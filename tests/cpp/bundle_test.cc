@@ -5,12 +5,15 @@
 #include <cstdlib>
 #include <fstream>
 #include <functional>
+#include <iterator>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <span>
 
+#include "backends/backend.h"
 #include "expect_error.h"
-#include "input_limits.h"
-#include "memory_estimate.h"
+#include "families/family.h"
 #include "temporary_folder.h"
 
 namespace rdeic {
@@ -42,6 +45,14 @@ class BundleTest : public ::testing::Test {
     write_manifest(document.dump());
   }
 
+  /// Returns an input or output of a graph in a document.
+  static Json& tensor(Json& document, const char* graph, const char* name) {
+    for (const char* side : {"inputs", "outputs"})
+      for (Json& spec : document["graphs"][graph][side])
+        if (spec["name"] == name) return spec;
+    throw std::logic_error("no such tensor");
+  }
+
   void expect_corrupt(const std::string& words, bool verify = false) {
     expect_error(Result::kBundleCorrupt, words, [&] { read_bundle(folder_, verify); });
   }
@@ -54,24 +65,88 @@ class BundleTest : public ::testing::Test {
 TEST_F(BundleTest, ReadsEveryField) {
   const Bundle bundle = read_bundle(folder_);
   EXPECT_EQ(bundle.folder, folder_);
-  EXPECT_FALSE(bundle.name.empty() || bundle.family.empty() || bundle.licence.empty());
-  EXPECT_EQ(bundle.size_multiple_px % 64, 0U);
+  EXPECT_FALSE(bundle.name.empty() || bundle.licence.empty());
+  EXPECT_EQ(bundle.family->name(), "rdeic");
+  EXPECT_EQ(bundle.size_multiple_px, 64U);
   ASSERT_GE(bundle.rates.size(), 2U);
   for (const Rate& rate : bundle.rates) {
-    for (const char* role : {"synthesis", "control", "unet_step", "vae_decoder"})
-      EXPECT_TRUE(fs::exists(bundle.graph_of(rate, role).file.path));
+    for (const families::Role& role : bundle.family->roles())
+      EXPECT_TRUE(fs::exists(bundle.reference(rate.graphs.at(role.name)).file.path));
     EXPECT_TRUE(fs::exists(rate.entropy.path));
-    EXPECT_TRUE(fs::exists(rate.step_table(rate.schedule).path));
-    const Schedule& schedule = bundle.choose_schedule(rate, 0);
+    EXPECT_TRUE(fs::exists(rate.step_table(*rate.schedule).path));
+    EXPECT_TRUE(rate.is_guided);
+    EXPECT_GT(rate.lambda_r.value_or(0), 0);
+    const Schedule& schedule = *bundle.choose_schedule(rate, 0);
     EXPECT_EQ(schedule.name, rate.schedule);
     EXPECT_EQ(schedule.a.size(), schedule.n_steps());
     EXPECT_EQ(&bundle.rate_of(rate.model_id, rate.index), &rate);
   }
-  const GraphSpec& unet_step = bundle.graph_of(bundle.rates[0], "unet_step");
+  const GraphSpec& unet_step = bundle.reference(bundle.rates[0].graphs.at("unet_step"));
   ASSERT_NE(unet_step.input("z_n"), nullptr);
-  EXPECT_EQ(unet_step.input("z_n")->shape.size(), 4U);
-  EXPECT_EQ(unet_step.input("z_n")->shape[2], kDynamic);
+  EXPECT_EQ(unet_step.input("z_n")->description(), "float32 [batch, 4, 8*hz, 8*wz]");
+  EXPECT_EQ(unet_step.output("z_prev")->description(), unet_step.input("z_n")->description());
   EXPECT_EQ(unet_step.input("none"), nullptr);
+  EXPECT_EQ(unet_step.form, "fp32");
+}
+
+TEST_F(BundleTest, WhatIsOptionalMayBeLeftOut) {
+  change([](Json& d) {
+    for (Json& rate : d["rates"]) rate.erase("lambda_r");
+    d["rates"][0]["guided"] = false;
+    d["rates"][1]["guided"] = true;
+    d["preferred"] = Json::object();
+  });
+  const Bundle bundle = read_bundle(folder_);
+  EXPECT_FALSE(bundle.rates[0].lambda_r.has_value());
+  EXPECT_FALSE(bundle.rates[0].is_guided);
+  EXPECT_TRUE(bundle.rates[1].is_guided);
+  EXPECT_NO_THROW(bundle.check_sharpness(bundle.rates[0], 1.0));
+  expect_error(Result::kInvalidArgument, "cannot be guided", [&] { bundle.check_sharpness(bundle.rates[0], 2.0); });
+}
+
+using Order = std::vector<std::string>;
+
+TEST_F(BundleTest, FormsComeAsMeasuredAndThenByTheTable) {
+  change([](Json& d) { d["preferred"] = {{"cpu", {"int8-cpu", "fp16"}}}; });
+  const Bundle bundle = read_bundle(folder_);
+  EXPECT_EQ(bundle.preference("cpu", "auto"), Order({"int8-cpu", "fp16", "fp32", "int8"}));
+  EXPECT_EQ(bundle.preference("cpu", "int8"), Order({"int8-cpu", "int8"}));
+  EXPECT_EQ(bundle.preference("cpu", "fp32"), Order({"fp32"}));
+  EXPECT_EQ(bundle.preference("other", "auto"), Order({"fp32", "fp16", "int8", "int8-cpu"}));
+}
+
+/// A backend that runs nothing.
+class Forms final : public backends::Backend {
+ public:
+  explicit Forms(std::vector<std::string_view> forms) : forms_(std::move(forms)) {}
+
+  const std::string& name() const override { return name_; }
+  std::span<const std::string_view> forms() const override { return forms_; }
+  std::unique_ptr<const backends::Graph> load(const GraphSpec&) const override { return nullptr; }
+
+ private:
+  const std::string name_ = "cpu";
+  std::vector<std::string_view> forms_;
+};
+
+TEST_F(BundleTest, ABackendTakesTheFirstFormThatItRunsAndTheBundleHas) {
+  change([](Json& d) {
+    d["preferred"] = {{"cpu", {"int8-cpu", "fp16"}}};
+    d["graphs"]["control_r0"]["forms"] = {{"int8", "control_r0.onnx"}, {"fp16", "control_r0.onnx"}};
+  });
+  const Bundle bundle = read_bundle(folder_);
+  const auto form = [&](const Forms& backend, const char* graph, const char* precision) {
+    return backends::choose_form(backend, bundle, graph, precision).form;
+  };
+  const Forms all({std::begin(kForms), std::end(kForms)}), few({"fp32", "int8"});
+  EXPECT_EQ(bundle.reference("control_r0").form, "fp16");
+  EXPECT_EQ(form(all, "control_r0", "auto"), "fp16");
+  EXPECT_EQ(form(few, "control_r0", "auto"), "int8");
+  EXPECT_EQ(form(all, "control_r0", "int8"), "int8");
+  EXPECT_EQ(form(all, "unet_step", "auto"), "fp32");
+  expect_error(Result::kBackendUnavailable, "in fp16 and int8", [&] { form(all, "control_r0", "fp32"); });
+  expect_error(Result::kBackendUnavailable, "'unet_step' in fp32", [&] { form(few, "unet_step", "int8"); });
+  expect_error(Result::kInvalidArgument, "precision 'int8-cpu'", [&] { form(all, "unet_step", "int8-cpu"); });
 }
 
 TEST(Bundle, ReadsTheEmbeddedBundle) {
@@ -83,11 +158,11 @@ TEST(Bundle, ReadsTheEmbeddedBundle) {
 TEST_F(BundleTest, ChoosesSchedulesByNumberOfSteps) {
   const Bundle bundle = read_bundle(folder_);
   const Rate& rate = bundle.rates[0];
-  const std::string sampler = bundle.choose_schedule(rate, 0).sampler;
+  const std::string sampler = bundle.choose_schedule(rate, 0)->sampler;
   std::set<std::string> found;
   for (const auto& [name, file] : rate.step_tables) {
     const Schedule& schedule =
-        bundle.choose_schedule(rate, static_cast<std::uint32_t>(bundle.schedules.at(name).n_steps()));
+        *bundle.choose_schedule(rate, static_cast<std::uint32_t>(bundle.schedules.at(name).n_steps()));
     EXPECT_EQ(schedule.sampler, sampler);
     EXPECT_EQ(schedule.n_steps(), bundle.schedules.at(name).n_steps());
     found.insert(schedule.name);
@@ -113,11 +188,7 @@ class LevelsTest : public BundleTest {
   LevelsTest() : BundleTest(kGoldenLevels) {}
 
   /// Returns a graph's input `level` in a document.
-  static Json& level_input(Json& document, const char* graph) {
-    for (Json& input : document["graphs"][graph]["inputs"])
-      if (input["name"] == "level") return input;
-    throw std::logic_error("no input 'level'");
-  }
+  static Json& level_input(Json& document, const char* graph) { return tensor(document, graph, "level"); }
 };
 
 TEST_F(LevelsTest, AFilesNumberIsItsLevelAndItsRateTheLastNotBeyondIt) {
@@ -209,14 +280,14 @@ TEST_F(LevelsTest, NamesTheFaultInLevels) {
        "as synthesis it must map level, y_hat to"},
       {"level without a width",
        [](Json& d) {
-         level_input(d, "synthesis")["shape"] = {1, "d"};
+         level_input(d, "synthesis")["shape"] = {1, "batch"};
        },
-       "level should have the shape [1, D]"},
+       "should be [1, D]"},
       {"level of a batch",
        [](Json& d) {
          level_input(d, "analysis")["shape"] = {2, 16};
        },
-       "level should have the shape [1, D]"},
+       "should be [1, D]"},
   };
   for (const Fault& fault : faults) {
     SCOPED_TRACE(fault.name);
@@ -231,16 +302,33 @@ TEST_F(BundleTest, NamesTheFaultInAManifest) {
       {"missing field", [](Json& d) { d.erase("family"); }, "the key 'family'"},
       {"unknown field", [](Json& d) { d["graph"] = Json::object(); }, "without the key 'graph'"},
       {"wrong type", [](Json& d) { d["default_rate"] = "0"; }, "default_rate must be"},
-      {"schema is a text", [](Json& d) { d["schema"] = "1"; }, "schema must be"},
+      {"schema is a text", [](Json& d) { d["schema"] = "2"; }, "schema must be"},
       {"name", [](Json& d) { d["name"] = "../x"; }, "name must be"},
-      {"family", [](Json& d) { d["family"] = "Big"; }, "family must be"},
+      {"family", [](Json& d) { d["family"] = 1; }, "family must be"},
       {"licence", [](Json& d) { d["licence"] = ""; }, "licence must be"},
       {"provenance", [](Json& d) { d["provenance"] = 1; }, "provenance must be"},
       {"control graph of another role",
        [](Json& d) { d["rates"][0]["graphs"]["control"] = d["rates"][0]["graphs"]["unet_step"]; },
        "as control it must map"},
       {"graph not defined", [](Json& d) { d["rates"][0]["graphs"]["control"] = "other"; }, "'other' is not defined"},
-      {"role unknown", [](Json& d) { d["rates"][0]["graphs"]["other"] = "x"; }, "without the key 'other'"},
+      {"role unknown", [](Json& d) { d["rates"][0]["graphs"]["other"] = "unet_step"; },
+       "it has graphs for analysis, control, other,"},
+      {"role missing", [](Json& d) { d["rates"][0]["graphs"].erase("control"); }, "family 'rdeic' has the roles"},
+      {"no roles", [](Json& d) { d["rates"][0]["graphs"] = Json::object(); }, "it has graphs for nothing"},
+      {"role of a number", [](Json& d) { d["rates"][0]["graphs"]["control"] = 1; }, "graphs.control must be"},
+      {"no schedule", [](Json& d) { d["rates"][0].erase("schedule"); }, "family 'rdeic' needs a schedule"},
+      {"no step tables", [](Json& d) { d["rates"][0].erase("step_tables"); }, "family 'rdeic' needs a schedule"},
+      {"guided", [](Json& d) { d["rates"][0]["guided"] = 1; }, "guided must be true or false"},
+      {"lambda_r", [](Json& d) { d["rates"][0]["lambda_r"] = 0; }, "lambda_r must be"},
+      {"preferred", [](Json& d) { d["preferred"] = Json::array(); }, "preferred must be"},
+      {"preferred of a backend", [](Json& d) { d["preferred"]["cpu"] = "fp32"; }, "preferred.cpu must be"},
+      {"preferred of none", [](Json& d) { d["preferred"]["cpu"] = Json::array(); }, "preferred.cpu must be"},
+      {"preferred twice",
+       [](Json& d) {
+         d["preferred"]["cpu"] = {"fp32", "fp32"};
+       },
+       "preferred.cpu must be forms that differ"},
+      {"preferred of an unknown form", [](Json& d) { d["preferred"]["cpu"] = {"fp8"}; }, "preferred.cpu[0] must be"},
       {"schedule not defined", [](Json& d) { d["rates"][0]["schedule"] = "ddpm-9"; }, "'ddpm-9' is not defined"},
       {"schedule without table",
        [](Json& d) { d["rates"][0]["step_tables"].erase(d["rates"][0]["schedule"].get<std::string>()); }, ""},
@@ -253,25 +341,38 @@ TEST_F(BundleTest, NamesTheFaultInAManifest) {
       {"model id", [](Json& d) { d["rates"][0]["model_id"] = "00C0FFEE"; }, "model_id must be"},
       {"bpp", [](Json& d) { d["rates"][0]["bpp"] = 0; }, "bpp must be"},
       {"no rates", [](Json& d) { d["rates"] = Json::array(); }, "rates must be"},
-      {"size multiple", [](Json& d) { d["size_multiple_px"] = 96; }, "size_multiple_px is not a multiple of 64"},
-      {"latent factor", [](Json& d) { d["latent"]["factor_px"] = 7; }, "latent.factor_px"},
-      {"latent channels", [](Json& d) { d["latent"]["channels"] = 1.5; }, "latent.channels must be"},
-      {"latent channels of no graph", [](Json& d) { d["latent"]["channels"] = 7; }, "latent.channels, 7"},
-      {"latent channels as a real number", [](Json& d) { d["latent"]["channels"] = 4.0; }, "latent.channels must be"},
-      {"schema as a real number", [](Json& d) { d["schema"] = 1.0; }, "schema must be"},
-      {"latent of rank 3",
+      {"size multiple", [](Json& d) { d["size_multiple_px"] = 0; }, "size_multiple_px must be"},
+      {"another size multiple", [](Json& d) { d["size_multiple_px"] = 128; }, "should be uint8 [batch, 128*hz, 128*wz"},
+      {"size multiple that is odd", [](Json& d) { d["size_multiple_px"] = 63; },
+       "does not divide size_multiple_px, 63"},
+      {"latent, of schema 1", [](Json& d) { d["latent"] = Json::object(); }, "without the key 'latent'"},
+      {"schema as a real number", [](Json& d) { d["schema"] = 2.0; }, "schema must be"},
+      {"z_0 of another shape than z_prev",
        [](Json& d) {
-         d["graphs"]["vae_decoder"]["inputs"][0]["shape"] = {"b", "h", "w"};
+         tensor(d, "vae_decoder", "z_0")["shape"] = {"batch", 5, "8*hz", "8*wz"};
        },
-       "z_0 should have four dimensions"},
+       "z_0 is float32 [batch, 5, 8*hz, 8*wz], but z_prev is float32 [batch, 4, 8*hz, 8*wz]"},
+      {"z_0 of another type than z_prev", [](Json& d) { tensor(d, "vae_decoder", "z_0")["dtype"] = "float16"; },
+       "z_0 is float16 [batch, 4, 8*hz, 8*wz], but z_prev is float32"},
+      {"hint of two shapes",
+       [](Json& d) {
+         tensor(d, "control_r0", "hint")["shape"] = {"batch", 16, "4*hz", "4*wz"};
+       },
+       "hint is float32 [batch, 16, 4*hz, 4*wz], but hint is"},
+      {"image in float32", [](Json& d) { tensor(d, "vae_decoder", "image")["dtype"] = "float32"; },
+       "should be uint8 [batch, 64*hz, 64*wz, 3]"},
+      {"image with the colours first",
+       [](Json& d) {
+         tensor(d, "vae_decoder", "image")["shape"] = {"batch", 3, "64*hz", "64*wz"};
+       },
+       "should be uint8 [batch, 64*hz, 64*wz, 3]"},
       {"step without a width",
        [](Json& d) {
-         for (Json& input : d["graphs"]["unet_step"]["inputs"])
-           if (input["name"] == "step") input["shape"] = {"a", "b"};
+         tensor(d, "unet_step", "step")["shape"] = {1, "batch"};
        },
-       "step should have the shape [1, D]"},
+       "should be [1, D]"},
       {"coefficient above float32", [](Json& d) { d["schedules"].front()["b"][0] = 1e308; }, "a finite float32"},
-      {"huge number", [](Json& d) { d["latent"]["channels"] = UINT64_MAX; }, "latent.channels must be"},
+      {"huge number", [](Json& d) { d["size_multiple_px"] = UINT64_MAX; }, "size_multiple_px must be"},
       {"file not listed", [](Json& d) { d["files"].erase(d["rates"][0]["entropy"].get<std::string>()); },
        "is not among"},
       {"file hash", [](Json& d) { d["files"].front()["sha256"] = "xyz"; }, "sha256 must be 64 hexadecimal digits"},
@@ -284,21 +385,17 @@ TEST_F(BundleTest, NamesTheFaultInAManifest) {
       {"dtype", [](Json& d) { d["graphs"].front()["inputs"][0]["dtype"] = "int4"; }, "dtype must be one of"},
       {"dimension", [](Json& d) { d["graphs"].front()["inputs"][0]["shape"][0] = 0; }, "shape[0] must be"},
       {"dimension's name", [](Json& d) { d["graphs"].front()["inputs"][0]["shape"][0] = ""; }, "shape[0] must be"},
-      {"variant not defined",
+      {"dimension that is unknown", [](Json& d) { d["graphs"].front()["inputs"][0]["shape"][0] = "b"; },
+       "shape[0] must be a number of 1 or more, or batch"},
+      {"no form", [](Json& d) { d["graphs"].front()["forms"] = Json::object(); }, "forms must be"},
+      {"unknown form",
        [](Json& d) {
-         d["graphs"].front()["variants"] = {{"fp16", "other"}};
+         d["graphs"].front()["forms"] = {{"fp8", "unet_step.onnx"}};
        },
-       "fp16 variant 'other'"},
-      {"variant unknown",
-       [](Json& d) {
-         d["graphs"].front()["variants"] = {{"fp8", "other"}};
-       },
-       "without the key 'fp8'"},
-      {"variant is itself",
-       [](Json& d) {
-         d["graphs"].front()["variants"] = {{"fp16", d["graphs"].begin().key()}};
-       },
-       "variant is in fp32"},
+       "forms must be"},
+      {"form of no file", [](Json& d) { d["graphs"].front()["forms"]["fp16"] = "x.onnx"; }, "'x.onnx' is not among"},
+      {"variants, of schema 1", [](Json& d) { d["graphs"].front()["variants"] = Json::object(); },
+       "without the key 'variants'"},
   };
   for (const Fault& fault : faults) {
     SCOPED_TRACE(fault.name);
@@ -315,7 +412,7 @@ TEST_F(BundleTest, RejectsTextThatIsNoManifest) {
                                           std::string(100'000, '['),
                                           std::string(65, '[') + std::string(65, ']'),
                                           "{\"schema\": NaN}",
-                                          "{\"schema\": 1, \"schema\": 1}",
+                                          "{\"schema\": 2, \"schema\": 2}",
                                           "{\"a\": {\"b\": 1, \"b\": 2}}",
                                           std::string("\x00\xff", 2),
                                           "{\"schema\": 1e999}",
@@ -335,10 +432,18 @@ TEST_F(BundleTest, ManyKeysTakeNoLongTime) {
   expect_corrupt("is repeated");
 }
 
-TEST_F(BundleTest, NewerSchemaSaysToUpgrade) {
-  for (const Json& schema : {Json(2), Json(-1), Json(UINT64_MAX)}) {
+TEST_F(BundleTest, AnotherSchemaSaysToUpgrade) {
+  for (const Json& schema : {Json(1), Json(3), Json(-1), Json(UINT64_MAX)}) {
     change([&](Json& document) { document["schema"] = schema; });
-    expect_error(Result::kBundle, "reads, schema 1. Upgrade", [&] { read_bundle(folder_); });
+    expect_error(Result::kBundle, "reads, schema 2. Upgrade", [&] { read_bundle(folder_); });
+  }
+}
+
+TEST_F(BundleTest, AnUnknownFamilyIsNamedWithThoseThatAreKnown) {
+  for (const char* family : {"diffo", "RDEIC", "rdeic ", ""}) {
+    change([&](Json& document) { document["family"] = family; });
+    expect_error(Result::kBundle, std::string("family '") + family + "' is not part of", [&] { read_bundle(folder_); });
+    expect_error(Result::kBundle, "which has: rdeic. Upgrade", [&] { read_bundle(folder_); });
   }
 }
 
@@ -386,19 +491,6 @@ TEST_F(BundleTest, FindsPathsAndNames) {
   unsetenv("RDEIC_RT_BUNDLES");
   expect_error(Result::kBundleNotFound, "is not a bundle", [&] { read_bundle(temporary_.path()); });
   expect_error(Result::kBundleNotFound, "no such folder", [&] { read_bundle(temporary_.path() / "none"); });
-}
-
-TEST_F(BundleTest, MemoryGrowsWithThePictureAndIsHeldAgainstItsLimit) {
-  const Bundle bundle = read_bundle(folder_);
-  const Rate& rate = bundle.rates[0];
-  const std::uint64_t small = decode_bytes(bundle, rate, {512, 768});
-  EXPECT_GT(small, 512U * 768 * 3);
-  EXPECT_EQ(decode_bytes(bundle, rate, {1024, 1536}), 4 * small);
-  Limits limits;
-  EXPECT_NO_THROW(check_memory(bundle, rate, {65535, 65535}, limits));
-  limits.max_memory_bytes = small;
-  EXPECT_NO_THROW(check_memory(bundle, rate, {512, 768}, limits));
-  expect_error(Result::kLimitExceeded, "max_memory_bytes", [&] { check_memory(bundle, rate, {513, 768}, limits); });
 }
 
 }  // namespace

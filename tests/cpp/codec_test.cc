@@ -120,7 +120,8 @@ TEST(CodecAtLevels, TheLevelOfAFileIsSeenInItsPictureAndPreviewAndNotInItsLatent
   EXPECT_EQ(other.rate, 1U);
   EXPECT_EQ(one.level, 100U);
   EXPECT_EQ(other.level, 128U);
-  EXPECT_TRUE(std::ranges::equal(one.y_hat.values(), other.y_hat.values()));
+  EXPECT_TRUE(std::ranges::equal(elements<float>(*one.tensors.at("y_hat"), "y_hat"),
+                                 elements<float>(*other.tensors.at("y_hat"), "y_hat")));
   for (const bool preview : {false, true}) {
     const DecodeOptions options{.seed = 1, .preview = preview};
     EXPECT_NE(decode(with, at_100, options).pixels, decode(with, at_128, options).pixels);
@@ -154,14 +155,14 @@ TEST(CodecAtLevels, RowsThatDoNotFitAreBundleErrors) {
   Codec fewer(std::make_shared<const Bundle>(bundle), {.threads = 1});
   expect_error(Result::kBundleCorrupt, "array 'synthesis' is float32 [129, ", [&] { decode(fewer, data); });
   bundle.levels->count = 129;
-  for (TensorSpec& input : bundle.graphs.at("synthesis").inputs) {
-    if (input.name == kLevelInput) ++input.shape.back();
+  for (TensorSpec& input : bundle.graphs.at("synthesis").at("fp32").inputs) {
+    if (input.name == kLevelInput) ++input.shape.back().factor;
   }
   Codec wider(std::make_shared<const Bundle>(bundle), {.threads = 1});
   expect_error(Result::kBundleCorrupt, "array 'synthesis' is float32 [129, ",
                [&] { decode(wider, data, {.preview = true}); });
   bundle = read_bundle(folder.path() / "bundle", false);
-  bundle.levels->file = bundle.rates[0].step_table(bundle.rates[0].schedule);
+  bundle.levels->file = bundle.rates[0].step_table(*bundle.rates[0].schedule);
   Codec other(std::make_shared<const Bundle>(bundle), {.threads = 1});
   expect_error(Result::kBundleCorrupt, "no array 'synthesis'", [&] { other.prepare(1, true); });
 }
@@ -196,6 +197,15 @@ TEST(Codec, StepsMustBeAScheduleOfTheBundle) {
   expect_error(Result::kInvalidArgument, "3", [] { decode(codec(), coffee(), {.steps = 3}); });
 }
 
+TEST(Codec, RatesThatAreNotGuidedTakeSharpnessOneOnly) {
+  Bundle bundle = *golden_bundle();
+  bundle.rates[0].is_guided = false;
+  Codec other(std::make_shared<const Bundle>(bundle), {.threads = 1});
+  EXPECT_EQ(decode(other, coffee()).pixels, decode(codec(), coffee()).pixels);
+  EXPECT_NO_THROW(decode(other, coffee(), {.sharpness = 2, .preview = true}));
+  expect_error(Result::kInvalidArgument, "rate 0 of bundle", [&] { decode(other, coffee(), {.sharpness = 2}); });
+}
+
 TEST(Codec, SharpnessOutOfRangeIsRefused) {
   for (const double sharpness : {-1.0, std::nan(""), HUGE_VAL}) {
     expect_error(Result::kInvalidArgument, "sharpness", [&] { decode(codec(), coffee(), {.sharpness = sharpness}); });
@@ -203,24 +213,24 @@ TEST(Codec, SharpnessOutOfRangeIsRefused) {
 }
 
 TEST(Codec, ProgressIsToldInOrderAndEndsWithAllPartsDone) {
-  std::vector<std::pair<Stage, unsigned>> told;
+  std::vector<std::pair<Part, unsigned>> told;
   unsigned parts = 0;
-  decode(codec(), coffee(), {.progress = [&](Stage stage, unsigned done, unsigned total) {
-           if (told.empty() || told.back() != std::pair(stage, done)) told.emplace_back(stage, done);
+  decode(codec(), coffee(), {.progress = [&](Part part, unsigned done, unsigned total) {
+           if (told.empty() || told.back() != std::pair(part, done)) told.emplace_back(part, done);
            parts = total;
            return true;
          }});
-  const std::vector<std::pair<Stage, unsigned>> expected = {{Stage::kEntropy, 0}, {Stage::kSynthesis, 1},
-                                                            {Stage::kDenoise, 2}, {Stage::kDenoise, 3},
-                                                            {Stage::kVae, 4},     {Stage::kDone, 5}};
+  const std::vector<std::pair<Part, unsigned>> expected = {{Part::kEntropy, 0}, {Part::kSynthesis, 1},
+                                                           {Part::kDenoise, 2}, {Part::kDenoise, 3},
+                                                           {Part::kVae, 4},     {Part::kDone, 5}};
   EXPECT_EQ(told, expected);
   EXPECT_EQ(parts, 5U);
 }
 
 TEST(Codec, CancelEndsTheDecodeAtAnyPart) {
-  for (const Stage last : {Stage::kEntropy, Stage::kSynthesis, Stage::kDenoise, Stage::kVae, Stage::kDone}) {
+  for (const Part last : {Part::kEntropy, Part::kSynthesis, Part::kDenoise, Part::kVae, Part::kDone}) {
     expect_error(Result::kCancelled, "cancelled", [&] {
-      decode(codec(), coffee(), {.progress = [&](Stage stage, unsigned, unsigned) { return stage != last; }});
+      decode(codec(), coffee(), {.progress = [&](Part part, unsigned, unsigned) { return part != last; }});
     });
   }
 }

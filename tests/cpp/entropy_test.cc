@@ -9,7 +9,7 @@
 #include <iterator>
 
 #include "bundle.h"
-#include "entropy/latents.h"
+#include "entropy/model.h"
 #include "entropy/order.h"
 #include "expect_error.h"
 #include "listed_file.h"
@@ -37,15 +37,22 @@ std::vector<std::uint8_t> read_bytes(const fs::path& path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
-DecodedLatents decode(const std::vector<std::uint8_t>& data, const Kernels& kernels, unsigned threads,
-                      bool allow_partial = false) {
+Decoded decode(const std::vector<std::uint8_t>& data, const Kernels& kernels, unsigned threads,
+               bool allow_partial = false) {
   static const Bundle bundle = read_bundle(kGolden / "bundle");
   const File file = parse(data, {}, allow_partial);
-  const Model model(Arrays::read(bundle.rates[file.header.rate].entropy, "entropy model"));
-  EXPECT_EQ(model.id(), file.header.model_id);
+  const Rate& rate = bundle.rates[file.header.rate];
+  const auto model = load(Arrays::read(rate.entropy, "entropy model"));
+  EXPECT_EQ(model->id(), file.header.model_id);
   const Size padded = padded_size(file.header.size, bundle.size_multiple_px);
+  const Sizes sizes{1, padded.height / bundle.size_multiple_px, padded.width / bundle.size_multiple_px};
+  const Shape shape = bundle.reference(rate.graphs.at("synthesis")).input("y_hat")->resolve(sizes);
   Workers workers(threads);
-  return decode_latents({kernels, workers}, model, file, padded.height / 64, padded.width / 64);
+  return model->decode({kernels, workers}, file, {{"y_hat", shape}}, {});
+}
+
+std::span<const float> y_hat_of(const Decoded& decoded) {
+  return elements<float>(*decoded.tensors.at("y_hat"), "y_hat");
 }
 
 TEST(Entropy, GoldenFilesGiveTheirLatentsToTheBit) {
@@ -56,9 +63,9 @@ TEST(Entropy, GoldenFilesGiveTheirLatentsToTheBit) {
     const auto y_hat = expected.get<float>("y_hat", shape);
     for (const Kernels& kernels : available_kernels()) {
       for (const unsigned threads : {1U, 3U}) {
-        const DecodedLatents found = decode(read_bytes(path), kernels, threads);
-        ASSERT_TRUE(std::ranges::equal(found.y_hat.shape(), shape)) << path;
-        EXPECT_EQ(std::memcmp(found.y_hat.data(), y_hat.data(), y_hat.size_bytes()), 0) << path << kernels.name;
+        const Decoded found = decode(read_bytes(path), kernels, threads);
+        ASSERT_TRUE(std::ranges::equal(found.tensors.at("y_hat")->shape(), shape)) << path;
+        EXPECT_EQ(std::memcmp(y_hat_of(found).data(), y_hat.data(), y_hat.size_bytes()), 0) << path << kernels.name;
       }
     }
   }
@@ -67,18 +74,17 @@ TEST(Entropy, GoldenFilesGiveTheirLatentsToTheBit) {
 TEST(Entropy, CutFilesKeepTheirCompleteSlicesToTheBit) {
   const auto data = read_bytes(kGolden / "astronaut_r1.rdc");
   const Kernels& kernels = available_kernels().front();
-  const DecodedLatents whole = decode(data, kernels, 1);
+  const Decoded whole = decode(data, kernels, 1);
   std::uint32_t most = 0;
   const std::size_t y_at = data.size() - 4 - parse(data, {}).y.size();
   for (std::size_t length = y_at; length < data.size(); length += 23) {
-    const DecodedLatents cut =
-        decode({data.begin(), data.begin() + static_cast<std::ptrdiff_t>(length)}, kernels, 1, true);
+    const Decoded cut = decode({data.begin(), data.begin() + static_cast<std::ptrdiff_t>(length)}, kernels, 1, true);
     EXPECT_GE(cut.complete_slices, most) << "fewer slices of more bytes";
     most = std::max(most, cut.complete_slices);
     // Slices of the golden bundle: 4, 4 and 8 channels of 16.
     constexpr std::size_t kStops[] = {0, 4, 8, 16};
-    const std::size_t same = whole.y_hat.size() / 16 * kStops[cut.complete_slices];
-    EXPECT_TRUE(std::equal(cut.y_hat.data(), cut.y_hat.data() + same, whole.y_hat.data())) << length;
+    const std::size_t same = y_hat_of(whole).size() / 16 * kStops[cut.complete_slices];
+    EXPECT_TRUE(std::ranges::equal(y_hat_of(cut).first(same), y_hat_of(whole).first(same))) << length;
   }
   EXPECT_GT(most, 0U);
   EXPECT_LT(most, 3U);
@@ -99,16 +105,33 @@ TEST(Entropy, ModelsWithMissingUnknownOrUnfitArraysAreRefused) {
     if (name.ends_with(".weight_low")) continue;  // without it the input is coarse, and the model another
     auto changed = original;
     changed.erase(name);
-    expect_error(Result::kBundleCorrupt, "", [&] { Model{Arrays(changed, "entropy model")}; });
+    expect_error(Result::kBundleCorrupt, "", [&] { load(Arrays(changed, "entropy model")); });
   }
   auto changed = original;
   changed["surplus"] = original.at("version");
-  expect_error(Result::kBundleCorrupt, "surplus", [&] { Model{Arrays(changed, "entropy model")}; });
+  expect_error(Result::kBundleCorrupt, "surplus", [&] { load(Arrays(changed, "entropy model")); });
   for (const char* name :
        {"version", "prior_masses", "scale_masses", "scale_lengths", "scale_thresholds", "hyper.doubles"}) {
     changed = original;
     std::ranges::fill(changed[name].data, std::byte{0});
-    expect_error(Result::kBundleCorrupt, name, [&] { Model{Arrays(changed, "entropy model")}; });
+    expect_error(Result::kBundleCorrupt, name, [&] { load(Arrays(changed, "entropy model")); });
+  }
+}
+
+TEST(Entropy, TheVersionSaysWhichModelItIs) {
+  auto arrays = Arrays::read(testing::listed_file(kGolden / "bundle/entropy_r0.npz"), "entropy model").all();
+  arrays["version"].data[0] = std::byte{2};
+  expect_error(Result::kBundleCorrupt, "it has version 2, not 1. Upgrade", [&] { load(Arrays(arrays, "x")); });
+}
+
+TEST(Entropy, ShapesThatTheModelDoesNotMakeAreRefused) {
+  const auto model = load(Arrays::read(testing::listed_file(kGolden / "bundle/entropy_r0.npz"), "entropy model"));
+  const auto data = read_bytes(kGolden / "astronaut_r0.rdc");
+  Workers workers(1);
+  for (const Shape& shape : {Shape{1, 16, 16}, Shape{1, 17, 16, 16}, Shape{1, 16, 18, 16}, Shape{1, 16, 16, 17}}) {
+    expect_error(Result::kBundleCorrupt, "the entropy model has 16 channels", [&] {
+      (void)model->decode({available_kernels().front(), workers}, parse(data, {}), {{"y_hat", shape}}, {});
+    });
   }
 }
 

@@ -1,11 +1,11 @@
 // Decodes files given in hexadecimal, a line each, and prints what came of each: for parity.py, which compares that
 // with what Python makes of the same bytes.
 //
-//   parity BUNDLE latents|pixels|preview [TILE_PX]     RESULT [SHA-256 of y_hat [pixels in hexadecimal]]
+//   parity BUNDLE latents|pixels|preview [TILE_PX]     RESULT [SHA-256 of the latents [pixels in hexadecimal]]
 //   parity bundles    the same as for pixels, for lines of a bundle's folder in hexadecimal, a blank, and a file
 //   parity graphs     RESULT [weights in other files], for lines of an ONNX file
 //
-// A result is a number of rdeic.h; y_hat, pixels and weights are there if it is 0.
+// A result is a number of rdeic.h; digest, pixels and weights are there if it is 0.
 
 #include <cstdio>
 #include <cstdlib>
@@ -31,15 +31,19 @@ Bytes bytes_from_hex(const std::string& digits) {
   return bytes;
 }
 
-std::string digest_of(const rdeic::Tensor<float>& y_hat) {
+/// Returns the digest of all tensors in the order of their names.
+std::string digest_of(const rdeic::Values& tensors) {
   rdeic::Sha256 digest;
-  digest.update({reinterpret_cast<const std::uint8_t*>(y_hat.data()), y_hat.size() * sizeof(float)});
+  for (const auto& [name, tensor] : tensors) {
+    digest.update({reinterpret_cast<const std::uint8_t*>(tensor->data()),
+                   rdeic::count_of(tensor->shape()) * rdeic::dtype_bytes(tensor->dtype())});
+  }
   return rdeic::hex(digest.finish());
 }
 
 std::string outcome(rdeic::Codec& codec, const Bytes& data, bool pixels, bool preview = false) {
   try {
-    std::string line = "0 " + digest_of(codec.read_latents(data).y_hat);
+    std::string line = "0 " + digest_of(codec.read_latents(data).tensors);
     if (!pixels) return line;
     Bytes picture;
     codec.decode(data,

@@ -13,10 +13,10 @@
 #include <vector>
 
 #include "arrays.h"
-#include "denoise.h"
-#include "entropy/latents.h"
+#include "entropy/hyperprior.h"
 #include "errors_only.h"
 #include "listed_file.h"
+#include "rows.h"
 
 namespace {
 
@@ -102,12 +102,14 @@ void decode(const rdeic::entropy::Model& model, Input& input) {
   file.missing_y_bytes = (options >> 1) & 3;
   file.z = input.bytes(input.number(1));
   file.y = input.bytes(SIZE_MAX);
-  const rdeic::entropy::Machine machine{all_kernels[(options >> 3) % all_kernels.size()], alone};
-  returns({Result::kBitstream}, [&] { rdeic::entropy::decode_latents(machine, model, file, 1, 1); });
+  const rdeic::entropy::Compute compute{all_kernels[(options >> 3) % all_kernels.size()], alone};
+  const auto channels = dynamic_cast<const rdeic::entropy::Hyperprior&>(model).y_channels();
+  const rdeic::Shape shape = {1, static_cast<std::int64_t>(channels), 4, 4};
+  returns({Result::kBitstream}, [&] { (void)model.decode(compute, file, {{"y_hat", shape}}, {}); });
 }
 
 void use_as_model(const Arrays& arrays, Input& input) {
-  returns({Result::kBundleCorrupt}, [&] { decode(rdeic::entropy::Model(arrays), input); });
+  returns({Result::kBundleCorrupt}, [&] { decode(*rdeic::entropy::load(arrays), input); });
 }
 
 /// Reads the bytes as a file's content.
@@ -121,10 +123,11 @@ void use_as_file(std::span<const std::uint8_t> data) {
     }
     Input no_sections({});
     use_as_model(arrays, no_sections);
-    rdeic::GraphSpec control, unet_step;
-    control.inputs = {{"step", "float32", {1, 2}}};
-    unet_step.inputs = {{"step", "float32", {1, 3}}};
-    rdeic::denoise::step_rows(arrays, 2, control, unet_step);
+    for (const std::int64_t width : {2, 3}) {
+      rdeic::GraphSpec spec;
+      spec.inputs = {{rdeic::kStepInput, rdeic::DType::kFloat32, {{.factor = 1}, {.factor = width}}}};
+      rdeic::rows_of(arrays, width == 2 ? "control" : "unet_step", 2, spec, rdeic::kStepInput);
+    }
   });
 }
 

@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <fstream>
+#include <iterator>
 
 #include "errors_only.h"
+#include "families/family.h"
 #include "temporary_folder.h"
 
 namespace {
@@ -29,6 +31,27 @@ const fs::path& folder() {
   return made;
 }
 
+/// Checks what the runtime relies on of a rate's graph: latents and rows that have a shape, and forms to choose from.
+void check(const Bundle& bundle, const rdeic::Rate& rate, const rdeic::families::Role& role) {
+  const rdeic::GraphSpec& graph = bundle.reference(rate.graphs.at(role.name));
+  if (bundle.levels && role.at_a_level && graph.input(rdeic::kLevelInput) == nullptr) __builtin_trap();
+  for (const char* row : {rdeic::kStepInput, rdeic::kLevelInput}) {
+    const rdeic::TensorSpec* const spec = graph.input(row);
+    if (spec != nullptr && (spec->shape.size() != 2 || !spec->shape[1].is_fixed())) __builtin_trap();
+  }
+  for (const auto& [latent, reader] : bundle.family->latents())
+    if (reader == role.name && graph.input(latent) == nullptr) __builtin_trap();
+  for (const auto* side : {&graph.inputs, &graph.outputs}) {
+    for (const rdeic::TensorSpec& tensor : *side) {
+      tensor.resolve({1, 1024, 1024});
+      const auto grid = tensor.grid();
+      if (grid && bundle.size_multiple_px % grid->per_unit != 0) __builtin_trap();
+    }
+  }
+  for (const char* backend : {"cpu", "cuda"})
+    if (bundle.preference(backend, rdeic::kAuto).size() != std::size(rdeic::kForms)) __builtin_trap();
+}
+
 /// Checks what the runtime relies on.
 void check(const Bundle& bundle) {
   for (const auto& [name, file] : *bundle.files) {
@@ -39,20 +62,16 @@ void check(const Bundle& bundle) {
   if (bundle.default_rate >= bundle.rates.size()) __builtin_trap();
   for (std::uint32_t level = 0; bundle.levels && level < bundle.levels->count; ++level) {
     const rdeic::Rate& rate = bundle.rate_of(bundle.rates[0].model_id, level);
-    const rdeic::TensorSpec* const row = bundle.graph_of(rate, "synthesis").input(rdeic::kLevelInput);
     if (rate.index != 0 && rate.number > level) __builtin_trap();
-    if (row == nullptr || row->shape.size() != 2 || row->shape[1] < 1) __builtin_trap();
   }
   for (const rdeic::Rate& rate : bundle.rates) {
     if (&bundle.rate_of(rate.model_id, rate.number) != &rate) __builtin_trap();
-    for (const char* role : {"analysis", "synthesis", "control", "unet_step", "vae_decoder"})
-      for (const auto& [form, id] : bundle.graph_of(rate, role).variants)
-        if (!bundle.graphs.contains(id)) __builtin_trap();
-    rate.step_table(bundle.choose_schedule(rate, 0).name);
+    for (const rdeic::families::Role& role : bundle.family->roles()) check(bundle, rate, role);
+    rate.step_table(bundle.choose_schedule(rate, 0)->name);
     for (const auto& [name, file] : rate.step_tables) {
       const auto n_steps = static_cast<std::uint32_t>(bundle.schedules.at(name).n_steps());
       returns({Result::kInvalidArgument},
-              [&] { rate.step_table(bundle.choose_schedule(rate, n_steps).name); });  // not of another sampler
+              [&] { rate.step_table(bundle.choose_schedule(rate, n_steps)->name); });  // not of another sampler
     }
   }
 }

@@ -161,6 +161,16 @@ class ManifestReader {
     const std::string user = "graph '" + printable(name) + "'";
     const std::vector<TensorSpec> inputs = tensors(entry.at("inputs"), user);
     const std::vector<TensorSpec> outputs = tensors(entry.at("outputs"), user);
+    for (const TensorSpec& output : outputs) {
+      for (const Dim& dim : output.shape) {
+        const auto has = [&](const TensorSpec& input) {
+          return std::ranges::find(input.shape, dim.free, &Dim::free) != input.shape.end();
+        };
+        if (!dim.is_fixed() && std::ranges::none_of(inputs, has))
+          corrupt(user + ": no input has the free dimensions of " + printable(output.name) + ", " +
+                  output.description());
+      }
+    }
     std::map<std::string, GraphSpec> forms;
     for (const auto& [form, file] : entry.at("forms").members(1)) {
       if (std::ranges::find(kForms, form) == std::end(kForms)) entry.at("forms").wrong("an object of forms");
@@ -308,8 +318,8 @@ class ManifestReader {
     for (const auto& [role, id] : rate.graphs) has.insert(role);
     for (const Role& role : family_.roles()) must.insert(role.name);
     if (has != must)
-      corrupt(user + ": it has graphs for " + joined(has) + "; family '" + family_.name() + "' has the roles " +
-              joined(must));
+      corrupt(user + ": it has graphs for " + (has.empty() ? "nothing" : joined(has)) + "; family '" + family_.name() +
+              "' has the roles " + joined(must));
     Made made;
     for (const Role& role : family_.roles()) {
       const std::string& id = rate.graphs.at(role.name);

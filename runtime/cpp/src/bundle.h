@@ -3,7 +3,7 @@
 // bundle.json -> Bundle: schema, family, references, paths that stay inside, hashes; and where bundles are looked for
 // (docs/bundle.md).
 //
-//   bundle.json -> size -> JSON -> schema -> family -> references -> paths -> lengths, SHA-256 -> Bundle
+//   bundle.json -> size -> JSON -> family, schema -> references -> paths -> lengths, SHA-256 -> Bundle
 //
 // Nothing is loaded here but bundle.json: graphs go through graph_file.h to a backend, tables to `Arrays`, each on
 // first use.

@@ -7,7 +7,7 @@
 
 namespace rdeic {
 
-enum class DType { kUint8, kInt8, kUint16, kInt32, kInt64, kFloat16, kFloat32 };
+enum class DType { kUint8, kInt8, kUint16, kInt32, kInt64, kFloat32, kFloat16 };
 
 /// Returns the type's name as docs/format.md and docs/bundle.md write it, like "int32".
 const char* dtype_name(DType dtype);

@@ -26,9 +26,9 @@ std::optional<Dim> free_dim(const std::string& text) {
   if (const std::size_t star = name.find('*'); star != std::string_view::npos) {
     const std::string_view digits = name.substr(0, star);
     name.remove_prefix(star + 1);
-    const bool is_number = !digits.empty() && digits.size() <= kMostDigits && digits[0] != '0' &&
+    const bool is_factor = !digits.empty() && digits.size() <= kMostDigits && digits[0] != '0' && digits != "1" &&
                            digits.find_first_not_of("0123456789") == std::string_view::npos;
-    if (!is_number) return {};
+    if (!is_factor) return {};
     std::from_chars(digits.data(), digits.data() + digits.size(), factor);
   }
   for (const Dim::Free free : {Dim::Free::kBatch, Dim::Free::kRows, Dim::Free::kColumns}) {

@@ -47,9 +47,7 @@ class HostValue final : public Value {
  private:
   template <typename T>
   explicit HostValue(const std::shared_ptr<Tensor<T>>& tensor)
-      : dtype_(dtype_of<T>()),
-        shape_(tensor->shape()),
-        data_(tensor, reinterpret_cast<std::byte*>(tensor->data())) {}
+      : dtype_(dtype_of<T>()), shape_(tensor->shape()), data_(tensor, reinterpret_cast<std::byte*>(tensor->data())) {}
 
   DType dtype_;
   Shape shape_;

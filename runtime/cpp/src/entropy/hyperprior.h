@@ -40,10 +40,10 @@ class Hyperprior final : public Model {
   Decoded decode(const Compute& compute, const File& file, const std::map<std::string, Shape>& shapes,
                  const BeforeSlice& before_slice) const override;
 
+  std::size_t y_channels() const { return slices_.back().start() + slices_.back().width(); }
+
  private:
   Hyperprior(const Arrays& arrays, ModelReader reader);
-
-  std::size_t y_channels() const { return slices_.back().start() + slices_.back().width(); }
 
   ModelId id_;
   std::vector<std::size_t> widths_;
