@@ -131,7 +131,8 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise BundleCorruptError(f"{path}: not valid JSON: {error}") from None
     if not isinstance(document, dict):
         raise BundleCorruptError(f"{path}: holds {type(document).__name__}, not an object")
-    if (schema := document.get("schema")) != SCHEMA and isinstance(schema, int):
+    schema = document.get("schema")
+    if isinstance(schema, int) and not isinstance(schema, bool) and schema != SCHEMA:
         raise BundleError(
             f"{path}: schema {schema}; this version of rdeic-rt reads schema {SCHEMA}. "
             "Upgrade rdeic-rt, or export the bundle again."
