@@ -2,7 +2,7 @@
 
 A bundle is a folder with everything one codec model needs and nothing that is executed (docs/bundle.md):
 
-    bundle.json ──▶ size ──▶ JSON ──▶ schema ──▶ family ──▶ references, roles ──▶ paths ──▶ sizes, SHA-256 ──▶ Bundle
+    bundle.json ──▶ size ──▶ JSON ──▶ family, schema ──▶ references, roles ──▶ paths ──▶ sizes, SHA-256 ──▶ Bundle
 
 Nothing is loaded here but ``bundle.json``: graphs go through `graph_file` to a backend, tables to `schedule` and the
 entropy model to `entropy`, each on first use.
@@ -129,11 +129,17 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise BundleCorruptError(f"{path}: not valid JSON: {error}") from None
     if not isinstance(document, dict):
         raise BundleCorruptError(f"{path}: holds {type(document).__name__}, not an object")
-    if (schema := document.get("schema")) != SCHEMA and isinstance(schema, int):
+    schema = document.get("schema")
+    if isinstance(schema, int) and not isinstance(schema, bool) and schema != SCHEMA:
         raise BundleError(
             f"{path}: schema {schema}; this version of rdeic-rt reads schema {SCHEMA}. "
             "Upgrade rdeic-rt, or export the bundle again."
         )
+    if isinstance(family := document.get("family"), str):
+        try:
+            families.family(family)
+        except BundleError as error:
+            raise BundleError(f"{path}: {error}") from None
     import fastjsonschema
 
     try:
@@ -166,7 +172,7 @@ class _Reader:
 
     def bundle(self) -> Bundle:
         doc = self._document
-        family = self._family(doc["family"])
+        family = families.family(doc["family"])
         for name in self._files:
             self._check_path(name)
         graphs = {name: self._graph(name, entry) for name, entry in doc["graphs"].items()}
@@ -196,17 +202,17 @@ class _Reader:
             calibration=MappingProxyType(doc["calibration"]),
         )
 
-    def _family(self, name: str) -> Family:
-        try:
-            return families.family(name)
-        except BundleError as error:
-            raise BundleError(f"{self._where}: {error}") from None
-
     def _graph(self, name: str, entry: Mapping[str, Any]) -> Mapping[str, GraphSpec]:
         """Return the graph in each of its forms."""
         inputs, outputs = (
             tuple(self._tensor(f"graph {name!r}", tensor) for tensor in entry[side]) for side in ("inputs", "outputs")
         )
+        told = frozenset[str]().union(*(tensor.free for tensor in inputs))
+        for tensor in outputs:
+            if unknown := tensor.free - told:
+                raise self._error(
+                    f"graph {name!r}: no input has the free dimensions of {tensor.name}, {', '.join(sorted(unknown))}"
+                )
         forms = {}
         for form, path in entry["forms"].items():
             file = self._listed(path, f"graph {name!r}")
