@@ -106,7 +106,7 @@ def eager_decode(
 
     @torch.inference_mode()
     def decode() -> np.ndarray:
-        y_hat = torch.from_numpy(codec.read_latents(data).y_hat)
+        y_hat = torch.from_numpy(codec.read_latents(data).tensors["y_hat"])
         z_c, hint = model.codec.synthesise(y_hat, level)
         z_n = table.abar_start**0.5 * z_c + (1 - table.abar_start) ** 0.5 * torch.randn_like(z_c)
         image = model.vae.decode(model.denoise(z_n, hint, table))
@@ -118,7 +118,7 @@ def eager_decode(
 
 def report_entropy(codec: Codec, data: bytes, runs: int) -> None:
     """Print entropy decoding alone, in ms and in symbols of y per second."""
-    y_hat = codec.read_latents(data).y_hat
+    y_hat = codec.read_latents(data).tensors["y_hat"]
     seconds = [timed(lambda: codec.read_latents(data)) for _ in range(runs)]
     report("entropy decode", seconds)
     print(f"  symbols                     {y_hat.size} ({y_hat.size / statistics.median(seconds) / 1e6:.2f} M/s)")

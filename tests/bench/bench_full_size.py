@@ -1,6 +1,6 @@
 """The full-size model, random weights: whole decodes by the backends and by the same modules in PyTorch, in one run.
 
-    python export/build_engines.py --random-weights sd21 --steps 2,5 --flavor onnx --precision fp32
+    python export/build_engines.py --random-weights sd21 --steps 2,5 --library onnx --precision fp32
     python tests/bench/bench_full_size.py                                        # this CPU: cpu, openvino, eager-fp32
     python tests/bench/bench_full_size.py --sides tensorrt,cuda,eager-fp32,eager-fp16,compile-fp16     # a GPU
 
@@ -28,15 +28,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import flops
 import numpy as np
 from PIL import Image
 
 import rdeic_rt
-from rdeic_export import fidelity, flops, graphs, recipe, schedule
+from rdeic_export import fidelity, graphs, recipe, schedule
 from rdeic_export.modules.config import SD21
 from rdeic_export.modules.model import RdeicModel
 from rdeic_rt import container, noise, timing
-from rdeic_rt.bundle import DECODING_ROLES
 
 ROOT = Path(__file__).parents[2]
 STAGES = ("entropy", "synthesis", "denoise", "vae")
@@ -147,7 +147,7 @@ def torch_side(args: argparse.Namespace) -> dict[str, Any]:
     @torch.inference_mode()
     def decode() -> np.ndarray:
         latents = timed("entropy", lambda: codec.read_latents((args.folder / "photo.rdc").read_bytes()))
-        y_hat = torch.from_numpy(latents.y_hat).to(device, dtype)
+        y_hat = torch.from_numpy(latents.tensors["y_hat"]).to(device, dtype)
         z_c, hint = timed("synthesis", lambda: model.codec.synthesise(y_hat))
         draws = [
             torch.from_numpy(noise.gaussian(tuple(z_c.shape), latents.crc, k)).to(z_c) for k in range(table.n_steps + 1)
@@ -176,7 +176,9 @@ def count_flops(args: argparse.Namespace) -> dict[str, Any]:
         model = RdeicModel(SD21)
         folded = graphs.rate_graphs(model) | graphs.shared_graphs(model)
     sizes = {"batch": 1, "hz": height, "wz": width}
-    counted = {role: flops.count(folded[role].module, folded[role].spec, sizes) for role in DECODING_ROLES}
+    counted = {
+        role: flops.count(folded[role].module, folded[role].signature, sizes) for role in folded if role != "analysis"
+    }
     total = counted["synthesis"] + args.steps * (counted["control"] + counted["unet_step"]) + counted["vae_decoder"]
     device, dtype, side = ("cuda", torch.float16, 8192) if torch.cuda.is_available() else ("cpu", torch.float32, 4096)
     torch.set_num_threads(args.threads)
