@@ -15,6 +15,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
+from rdeic_rt.errors import ExportError
+
 # A graph with weights of so many bytes keeps them in a file of their own.
 EXTERNAL_FROM_BYTES = 1 << 30
 # There, each starts on a page; smaller ones stay in the ONNX file.
@@ -64,13 +66,23 @@ def write(
 
 
 def array(tensor: TensorProto, folder: Path) -> NDArray[np.generic]:
-    """Return an initialiser's values, from the files in a folder if they lie there."""
-    if external_data_helper.uses_external_data(tensor):
-        loaded = TensorProto()
-        loaded.CopyFrom(tensor)
-        external_data_helper.load_external_data_for_tensor(loaded, str(folder))
-        return numpy_helper.to_array(loaded)
-    return numpy_helper.to_array(tensor)
+    """Return an initialiser's values, from a file in a folder if they lie there.
+
+    Raises:
+        ExportError: the file is not in the folder, or too short.
+    """
+    if not external_data_helper.uses_external_data(tensor):
+        return numpy_helper.to_array(tensor)
+    # Not `external_data_helper`, which refuses files with more than one name; derived graphs share theirs by links.
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    path = folder / entries["location"]
+    dtype, count = helper.tensor_dtype_to_np_dtype(tensor.data_type), int(np.prod(tensor.dims, dtype=np.int64))
+    if not path.resolve().is_relative_to(folder.resolve()) or not path.is_file():
+        raise ExportError(f"weight {tensor.name!r} lies in {entries['location']!r}, which is no file in {folder}")
+    values = np.fromfile(path, dtype, count, offset=int(entries.get("offset", "0")))
+    if values.size != count:
+        raise ExportError(f"{path}: it ends within weight {tensor.name!r}. Get the bundle again, or export it again.")
+    return values.reshape(tensor.dims)
 
 
 def size_bytes(tensor: TensorProto) -> int:

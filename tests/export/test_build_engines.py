@@ -13,7 +13,7 @@ from torch import nn
 
 import build_engines
 import rdeic_rt
-from rdeic_export import onnx_export, schedule, staging
+from rdeic_export import fidelity, onnx_export, schedule, staging
 from rdeic_export import recipe as recipes
 from rdeic_export.modules.signature import Signature
 from rdeic_export.recipe import Recipe
@@ -172,9 +172,46 @@ def test_main_random_weights_makes_a_bundle_that_decodes(
     ]
     assert build_engines.main(["--random-weights", "tiny", *options]) == 0
     codec = rdeic_rt.load(output, backend="cpu", precision="fp16")
+    assert set(codec.bundle.preferred["cpu"]) == {"fp32", "fp16"}
     assert [rate.schedule for rate in codec.bundle.rates] == ["ddpm-2"]
     photo = np.asarray(Image.open(sorted(photos.glob("*.png"))[0]))
     assert codec.decode(codec.encode(photo)).shape == photo.shape
+
+
+def test_main_drop_fp32_makes_a_smaller_bundle_that_decodes_and_from_which_no_plans_are_built(
+    embedded_bundle: Path, tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "tiny-int8"
+    photo = sorted(photos.glob("*.png"))[0]
+    options = ["--library", "onnx", "--precision", "int8", "--drop-fp32", "--photos", str(photo)]
+    assert build_engines.main(["--bundle", str(embedded_bundle), *options, "--output", str(output)]) == 0
+    codec = rdeic_rt.load(output, backend="cpu")
+    bundle = codec.bundle
+    for rate in bundle.rates:
+        assert {bundle.reference(rate.graphs[role]).form for role in bundle.decoding_roles} == {"int8-cpu"}
+    assert bundle.preferred["cpu"] == ("int8-cpu",)
+    whole = rdeic_rt.load(embedded_bundle, backend="cpu")
+    assert sum(f.size_bytes for f in bundle.files.values()) < sum(f.size_bytes for f in whole.bundle.files.values())
+    image = np.asarray(Image.open(photo))
+    data = whole.encode(image)
+    assert codec.encode(image) == data
+    assert fidelity.psnr_db(whole.decode(data), codec.decode(data)) > fidelity.LIMIT_DB["int8"]
+    capsys.readouterr()
+    for more in ([], ["--library", "onnx", "--output", str(tmp_path / "again")]):
+        assert build_engines.main(["--bundle", str(output), *more]) == ExportError.exit_code
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert "in int8-cpu only, and plans and other forms are made of float32 graphs" in said
+    assert not (output / "plans").exists() and not (tmp_path / "again").exists()
+
+
+def test_main_int8_of_weights_without_ranges_is_refused_before_anything_is_written(
+    tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--library", "onnx", "--precision", "int8", "--photos", str(photos), "--output", str(tmp_path / "out")]
+    assert build_engines.main(["--random-weights", "tiny", *options]) == ExportError.exit_code
+    assert "no activation ranges of bundle 'tiny-random'" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -434,7 +434,9 @@ def test_real_library_refuses_what_is_no_plan_with_its_reasons(tmp_path: Path) -
     path = tmp_path / "plans" / "folder" / "unet_step.plan"
     path.parent.mkdir(parents=True)
     path.write_bytes(bytes(1000))
-    key = PlanKey("unet_step", "0" * 64, "0" * 64, library.name, library.version, "sm_89", "fp16", fake_tensorrt.PROFILE, {})
+    key = PlanKey(
+        "unet_step", "0" * 64, "0" * 64, library.name, library.version, "sm_89", "fp16", fake_tensorrt.PROFILE, {}
+    )
     write_key(path, key, {})
     device = cuda_calls.Device(0, "none", 89, 0, "13.0", "13.0")
     with pytest.raises(
