@@ -11,10 +11,10 @@ from typing import Any, Final, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rdeic_rt.entropy.model import GRID_BITS, Y_LIMIT
 from torch import Tensor, nn
 
 from rdeic_rt.entropy.arrays import ArrayReader
+from rdeic_rt.entropy.hyperprior import GRID_BITS, Y_LIMIT
 from rdeic_rt.entropy.layers import Layer, MatMul, Rescale
 from rdeic_rt.entropy.nets import SLOPE_BITS, HyperBlock, pixel_shuffle
 from rdeic_rt.entropy.order import Slice, scatter, slices_of, squeeze

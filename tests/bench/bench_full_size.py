@@ -1,6 +1,6 @@
 """The full-size model, random weights: whole decodes by the backends and by the same modules in PyTorch, in one run.
 
-    python export/build_engines.py --random-weights sd21 --steps 2,5 --flavor onnx --precision fp32
+    python export/build_engines.py --random-weights sd21 --steps 2,5 --library onnx --precision fp32
     python tests/bench/bench_full_size.py                                        # this CPU: cpu, openvino, eager-fp32
     python tests/bench/bench_full_size.py --sides tensorrt,cuda,eager-fp32,eager-fp16,compile-fp16     # a GPU
 
@@ -28,13 +28,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import flops
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 import rdeic_rt
 from rdeic_eval.psnr import psnr_db
-from rdeic_export import flops, graphs, recipe, schedule
+from rdeic_export import graphs, recipe, schedule
 from rdeic_export.modules.config import SD21
 from rdeic_export.modules.model import RdeicModel
 from rdeic_rt import container, families, noise, timing
@@ -185,7 +186,7 @@ def count_flops(args: argparse.Namespace) -> dict[str, Any]:
     sizes = {"batch": 1, "hz": height, "wz": width}
     family = families.family("rdeic")
     decoding = [role for role in family.roles if role not in family.encoding]
-    counted = {role: flops.count(folded[role].module, folded[role].spec, sizes) for role in decoding}
+    counted = {role: flops.count(folded[role].module, folded[role].signature, sizes) for role in decoding}
     total = counted["synthesis"] + args.steps * (counted["control"] + counted["unet_step"]) + counted["vae_decoder"]
     device, dtype, side = ("cuda", torch.float16, 8192) if torch.cuda.is_available() else ("cpu", torch.float32, 4096)
     torch.set_num_threads(args.threads)

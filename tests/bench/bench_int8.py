@@ -44,8 +44,9 @@ class ReplacedGraphs(OrtBackend):
         self.files = files
 
     def load(self, spec: GraphSpec) -> Any:
-        file = OwnFile(self.files[spec.id]) if spec.id in self.files else spec.file
-        return super().load(dataclasses.replace(spec, file=file))
+        if spec.id in self.files:
+            spec = dataclasses.replace(spec, file=OwnFile(self.files[spec.id]))
+        return super().load(spec)
 
 
 def codec_with(bundle: Path, files: Mapping[str, Path], threads: int) -> Codec:
@@ -69,10 +70,12 @@ def print_fidelity(args: argparse.Namespace, folder: Path, photos: list[Path], m
     print("| form | method | " + " | ".join(f"rate {rate}" for rate in args.rates) + " |")
     print("|---|---|" + "---|" * len(args.rates))
     reference = codec_with(args.bundle, {}, args.threads)
+    files = fidelity.encode(reference, photos, args.rates)
+    expected = fidelity.decode(reference, files)
     for form in ranges.FORMS:
         for method in methods:
             candidate = codec_with(args.bundle, quantised(args, folder, form, method), args.threads)
-            report = fidelity.psnr_gate(reference, candidate, photos, limit_db=0.0)
+            report = fidelity.compare(form, files, expected, fidelity.decode(candidate, files), 0.0)
             cells = [f"{rate.mean_db:.1f} / {rate.least_db:.1f}" for rate in report.rates.values()]
             print(f"| {form} | {method} | {' | '.join(cells)} |", flush=True)
 

@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import flops
 import onnx
 import torch
 from diffusers.models.resnet import ResnetBlock2D
@@ -30,15 +31,15 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
-from rdeic_export import flops, graphs, onnx_export
+from rdeic_export import graphs, onnx_export
 from rdeic_export.fold import attention, steps, text, upsample
 from rdeic_export.fold.pixels import PixelsFromVae
 from rdeic_export.fold.update import UnetStep
-from rdeic_export.modules import spec
+from rdeic_export.modules import signature
 from rdeic_export.modules.config import SD21, UNetConfig
 from rdeic_export.modules.control import ControlNet
 from rdeic_export.modules.model import RdeicModel
-from rdeic_export.modules.spec import GraphSpec
+from rdeic_export.modules.signature import Signature
 from rdeic_export.modules.unet import UNet, UNetEncoder
 from rdeic_export.modules.vae import Vae
 from rdeic_rt.tensor_spec import TensorSpec
@@ -104,9 +105,9 @@ class TextFolded(Unfolded):
 def report_networks(model: RdeicModel) -> None:
     """Fold one thing after the other and count after each."""
     unet, control, vae = copy.deepcopy((model.unet, model.control, model.vae))
-    latent = spec.unet_step(SD21, unet, 1).inputs[0]
-    hint = spec.synthesis(SD21).outputs[1]
-    residuals = spec.residuals(unet)
+    latent = signature.unet_step(SD21, unet, 1).inputs[0]
+    hint = signature.synthesis(SD21).outputs[1]
+    residuals = signature.residuals(unet)
     widths = [steps.table(network, [0]).shape[1] for network in (unet, control)]
     row("network", "specialisation", "GFLOP", "saved", "weights MB", "saved")
     rule(6)
@@ -115,9 +116,9 @@ def report_networks(model: RdeicModel) -> None:
     ladder.next("constant keys and values of the text", TextFolded(unet), (TIMESTEPS, latent, *residuals))
     steps.fold(unet)
     table = f"step table ({N_STEPS} rows, {2 * N_STEPS * widths[0] / 1e3:.0f} kB) for time-embedding layers"
-    ladder.next(table, UnetStep(unet), spec.unet_step(SD21, unet, widths[0]).inputs)
+    ladder.next(table, UnetStep(unet), signature.unet_step(SD21, unet, widths[0]).inputs)
     upsample.fold(unet)
-    ladder.next("upsampling convolutions by phases", UnetStep(unet), spec.unet_step(SD21, unet, widths[0]).inputs)
+    ladder.next("upsampling convolutions by phases", UnetStep(unet), signature.unet_step(SD21, unet, widths[0]).inputs)
     ladder = Ladder("control net", Unfolded(control), (TIMESTEPS, latent, hint, CONTEXT))
     text.fold(control, model.context)
     ladder.next("constant keys and values of the text", TextFolded(control), (TIMESTEPS, latent, hint))
@@ -125,9 +126,9 @@ def report_networks(model: RdeicModel) -> None:
     ladder.next(
         f"step table ({N_STEPS} rows, {2 * N_STEPS * widths[1] / 1e3:.0f} kB) for time-embedding layers",
         graphs.FoldedControl(control),
-        spec.control(SD21, unet, widths[1]).inputs,
+        signature.control(SD21, unet, widths[1]).inputs,
     )
-    decoder = spec.vae_decoder(SD21)
+    decoder = signature.vae_decoder(SD21)
     ladder = Ladder("VAE decoder", PixelsFromVae(vae), decoder.inputs)
     upsample.fold(vae)
     ladder.next("upsampling convolutions by phases", PixelsFromVae(vae), decoder.inputs)
@@ -153,7 +154,7 @@ class Ladder:
         if isinstance(module, PixelsFromVae):
             assert isinstance(module.vae, Vae)  # as the model of SD 2.1 has it
             used = module.vae.kl.decoder
-        return flops.count(module, GraphSpec(self.network, tuple(inputs), ()), SIZES), flops.weight_bytes(used)
+        return flops.count(module, Signature(self.network, tuple(inputs), ()), SIZES), flops.weight_bytes(used)
 
 
 def report_sharing(model: RdeicModel) -> None:
@@ -251,9 +252,9 @@ def nodes(folder: Path, module: nn.Module, *inputs: TensorSpec) -> list[int]:
 def export(path: Path, module: nn.Module, *inputs: TensorSpec) -> Path:
     """Export a module of one output to a file and return its path."""
     with torch.no_grad():
-        shape = module(*(spec.sample(x, torch.Generator()) for x in inputs)).shape
+        shape = module(*(signature.sample(x, torch.Generator()) for x in inputs)).shape
     output = TensorSpec("y", "float32", tuple(f"d{i}" for i in range(len(shape))))
-    onnx_export.run(module, GraphSpec("block", inputs, (output,)), path, half_weights=False)
+    onnx_export.run(module, Signature("block", inputs, (output,)), path, half_weights=False)
     return path
 
 
@@ -282,10 +283,10 @@ def report_plan(name: str, folder: Path, block: nn.Module, x: TensorSpec, max_ba
     path = export(folder / "block.onnx", TransformerBlock(block), x)
     sizes = ({"batch": 1, "hz": 1, "wz": 1}, SIZES, {"batch": max_batch, "hz": 16, "wz": 16})
     request = {
-        "flavor": "tensorrt-rtx",
+        "library": "tensorrt-rtx",
         "onnx": str(path),
         "output": str(folder / "block.plan"),
-        "shapes": {"x": [[spec.resolve(dim, size) for dim in x.shape] for size in sizes]},
+        "shapes": {"x": [x.resolve(size) for size in sizes]},
         "capabilities": CAPABILITIES,
         "workspace_bytes": None,
         "tf32": True,

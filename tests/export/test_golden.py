@@ -83,7 +83,7 @@ def test_synthesis_released_weights_match_golden(model: RdeicModel, image: str) 
 
 
 def table_of(run: str, n_steps: int) -> Schedule:
-    return (schedule.ddpm if run == "ddpm" else schedule.released_ddim)(DiffusionConfig(), n_steps)
+    return (schedule.ddpm if run == "ddpm" else reference.released_ddim)(DiffusionConfig(), n_steps)
 
 
 @pytest.mark.parametrize("n_steps", [2, 5])

@@ -28,19 +28,19 @@ _PX_STEP = 64
 
 
 def open_backend(options: Options) -> TrtBackend:
-    """Return the backend with the first flavor that is installed and has plans for this GPU.
+    """Return the backend with the first library that is installed and has plans for this GPU.
 
     Raises:
-        BackendUnavailableError: there is none; says why for each flavor.
+        BackendUnavailableError: there is none; says why for each library.
     """
     reasons: list[BackendUnavailableError] = []
     try:
         device = device_facts()
     except BackendAbsentError as error:
         raise BackendAbsentError(f"tensorrt: {error}") from None
-    for flavor in plans.FLAVORS:
+    for name in plans.LIBRARIES:
         try:
-            library = open_library(flavor)
+            library = open_library(name)
             precision = _choose_precision(options, library, device.capability)
         except BackendUnavailableError as error:
             reasons.append(error)
@@ -85,7 +85,7 @@ def _find(bundle: Bundle | None, spec: GraphSpec, library: Library, capability: 
         raise BackendUnavailableError("tensorrt runs only the graphs of the bundle that it was opened for")
     try:
         return plans.find(
-            bundle, spec, flavor=library.flavor, version=library.version, capability=capability, precision=precision
+            bundle, spec, library=library.name, version=library.version, capability=capability, precision=precision
         )
     except BundleError as error:
         raise BackendUnavailableError(str(error)) from None
@@ -112,8 +112,8 @@ class TrtBackend(DeviceBackend):
         self._captures = Captures(workspace) if options.capture else None
 
     def facts(self) -> dict[str, str]:
-        """Return flavor, version and precision, and the device."""
-        facts = {self.library.flavor: self.library.version, "plans": self.precision}
+        """Return library, version and precision, and the device."""
+        facts = {self.library.name: self.library.version, "plans": self.precision}
         return {**facts, **self.workspace.device.facts()}
 
     def load(self, spec: GraphSpec) -> TrtGraph:

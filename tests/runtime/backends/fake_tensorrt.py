@@ -266,7 +266,7 @@ def _read(cuda: FakeCuda, address: int, shape: Sequence[int], dtype: str) -> Any
 def write_plans(
     folder: Path,
     *,
-    flavor: str = "tensorrt-rtx",
+    library: str = "tensorrt-rtx",
     version: str = VERSION,
     capabilities: tuple[int, ...] = (80, 86, 89),
     precision: str = "fp16",
@@ -286,7 +286,8 @@ def write_plans(
         key = PlanKey(
             graph=spec.id,
             onnx_sha256=plans.onnx_digest(spec),
-            flavor=flavor,
+            derived_sha256="0" * 64,
+            library=library,
             version=version,
             target=plans.target_of(capabilities),
             precision=precision,

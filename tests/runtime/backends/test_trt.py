@@ -274,7 +274,7 @@ def test_plan_of_another_graph_is_corrupt(tensorrt: Any, planned: Path) -> None:
         ({"version": "1.6.9"}, r"version 1\.6\.9 instead of 1\.7\.0"),
         ({"capabilities": (120,)}, r"target sm_120 instead of sm_89"),
         ({"precision": "int8"}, r"precision int8 instead of fp16"),
-        ({"flavor": "tensorrt"}, r"flavor tensorrt instead of tensorrt-rtx"),
+        ({"library": "tensorrt"}, r"library tensorrt instead of tensorrt-rtx"),
     ],
 )
 def test_plan_built_for_something_else_is_not_used(
@@ -439,7 +439,9 @@ def test_real_library_refuses_what_is_no_plan_with_its_reasons(tmp_path: Path) -
     path = tmp_path / "plans" / "folder" / "unet_step.plan"
     path.parent.mkdir(parents=True)
     path.write_bytes(bytes(1000))
-    key = PlanKey("unet_step", "0" * 64, library.flavor, library.version, "sm_89", "fp16", fake_tensorrt.PROFILE, {})
+    key = PlanKey(
+        "unet_step", "0" * 64, "0" * 64, library.name, library.version, "sm_89", "fp16", fake_tensorrt.PROFILE, {}
+    )
     write_key(path, key, {})
     device = cuda_calls.Device(0, "none", 89, 0, "13.0", "13.0")
     with pytest.raises(
