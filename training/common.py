@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rdeic_export.modules.model import RdeicModel
-from rdeic_export.recipe import MODELS
+from rdeic_export.weights.recipe import MODELS
 
 from . import data, loop
 from .loop import Schedule

@@ -13,7 +13,8 @@ from importlib.metadata import version
 
 import numpy as np
 import torch
-from tests.export import reference, test_golden
+from tests.export import reference
+from tests.export.modules import test_golden
 
 
 def main() -> None:

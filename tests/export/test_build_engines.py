@@ -13,10 +13,14 @@ from torch import nn
 
 import build_engines
 import rdeic_rt
-from rdeic_export import fidelity, onnx_export, schedule, staging
-from rdeic_export import recipe as recipes
+from rdeic_export import onnx_export
+from rdeic_export.bundle import staging
+from rdeic_export.bundle.build import build
+from rdeic_export.modules import samplers
 from rdeic_export.modules.signature import Signature
-from rdeic_export.recipe import Recipe
+from rdeic_export.verify import fidelity
+from rdeic_export.weights import recipe as recipes
+from rdeic_export.weights.recipe import Recipe
 from rdeic_rt import container, noise
 from rdeic_rt.cli.batch import EXIT_OS_ERROR
 from rdeic_rt.errors import ExportError
@@ -41,7 +45,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def bundle(recipe: Recipe, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("engines") / "micro"
-    build_engines.build(recipe, [photos], [], folder)
+    build(recipe, [photos], [], folder)
     return folder
 
 
@@ -56,7 +60,7 @@ def test_build_bundle_decodes_as_pytorch_does(recipe: Recipe, photos: Path, bund
     data = codec.encode(photo)
     crc = container.parse(data).crc
     model = recipes.build_model(recipe, recipe.rates[0])
-    table = schedule.ddpm(recipe.config.diffusion, 2)
+    table = samplers.ddpm(recipe.config.diffusion, 2)
     z_c, hint = model.codec.synthesise(torch.from_numpy(codec.read_latents(data).tensors["y_hat"]))
     eps = torch.from_numpy(noise.gaussian(tuple(z_c.shape), crc, 0))
     start = table.abar_start**0.5 * z_c + (1 - table.abar_start) ** 0.5 * eps
@@ -96,12 +100,12 @@ def test_build_interrupted_leaves_the_old_bundle_and_resumes_to_the_same_bytes(
 
     monkeypatch.setattr(onnx_export, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        build_engines.build(recipe, [photos], [], target)
+        build(recipe, [photos], [], target)
     assert contents(target) == {"stale.onnx": b"old"}
     assert not list(target.parent.rglob("bundle.json")), "a half-written bundle could be loaded"
     finished, exported[:] = list(exported), [""]
     monkeypatch.setattr(onnx_export, "run", lambda *a, **k: (exported.append(a[2].name), original(*a, **k))[1])
-    build_engines.build(recipe, [photos], [], target, resume=True)
+    build(recipe, [photos], [], target, resume=True)
     assert not set(finished) & set(exported)
     assert contents(target) == contents(bundle)
     assert [p.name for p in target.parent.iterdir()] == ["micro"]
@@ -140,13 +144,13 @@ def test_building_again_keeps_the_model_card_and_nothing_else(tmp_path: Path) ->
 def test_build_beside_another_one_of_the_same_bundle_is_refused(recipe: Recipe, photos: Path, tmp_path: Path) -> None:
     target = tmp_path / "engines" / "micro"
     with staging.staging(target), pytest.raises(ExportError, match="another build is writing this bundle"):
-        build_engines.build(recipe, [photos], [], target)
+        build(recipe, [photos], [], target)
 
 
 def test_build_weights_that_do_not_fit_leaves_nothing(recipe: Recipe, photos: Path, tmp_path: Path) -> None:
     swapped = dataclasses.replace(recipe, base=(recipe.rates[0].weights,))
     with pytest.raises(ExportError, match="missing context"):
-        build_engines.build(swapped, [photos], [], tmp_path / "engines" / "broken")
+        build(swapped, [photos], [], tmp_path / "engines" / "broken")
     assert list((tmp_path / "engines").iterdir()) == []
 
 
