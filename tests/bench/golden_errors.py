@@ -2,7 +2,7 @@
 
     RDEIC_RT_REFERENCE=reference python -m tests.bench.golden_errors
 
-Runs the checks of ``tests/export/test_golden.py`` and prints what they compare.
+Runs the checks of ``tests/export/modules/test_golden.py`` and prints what they compare.
 """
 
 from __future__ import annotations
