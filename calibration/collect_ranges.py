@@ -4,8 +4,8 @@
     python calibration/collect_ranges.py --bundle engines/my --photos photos/ --output calibration/ranges/my.json
 
 Every photo is encoded and decoded at every rate, in float32 on the CPU, while the graphs report what is inside them
-(``export/rdeic_export/calibrate.py``). Then each layer is tried in 8 bits alone, to find those that must not be
-(``sensitivity.py``). The same bundle and photos give the same file.
+(``export/rdeic_export/calibration/calibrate.py``). Then each layer is tried in 8 bits alone, to find those that must
+not be (``sensitivity.py``). The same bundle and photos give the same file.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rdeic_export import calibrate, quantize, sensitivity
+from rdeic_export.calibration import calibrate, sensitivity
+from rdeic_export.forms import quantize
+from rdeic_export.forms.ranges import METHODS
 from rdeic_export.photos import photos_in
-from rdeic_export.ranges import METHODS
 from rdeic_rt.cli.batch import exit_code
 from rdeic_rt.errors import RdeicError
 

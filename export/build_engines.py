@@ -19,10 +19,17 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from rdeic_export import bundle_forms, forms, plans, preference, recipe, verify, wish
-from rdeic_export.bundle_build import STEPS, build
-from rdeic_export.fidelity import FidelityReport
-from rdeic_export.forms import Derived
+from rdeic_export import wish
+from rdeic_export.bundle import more_forms, preference
+from rdeic_export.bundle.build import STEPS
+from rdeic_export.bundle.build import build as build_bundle
+from rdeic_export.forms import derive, selection
+from rdeic_export.forms.derive import Derived
+from rdeic_export.plans.build import build as build_plans
+from rdeic_export.plans.target import PORTABLE
+from rdeic_export.verify import gate
+from rdeic_export.verify.fidelity import FidelityReport
+from rdeic_export.weights import recipe
 from rdeic_rt.cli.batch import exit_code
 from rdeic_rt.errors import RdeicError
 from rdeic_rt.limits import Size
@@ -32,7 +39,7 @@ from rdeic_rt.plans import LIBRARIES
 ROOT = Path(__file__).parents[1]
 EMBEDDED = ROOT / "engines/tiny"
 INTERRUPTED = 130  # exit code, as of the command rdeic-rt
-PRECISIONS = tuple(forms.IN_PLANS)
+PRECISIONS = tuple(selection.IN_PLANS)
 LARGEST_SIDE_PX = 8192  # of an image in one piece
 
 logger = logging.getLogger("build_engines")
@@ -63,19 +70,19 @@ def run(args: argparse.Namespace) -> None:
     """
     wanted = wish.of(args, ROOT)
     bundle = wanted.bundle or _built(wanted, args)
-    reference = verify.Reference(bundle, args.steps, args.photos)
+    reference = gate.Reference(bundle, args.steps, args.photos)
     taken, reports = [], {}
-    with forms.derivation(bundle, reference.graph_ids, wanted.ranges) as derivation:
+    with derive.derivation(bundle, reference.graph_ids, wanted.ranges) as derivation:
         for form in wanted.forms:
             derived = derivation.derive(form)
-            if args.verify and form != forms.REFERENCE:
-                reports[form] = verify.derived(reference, derived)
+            if args.verify and form != selection.REFERENCE:
+                reports[form] = gate.derived(reference, derived)
             if wanted.target is None:
                 taken.append(derived)
                 continue
-            built = plans.build(bundle, derived, wanted.target, reports.get(form), resume=args.resume)
+            built = build_plans(bundle, derived, wanted.target, reports.get(form), resume=args.resume)
             if args.verify:
-                verify.plans(reference, form, built)
+                gate.plans(reference, form, built)
         if taken or wanted.output.resolve() != bundle.folder:
             _write(reference, taken, reports, wanted.output, args.drop_fp32)
     logger.info("%s: complete", wanted.output)
@@ -83,20 +90,20 @@ def run(args: argparse.Namespace) -> None:
 
 def _built(wanted: wish.Wish, args: argparse.Namespace) -> Bundle:
     assert wanted.recipe is not None  # there is one or the other
-    return build(wanted.recipe, args.photos, args.evaluate, wanted.output, resume=args.resume)
+    return build_bundle(wanted.recipe, args.photos, args.evaluate, wanted.output, resume=args.resume)
 
 
 def _write(
-    reference: verify.Reference,
+    reference: gate.Reference,
     taken: Sequence[Derived],
     reports: Mapping[str, FidelityReport],
     output: Path,
     drop_fp32: bool,
 ) -> None:
     """Write a bundle with the forms that were taken, and in which of them each backend is fastest."""
-    whole = forms.with_forms(reference.bundle, taken, drop_fp32=drop_fp32)
+    whole = derive.with_forms(reference.bundle, taken, drop_fp32=drop_fp32)
     preferred = preference.measure(whole, reference.files[0]) if taken else {}
-    bundle_forms.write(reference.bundle, output, taken, preferred=preferred, reports=reports, drop_fp32=drop_fp32)
+    more_forms.write(reference.bundle, output, taken, preferred=preferred, reports=reports, drop_fp32=drop_fp32)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -106,7 +113,9 @@ def _parser() -> argparse.ArgumentParser:
     source = p.add_argument_group("source, the embedded bundle unless one is named")
     one = source.add_mutually_exclusive_group()
     one.add_argument("--bundle", metavar="B", type=Path, default=EMBEDDED, help="folder of a finished bundle")
-    one.add_argument("--recipe", metavar="R", type=Path, help="TOML file that names weights (rdeic_export/recipe.py)")
+    one.add_argument(
+        "--recipe", metavar="R", type=Path, help="TOML file that names weights (rdeic_export/weights/recipe.py)"
+    )
     one.add_argument(
         "--checkpoint",
         metavar="C",
@@ -167,7 +176,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_numbers(999),
         default=(),
         help="compute capabilities, such as 86,89 (TensorRT for RTX). Default: "
-        + ",".join(map(str, plans.PORTABLE))
+        + ",".join(map(str, PORTABLE))
         + ", or the GPU here",
     )
     engines.add_argument(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from rdeic_export.modules.gained import GainedCompressionModel
 from rdeic_export.modules.model import RdeicModel
-from rdeic_export.recipe import MODELS
+from rdeic_export.weights.recipe import MODELS
 
 from . import data, loop
 from .loop import Schedule

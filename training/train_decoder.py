@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rdeic_eval.psnr import psnr_of_mse
-from rdeic_export import schedule
+from rdeic_export.modules import samplers
 from rdeic_export.modules.model import RdeicModel
 from rdeic_rt.schedule import Schedule
 
@@ -85,7 +85,7 @@ class DecoderStage:
         for parameter in (codec.log_inverse_gain, codec.synthesis_bias):
             parameter.requires_grad_(True)
         self.trained = nn.ModuleDict({"vae": model.vae, "codec": codec, "control": model.control, "unet": model.unet})
-        self.table = schedule.ddpm(model.config.diffusion, setup.options["n_steps"])
+        self.table = samplers.ddpm(model.config.diffusion, setup.options["n_steps"])
         self.pixel_loss = PixelLoss(setup.options, setup.device)
 
     def decode(self, coded: Coded) -> Tensor:
@@ -125,7 +125,7 @@ def denoising_loss(model: RdeicModel, z_0: Tensor) -> Tensor:
     diffusion = model.config.diffusion
     # Decoding starts at N, so only the first N timesteps are ever asked for.
     timesteps = torch.randint(diffusion.used_timesteps, (len(z_0),), device=z_0.device)
-    abar = torch.from_numpy(schedule.abar(diffusion)).float().to(z_0.device)
+    abar = torch.from_numpy(samplers.abar(diffusion)).float().to(z_0.device)
     level = abar[timesteps][:, None, None, None]
     eps = torch.randn_like(z_0)
     z_n = level.sqrt() * z_0 + (1 - level).sqrt() * eps

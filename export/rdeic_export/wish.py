@@ -13,10 +13,12 @@ from rdeic_rt.limits import Size
 from rdeic_rt.manifest import Bundle
 from rdeic_rt.plans import Profile
 
-from . import forms, plans, ranges, recipe
-from .bundle_build import schedule_steps
-from .ranges import Ranges
-from .recipe import Recipe
+from .bundle.build import schedule_steps
+from .forms import ranges, selection
+from .forms.ranges import Ranges
+from .plans.target import Target, capabilities, installed_library
+from .weights import recipe
+from .weights.recipe import Recipe
 
 ONNX = "onnx"  # in the place of a library: no plans, but forms in the bundle
 
@@ -39,7 +41,7 @@ class Wish:
     output: Path
     forms: tuple[str, ...]
     ranges: Ranges | None
-    target: plans.Target | None
+    target: Target | None
 
 
 def of(args: argparse.Namespace, root: Path) -> Wish:
@@ -62,7 +64,7 @@ def of(args: argparse.Namespace, root: Path) -> Wish:
     target = None if args.library == ONNX else _target(args, unit_px)
     if target is None and chosen is None and args.output is None:
         raise ExportError("--library onnx adds graphs to a copy of the bundle: name its folder with --output")
-    table = forms.IN_BUNDLES if target is None else forms.IN_PLANS
+    table = selection.IN_BUNDLES if target is None else selection.IN_PLANS
     wanted = tuple(form for precision in args.precision for form in table[precision])
     _check_drop(args, target, wanted)
     name = bundle.name if bundle is not None else _of(chosen).name
@@ -97,7 +99,7 @@ def _bundle(folder: Path, steps: Sequence[int]) -> Bundle:
     """Return a bundle from which other forms can be derived; it is hashed here, and not again when it is used."""
     bundles.load(folder)
     bundle = bundles.load(folder, verify=False)
-    forms.float32_graphs(bundle, forms.decoding_graphs(bundle, steps))
+    selection.float32_graphs(bundle, selection.decoding_graphs(bundle, steps))
     return bundle
 
 
@@ -110,8 +112,8 @@ def _check_steps(chosen: Recipe, steps: Sequence[int]) -> None:
         )
 
 
-def _target(args: argparse.Namespace, unit_px: int) -> plans.Target:
-    library, version = plans.installed_library(args.library)
+def _target(args: argparse.Namespace, unit_px: int) -> Target:
+    library, version = installed_library(args.library)
     smallest, typical, largest = (_padded(size, unit_px) for size in args.sizes)
     ordered = all(
         low.height <= high.height and low.width <= high.width for low, high in ((smallest, typical), (typical, largest))
@@ -119,14 +121,14 @@ def _target(args: argparse.Namespace, unit_px: int) -> plans.Target:
     if not ordered:
         raise ExportError("--sizes: each size must be at least as large as the one before, on both sides")
     profile = Profile(smallest, typical, largest, args.batch)
-    return plans.Target(library, version, plans.capabilities(library, args.target), profile, args.workspace)
+    return Target(library, version, capabilities(library, args.target), profile, args.workspace)
 
 
 def _padded(size: Size, unit_px: int) -> Size:
     return Size(*(-(-side // unit_px) * unit_px for side in (size.height, size.width)))
 
 
-def _check_drop(args: argparse.Namespace, target: plans.Target | None, wanted: Sequence[str]) -> None:
+def _check_drop(args: argparse.Namespace, target: Target | None, wanted: Sequence[str]) -> None:
     if not args.drop_fp32:
         return
     if target is not None:
@@ -152,7 +154,7 @@ def _ranges(args: argparse.Namespace, root: Path, name: str, bundle: Bundle | No
         )
     found = ranges.load(path)
     if bundle is not None:
-        for graph_id in forms.decoding_graphs(bundle, args.steps):
+        for graph_id in selection.decoding_graphs(bundle, args.steps):
             found.graph(graph_id)
     return found
 

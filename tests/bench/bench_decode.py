@@ -28,8 +28,9 @@ from PIL import Image
 
 import rdeic_rt
 from rdeic_eval.psnr import psnr_db
-from rdeic_export import graphs, schedule
-from rdeic_export import recipe as recipes
+from rdeic_export.fold import graphs
+from rdeic_export.modules import samplers
+from rdeic_export.weights import recipe as recipes
 from rdeic_rt import container
 from rdeic_rt.codec import Codec
 
@@ -97,7 +98,7 @@ def eager_decode(
 ) -> Callable[[], np.ndarray]:
     """Return the whole decode with the same weights in PyTorch; entropy decoding is the runtime's on both sides."""
     model = recipes.build_model(chosen, rate)
-    table = schedule.ddpm(chosen.config.diffusion, rate.n_steps)
+    table = samplers.ddpm(chosen.config.diffusion, rate.n_steps)
     header = container.parse(data).header
     height, width = header.size.height, header.size.width
     level = None

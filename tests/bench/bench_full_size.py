@@ -35,9 +35,11 @@ from PIL import Image
 
 import rdeic_rt
 from rdeic_eval.psnr import psnr_db
-from rdeic_export import graphs, recipe, schedule
+from rdeic_export.fold import graphs
+from rdeic_export.modules import samplers
 from rdeic_export.modules.config import SD21
 from rdeic_export.modules.model import RdeicModel
+from rdeic_export.weights import recipe
 from rdeic_rt import container, families, noise, timing
 
 if TYPE_CHECKING:
@@ -132,7 +134,7 @@ def torch_side(args: argparse.Namespace) -> dict[str, Any]:
     begin = time.perf_counter()
     chosen = recipe.random("sd21", (args.steps,), half_weights=True)  # as the bundle stores them
     model = recipe.build_model(chosen, chosen.rates[0]).to(device, dtype)
-    table = schedule.ddpm(chosen.config.diffusion, args.steps)
+    table = samplers.ddpm(chosen.config.diffusion, args.steps)
     codec = rdeic_rt.load(args.bundle, backend="cpu", verify=False)
     file = container.parse((args.folder / "photo.rdc").read_bytes())
     height, width = file.header.size.height, file.header.size.width

@@ -24,8 +24,10 @@ import onnxruntime as ort
 from PIL import Image
 
 import rdeic_rt
-from rdeic_export import fidelity, probe, quantize, ranges
+from rdeic_export.calibration import probe
+from rdeic_export.forms import quantize, ranges
 from rdeic_export.photos import photos_in
+from rdeic_export.verify import fidelity
 from rdeic_rt.backends.ort import OrtBackend
 from rdeic_rt.backends.select import Selection
 from rdeic_rt.bundle_file import OwnFile

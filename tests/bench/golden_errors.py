@@ -2,7 +2,7 @@
 
     RDEIC_RT_REFERENCE=reference python -m tests.bench.golden_errors
 
-Runs the checks of ``tests/export/test_golden.py`` and prints what they compare.
+Runs the checks of ``tests/export/modules/test_golden.py`` and prints what they compare.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from importlib.metadata import version
 
 import numpy as np
 import torch
-from tests.export import reference, test_golden
+from tests.export import reference
+from tests.export.modules import test_golden
 
 
 def main() -> None:

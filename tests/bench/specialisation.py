@@ -31,8 +31,8 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
-from rdeic_export import graphs, onnx_export
-from rdeic_export.fold import attention, steps, text, upsample
+from rdeic_export import onnx_export
+from rdeic_export.fold import attention, graphs, steps, text, upsample
 from rdeic_export.fold.pixels import PixelsFromVae
 from rdeic_export.fold.update import UnetStep
 from rdeic_export.modules import signature
@@ -292,7 +292,7 @@ def report_plan(name: str, folder: Path, block: nn.Module, x: TensorSpec, max_ba
         "tf32": True,
     }
     (folder / "request.json").write_text(json.dumps(request))
-    subprocess.run([sys.executable, "-m", "rdeic_export.plan_builder", folder / "request.json"], check=True)
+    subprocess.run([sys.executable, "-m", "rdeic_export.plans.builder", folder / "request.json"], check=True)
     plan = (folder / "block.plan").read_bytes()
     report = json.loads((folder / "block.plan.report.json").read_text())
     # The plan holds its program and the source of its kernels as text.

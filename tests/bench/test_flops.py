@@ -9,7 +9,7 @@ from tests.bench import flops
 from tests.micro import make_micro
 from torch import Tensor, nn
 
-from rdeic_export import graphs
+from rdeic_export.fold import graphs
 from rdeic_export.modules.signature import Signature
 from rdeic_rt.tensor_spec import TensorSpec
 

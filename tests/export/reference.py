@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rdeic_export import checkpoint, schedule
+from rdeic_export.modules import samplers
 from rdeic_export.modules.config import (
     CompressionConfig,
     ControlConfig,
@@ -22,6 +22,7 @@ from rdeic_export.modules.config import (
     VaeConfig,
 )
 from rdeic_export.modules.model import RdeicModel
+from rdeic_export.weights import checkpoint
 from rdeic_rt.schedule import Schedule
 
 FOLDER = Path(os.environ.get("RDEIC_RT_REFERENCE", Path(__file__).parents[3] / "shared" / "reference"))
@@ -66,7 +67,7 @@ def released_ddim(config: DiffusionConfig, n_steps: int) -> Schedule:
     """Return the released code's DDIM, whose timesteps do not match z_N."""
     stride = config.used_timesteps // n_steps
     timesteps = tuple(reversed(range(1, config.used_timesteps + 1, stride)))
-    return schedule.ddim(config, timesteps, abar_end=float(schedule.abar(config)[0]))
+    return samplers.ddim(config, timesteps, abar_end=float(samplers.abar(config)[0]))
 
 
 def golden(name: str) -> dict[str, np.ndarray]:

@@ -12,9 +12,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rdeic_export import graphs, onnx_export, verify
-from rdeic_export.graphs import FoldedGraph
+from rdeic_export import onnx_export
+from rdeic_export.fold import graphs
+from rdeic_export.fold.graphs import FoldedGraph
 from rdeic_export.modules import signature
+from rdeic_export.verify import exported as verify
 from rdeic_rt.errors import ExportError
 from tests.micro import make_micro
 

@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-import build_engines
 import rdeic_rt
+from rdeic_export.bundle.build import build
 from rdeic_rt import Codec, container
 from tests.micro import make_micro
 
@@ -59,7 +59,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder)
         chosen = make_micro.levels_recipe(weights, LEVELS_CONFIG) if args.levels else make_micro.recipe(weights)
-        build_engines.build(chosen, [make_micro.PHOTOS], [], target / "bundle")
+        build(chosen, [make_micro.PHOTOS], [], target / "bundle")
     codec = rdeic_rt.load(target / "bundle", backend="cpu")
     for name, (height, width) in (CROPS_AT_LEVELS if args.levels else CROPS).items():
         photo = np.asarray(Image.open(make_micro.PHOTOS / f"{name}.jpg").convert("RGB"))

@@ -23,7 +23,7 @@ from rdeic_export.modules.config import (
     VaeConfig,
 )
 from rdeic_export.modules.model import RdeicModel
-from rdeic_export.recipe import RateRecipe, Recipe
+from rdeic_export.weights.recipe import RateRecipe, Recipe
 
 PHOTOS = Path(__file__).parents[1] / "data" / "photos"
 
@@ -114,6 +114,6 @@ def levels_recipe(folder: Path, config: ModelConfig = MICRO_LEVELS) -> Recipe:
 
 
 if __name__ == "__main__":
-    from rdeic_export.bundle_build import build
+    from rdeic_export.bundle.build import build
 
     build(recipe(Path(sys.argv[1]) / "weights"), [PHOTOS], [], Path(sys.argv[1]) / "bundle")

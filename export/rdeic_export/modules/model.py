@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 from rdeic_rt.schedule import Schedule
 
-from ..schedule import rows
 from .compression import CompressionModel
 from .config import LinearVaeConfig, ModelConfig
 from .control import ControlNet
 from .gained import GainedCompressionModel
 from .linear_vae import LinearVae
+from .samplers import rows
 from .unet import UNet
 from .vae import Vae
 

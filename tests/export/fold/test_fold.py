@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from rdeic_export import graphs, schedule
-from rdeic_export.fold import steps, text, upsample
+from rdeic_export.fold import graphs, steps, text, upsample
 from rdeic_export.fold.pixels import AnalysisFromPixels, PixelsFromVae
 from rdeic_export.fold.update import UnetStep
+from rdeic_export.modules import samplers
 from rdeic_export.modules.model import RdeicModel
 from tests.micro import make_micro
 
@@ -56,7 +56,7 @@ def test_text_fold_other_context_changes_output(model: RdeicModel, z_n: Tensor) 
 
 
 def test_steps_fold_every_timestep_keeps_output(model: RdeicModel, z_n: Tensor) -> None:
-    timesteps = schedule.ddpm(model.config.diffusion, 5).timesteps
+    timesteps = samplers.ddpm(model.config.diffusion, 5).timesteps
     table = steps.table(model.unet, timesteps)
     folded = copy.deepcopy(model.unet)
     steps.fold(folded)
@@ -68,7 +68,7 @@ def test_steps_fold_every_timestep_keeps_output(model: RdeicModel, z_n: Tensor) 
 
 
 def test_update_fold_matches_the_sampler(model: RdeicModel, z_n: Tensor, hint: Tensor) -> None:
-    table = schedule.ddpm(model.config.diffusion, 2)
+    table = samplers.ddpm(model.config.diffusion, 2)
     noise = torch.randn(z_n.shape, generator=torch.Generator().manual_seed(5))
     expected = model.denoise(z_n, hint, table, [noise, noise])
     rows = graphs.step_tables(model, table)
@@ -76,7 +76,7 @@ def test_update_fold_matches_the_sampler(model: RdeicModel, z_n: Tensor, hint: T
     control, unet = graphs.rate_graphs(folded)["control"].module, graphs.shared_graphs(folded)["unet_step"].module
     assert isinstance(unet, UnetStep)
     z = z_n
-    for k, (_, *coefficients) in enumerate(schedule.rows(table)):
+    for k, (_, *coefficients) in enumerate(samplers.rows(table)):
         residuals = control(z, hint, torch.from_numpy(rows["control"][k : k + 1]))
         step = torch.from_numpy(rows["unet_step"][k : k + 1])
         z = unet(z, step, torch.tensor(coefficients), noise, residuals)
@@ -84,7 +84,7 @@ def test_update_fold_matches_the_sampler(model: RdeicModel, z_n: Tensor, hint: T
 
 
 def test_update_fold_zero_residuals_give_plain_estimator(model: RdeicModel, z_n: Tensor, hint: Tensor) -> None:
-    rows = graphs.step_tables(model, schedule.ddpm(model.config.diffusion, 2))
+    rows = graphs.step_tables(model, samplers.ddpm(model.config.diffusion, 2))
     unet = graphs.shared_graphs(copy.deepcopy(model))["unet_step"]
     control = graphs.rate_graphs(copy.deepcopy(model))["control"].module
     zeros = [torch.zeros_like(r) for r in control(z_n, hint, torch.from_numpy(rows["control"][:1]))]

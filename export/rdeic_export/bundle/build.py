@@ -1,0 +1,328 @@
+"""A recipe's weights -> a bundle of float32 graphs, integer entropy networks and step tables.
+
+weights ─ build_model ─┬─ step tables ──────────────────────────── steps_r0_2.npz
+                       ├─ integer networks, fixed-point tables ─── entropy_r0.npz   (together they are model_id)
+                       └─ folds ─ ONNX export ─ verify ─────────── control_r0.onnx, unet_step.onnx, ...
+                                                                   bundle.json last
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rdeic_rt import bundle as bundles
+from rdeic_rt import pixels
+from rdeic_rt.bundle_file import OwnFile
+from rdeic_rt.entropy.hyperprior import Hyperprior
+from rdeic_rt.errors import ExportError
+from rdeic_rt.manifest import Bundle
+from rdeic_rt.schedule import Schedule, load_arrays
+
+from .. import onnx_export
+from ..disk import check_free
+from ..entropy import integer, skip_threshold
+from ..fold import graphs
+from ..forms.ranges import names_digest
+from ..modules import samplers
+from ..modules.model import RdeicModel
+from ..photos import photos_in
+from ..verify import exported
+from ..weights import checkpoint, recipe
+from ..weights.recipe import RateRecipe, Recipe
+from . import preference, staging
+from .staging import Staging
+
+STEPS = (2, 5)  # every rate can be decoded in either number of steps
+_DISK_BYTES = {"sd21": 6_000_000_000}  # what writing a bundle takes besides its plans, where that is much
+
+logger = logging.getLogger("build_engines")
+
+LEVELS_FILE = "levels.npz"
+LEVELS_PER_RATE = 64  # steps of about 1 % of the file's size, from one of the model's rates to the next
+
+Samples = list[tuple[Any, Any]]
+
+
+@dataclass(frozen=True)
+class LevelRow:
+    """What the graphs of a shared compression module read at one level, float32 [D] each."""
+
+    analysis: NDArray[np.float32]
+    synthesis: NDArray[np.float32]
+
+
+Level = LevelRow | None
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Rates that share a compression module, and the suffix of the files it becomes."""
+
+    suffix: str
+    rates: tuple[RateRecipe, ...]
+
+    @property
+    def entropy(self) -> str:
+        """Name of the entropy model's file."""
+        return f"entropy{self.suffix}.npz"
+
+    def __str__(self) -> str:
+        return " and ".join(rate.label for rate in self.rates)
+
+
+def build(
+    chosen: Recipe, photos: Sequence[Path], evaluate: Sequence[Path], output: Path, *, resume: bool = False
+) -> Bundle:
+    """Write the bundle that a recipe describes; return it, as it is read without hashing it again.
+
+    Args:
+        chosen: names the weights and the networks they are for.
+        photos: files or folders; they calibrate the integer entropy networks.
+        evaluate: files or folders on which the integer networks' rate overhead is measured; ``photos`` when empty.
+        output: the bundle's folder; an older bundle there is replaced once the new one is complete.
+        resume: take up what an interrupted build of the same weights has finished.
+
+    Raises:
+        ExportError: weights do not fit, a graph is not exportable or is too far from its module; nothing is written.
+    """
+    config = chosen.config
+    check_free(output, _DISK_BYTES.get(config.name, 0), "its graphs")
+    calibration, held_out = _paths(photos), _paths(evaluate or photos)
+    schedules = _schedules(chosen)
+    key = {
+        "layout": chosen.layout,
+        "weights": {str(path): _digest(path) for path in chosen.files},
+        "half_weights": chosen.half_weights,
+        "prompt": chosen.prompt,
+    }
+
+    with staging.staging(output, resume=resume) as stage:
+        graph_entries: dict[str, Any] = {}
+        rate_entries: list[dict[str, Any]] = []
+        overheads = {}
+        for part in _parts(chosen):
+            model = recipe.build_model(chosen, part.rates[0])
+            logger.info("%s: weights loaded", part)
+            step_files = _write_step_tables(model, schedules, stage.folder, part.suffix)
+            if chosen.shares_rates:
+                (stage.folder / LEVELS_FILE).write_bytes(_npz(graphs.level_tables(model, _n_levels(chosen))))
+            entropy, facts = _freeze_entropy(model, chosen, part, calibration, held_out, stage, key)
+            logger.info("%s: %s", part, facts)
+            graph_entries |= _export(graphs.rate_graphs(model), stage, part.suffix, key)
+            if not rate_entries:
+                graph_entries |= _export(graphs.shared_graphs(model), stage, "", key)
+            for rate in part.rates:
+                overheads[rate.label] = facts[rate.label]
+                rate_entries.append(_rate_entry(len(rate_entries), rate, part, entropy, facts[rate.label], step_files))
+        document = {
+            "name": chosen.name,
+            "family": "rdeic",
+            "licence": chosen.licence,
+            "provenance": chosen.provenance,
+            "size_multiple_px": config.image_multiple_px,
+            "graphs": graph_entries,
+            "preferred": preference.DEFAULT,
+            "schedules": {name: bundles.schedule_entry(table) for name, table in schedules.items()},
+            "rates": rate_entries,
+            "default_rate": chosen.default_rate,
+            "calibration": {"photos": len(calibration), "held_out_photos": len(held_out), "rates": overheads},
+        }
+        if chosen.shares_rates:
+            document["levels"] = {"file": LEVELS_FILE, "count": _n_levels(chosen)}
+        bundles.write(stage.folder, document)
+    logger.info("%s: bundle complete", output)
+    return bundles.read(output, verify=False)
+
+
+def _export(
+    folded: dict[str, graphs.FoldedGraph], stage: Staging, suffix: str, key: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Export and verify each graph that is not there yet; return their entries for ``bundle.json``."""
+    entries = {}
+    for name, graph in folded.items():
+        file = f"{name}{suffix}.onnx"
+        path = stage.folder / file
+        worst = stage.finished(file, key)
+        if worst is None:
+            onnx_export.run(graph.module, graph.signature, path, half_weights=key["half_weights"])
+            worst = max(exported.graph(graph.module, graph.signature, path).values())
+            stage.record(file, key, worst)
+        logger.info("%s: error %.1e against PyTorch", file, worst)
+        entries[name + suffix] = bundles.graph_entry(graph.signature.inputs, graph.signature.outputs, {"fp32": file})
+    return entries
+
+
+def _freeze_entropy(
+    model: RdeicModel,
+    chosen: Recipe,
+    part: _Part,
+    calibration: Sequence[Path],
+    held_out: Sequence[Path],
+    stage: Staging,
+    key: dict[str, Any],
+) -> tuple[Hyperprior, dict[str, dict[str, float]]]:
+    """Convert the entropy networks to integers and write them.
+
+    Returns:
+        The model as the runtime reads it; for each rate's label, bits per pixel and the rate overhead over the float
+        networks, on the photos held out, the skip threshold and what a bit is worth.
+    """
+    levels = [_level_row(model, chosen, rate) for rate in part.rates]
+    key = {
+        **key,
+        "photos": names_digest(calibration),
+        "held_out": names_digest(held_out),
+        "levels": [rate.level for rate in part.rates],
+    }
+    path = stage.folder / part.entropy
+    facts = stage.finished(part.entropy, key)
+    if facts is None:
+        arrays, bit_worth = _entropy_arrays(model, levels, _images(calibration), key["layout"])
+        path.write_bytes(_npz(arrays))
+    entropy = Hyperprior.load(load_arrays(OwnFile(path)))
+    if facts is None:
+        images = _images(held_out)
+        pixels_coded = sum(image.shape[0] * image.shape[1] for image in images)
+        facts = {}
+        for rate, level in zip(part.rates, levels, strict=True):
+            samples = _samples(model, level, images)
+            report = integer.rate_overhead(model.codec, entropy, samples)
+            bpp = round(_bits(entropy, samples, bit_worth) / pixels_coded, 5)
+            facts[rate.label] = {
+                **report,
+                "bpp": bpp,
+                "skip_below": entropy.tables.skip_below,
+                "bit_worth": bit_worth,
+            }
+        stage.record(part.entropy, key, facts)
+    return entropy, facts
+
+
+def _bits(model: Hyperprior, samples: Samples, bit_worth: float) -> int:
+    """Return what the sections of all samples take."""
+    coded = [integer.encode(model, sample, bit_worth) for sample in samples]
+    return 8 * sum(len(one.y) + len(one.z) for one in coded)
+
+
+def _entropy_arrays(
+    model: RdeicModel, levels: list[Level], images: list[NDArray[np.uint8]], layout: str
+) -> tuple[dict[str, NDArray[Any]], float]:
+    """Return the arrays of the entropy model, and what a bit is worth, as the photos call for at all levels."""
+    samples = [sample for level in levels for sample in _samples(model, level, images)]
+    arrays = integer.convert(model.codec, samples)
+    if layout == recipe.RANDOM:  # nothing to choose by: such a z_c is an estimate of nothing
+        return arrays, 0.0
+    targets = [skip_threshold.target_of(model, pixels.pad(image, model.config.image_multiple_px)) for image in images]
+    synthesis_rows = [None if level is None else torch.from_numpy(level.synthesis)[None] for level in levels]
+
+    def synthesise(y_hat: Tensor, number: int) -> Tensor:
+        return model.codec.synthesise(y_hat, synthesis_rows[number // len(images)])[0]
+
+    threshold = skip_threshold.choose(synthesise, Hyperprior.load(arrays), samples, targets * len(levels))
+    arrays = {**arrays, "skip_below": np.array([threshold], np.int32)}
+    return arrays, skip_threshold.choose_bit_worth(synthesise, Hyperprior.load(arrays), samples, targets * len(levels))
+
+
+def _samples(model: RdeicModel, level: Level, images: list[NDArray[np.uint8]]) -> Samples:
+    multiple = model.config.image_multiple_px
+    row = None if level is None else level.analysis
+    return [graphs.latents_of(model, pixels.pad(image, multiple), row) for image in images]
+
+
+def _level_row(model: RdeicModel, chosen: Recipe, rate: RateRecipe) -> Level:
+    if rate.level is None:
+        return None
+    tables = graphs.level_tables(model, _n_levels(chosen))
+    return LevelRow(tables["analysis"][rate.level], tables["synthesis"][rate.level])
+
+
+def _n_levels(chosen: Recipe) -> int:
+    assert chosen.config.compression.rates is not None  # asked only where rates share a module
+    return LEVELS_PER_RATE * (chosen.config.compression.rates - 1) + 1
+
+
+def _parts(chosen: Recipe) -> list[_Part]:
+    """Return which rates share a compression module: all of them, or each has its own."""
+    if chosen.shares_rates:
+        return [_Part("", chosen.rates)]
+    return [_Part(f"_r{index}", (rate,)) for index, rate in enumerate(chosen.rates)]
+
+
+def _write_step_tables(model: RdeicModel, tables: dict[str, Schedule], folder: Path, suffix: str) -> dict[str, str]:
+    """Write a file of rows per number of steps; return schedule name -> file (samplers share their timesteps' rows)."""
+    files = {name: f"steps{suffix}_{table.n_steps}.npz" for name, table in tables.items()}
+    for file, table in {files[name]: table for name, table in tables.items()}.items():
+        (folder / file).write_bytes(_npz(graphs.step_tables(model, table)))
+    return files
+
+
+def _rate_entry(
+    index: int,
+    rate: RateRecipe,
+    part: _Part,
+    entropy_model: Hyperprior,
+    facts: dict[str, float],
+    step_files: dict[str, str],
+) -> dict[str, Any]:
+    own = {name: f"{name}{part.suffix}" for name in ("analysis", "synthesis", "control")}
+    return {
+        **({} if rate.level is None else {"level": rate.level}),
+        "index": index,
+        "label": rate.label,
+        "lambda_r": rate.lambda_r,
+        "bpp": facts["bpp"],
+        "bit_worth": facts["bit_worth"],
+        "schedule": f"ddpm-{rate.n_steps}",
+        "model_id": entropy_model.model_id.hex(),
+        "graphs": {**own, "unet_step": "unet_step", "vae_decoder": "vae_decoder"},
+        "step_tables": step_files,
+        "entropy": part.entropy,
+    }
+
+
+def schedule_steps(chosen: Recipe) -> list[int]:
+    """Return in how many steps the rates of a recipe's bundle can be decoded."""
+    return sorted({*STEPS, *(rate.n_steps for rate in chosen.rates)})
+
+
+def _schedules(chosen: Recipe) -> dict[str, Schedule]:
+    diffusion, counts = chosen.config.diffusion, schedule_steps(chosen)
+    ddpm = {f"ddpm-{n}": samplers.ddpm(diffusion, n) for n in counts}
+    return ddpm | {f"ddim-{n}": samplers.relay_ddim(diffusion, n) for n in counts}
+
+
+def _npz(arrays: dict[str, NDArray[Any]]) -> bytes:
+    """Return an uncompressed .npz, whose bytes depend on the arrays only."""
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def _digest(path: Path) -> str:
+    """Return a SHA-256 over a file of weights, or over those of a folder."""
+    if not path.is_dir():
+        return checkpoint.sha256(path)
+    files = sorted(p for p in path.rglob("*") if p.suffix in {".safetensors", *checkpoint.TORCH_SUFFIXES})
+    return hashlib.sha256("".join(map(checkpoint.sha256, files)).encode()).hexdigest()
+
+
+def _paths(sources: Sequence[Path]) -> list[Path]:
+    paths = [path for source in sources for path in photos_in(source)]
+    if not paths:
+        raise ExportError(f"no photos in {', '.join(map(str, sources))}; some are needed for calibration")
+    return paths
+
+
+def _images(paths: Sequence[Path]) -> list[NDArray[np.uint8]]:
+    return [pixels.read_image(path)[0] for path in paths]

@@ -1,0 +1,1 @@
+"""What happens inside a model on photos: activation ranges, and the noise of layers in 8 bits."""

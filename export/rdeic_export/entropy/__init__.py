@@ -1,0 +1,1 @@
+"""Float entropy networks -> integer networks and fixed-point tables."""

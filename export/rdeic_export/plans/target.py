@@ -1,0 +1,73 @@
+"""What plans are built for: which library, which GPUs, which sizes."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rdeic_rt import plans as stored
+from rdeic_rt.backends import cuda
+from rdeic_rt.errors import BackendError, ExportError
+from rdeic_rt.plans import LIBRARIES, MODULES, Profile
+
+# What TensorRT for RTX builds for: Ampere, Ada and Blackwell. Turing fails on the UNet, Hopper is no target of it.
+PORTABLE = (80, 86, 89, 120)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What to build for.
+
+    Attributes:
+        library, version: what is installed.
+        capabilities: of the devices.
+        profile: sizes.
+        workspace_bytes: limit of the scratch memory, or None.
+    """
+
+    library: str
+    version: str
+    capabilities: tuple[int, ...]
+    profile: Profile
+    workspace_bytes: int | None = None
+
+
+def installed_library(asked: str) -> tuple[str, str]:
+    """Return name and version of the library to build with.
+
+    Args:
+        asked: ``tensorrt``, ``tensorrt-rtx``, or ``auto`` for the first that is installed.
+
+    Raises:
+        ExportError: it is not installed.
+    """
+    reasons = []
+    for library in LIBRARIES if asked == "auto" else (asked,):
+        try:
+            return library, str(importlib.import_module(MODULES[library]).__version__)
+        except ImportError as error:
+            reasons.append(f"{library}: {error}")
+    raise ExportError(
+        f"no TensorRT to build plans with ({'; '.join(reasons)}). Install TensorRT for RTX with "
+        "`pip install -e '.[export,tensorrt]'`, or build ONNX graphs only with --library onnx."
+    )
+
+
+def capabilities(library: str, asked: Sequence[int]) -> tuple[int, ...]:
+    """Return the compute capabilities to build for: those asked for, `PORTABLE`, or that of the GPU here.
+
+    Raises:
+        ExportError: TensorRT builds for the GPU it runs on, and there is none, or it is another one than was asked for.
+    """
+    if library == "tensorrt-rtx":
+        return tuple(sorted(asked)) or PORTABLE
+    try:
+        here = cuda.device_facts().capability
+    except BackendError as error:
+        raise ExportError(
+            f"tensorrt builds plans on the GPU they are for: {error} Without a GPU, use --library tensorrt-rtx."
+        ) from None
+    if asked and tuple(asked) != (here,):
+        raise ExportError(f"tensorrt builds for the GPU here, sm_{here}, not for {stored.target_of(tuple(asked))}")
+    return (here,)

@@ -1,0 +1,1 @@
+"""What was built against what it was built from."""

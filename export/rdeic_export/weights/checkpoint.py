@@ -1,0 +1,283 @@
+"""Released RDEIC and Stable Diffusion 2.1 weights -> :class:`RdeicModel`, tensors only, every key accounted for.
+
+Two sources are merged: the RDEIC checkpoint (``control_model.*`` and ``preprocess_model.*``) and Stable Diffusion, as
+its original checkpoint (``model.diffusion_model.*``, ``first_stage_model.*``) or as a diffusers folder. Each parameter
+of our modules is looked up under the name the source gives it; see ``released_key`` and ``diffusers_unet_key``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from rdeic_rt.errors import ExportError
+
+from ..modules.config import ModelConfig, VaeConfig
+from ..modules.model import RdeicModel
+from . import architecture
+
+State = dict[str, Tensor]
+
+# Keys under our prefixes that carry no weights: buffers recomputed from the method, and training statistics.
+IGNORED = re.compile(r"preprocess_model\.(gaussian_conditional\..*|quantize\.embed_prob)$")
+SCALE_LIST = "control_model.scale_list"  # gain of each connection; 1 in the release
+TORCH_SUFFIXES = {".ckpt", ".pt", ".pth", ".bin"}
+# Problems that one error lists; a checkpoint of another model has hundreds.
+LISTED_PROBLEMS = 8
+
+# Released checkpoints say in their name what they were trained for: rdeic_<lambda_r>_step<L>.ckpt.
+_RELEASED_FILE = re.compile(r"rdeic_(?P<lambda_r>\d+(?:\.\d+)?)_step(?P<n_steps>\d+)")
+
+_RENAMES_CODEC = [
+    (r"^codec\.g_a\.", "preprocess_model.encoder.g_a."),
+    (r"^codec\.hyper_enc\.", "preprocess_model.hyper_enc.hyper_enc."),
+    (r"^codec\.hyper_dec\.", "preprocess_model.hyper_dec.hyper_dec."),
+    (r"^codec\.g_s\.", "preprocess_model.decoder.g_s."),
+    (r"^codec\.channel_context\.(\d+)\.", r"preprocess_model.channel_context.\1.fushion."),
+    (r"^codec\.(entropy_parameters_\w+)\.(\d+)\.", r"preprocess_model.\1.\2.fusion."),
+    (r"^codec\.", "preprocess_model."),
+]
+_RENAMES_UNET = [
+    (r"\.time_embed\.mlp\.linear_1\.", ".time_embed.0."),
+    (r"\.time_embed\.mlp\.linear_2\.", ".time_embed.2."),
+    (r"(input_blocks\.\d+\.0)\.conv\.", r"\1.op."),
+    (r"((?:put_blocks|middle_block)(?:\.\d+)+)\.norm1\.", r"\1.in_layers.0."),
+    (r"\.conv1\.", ".in_layers.2."),
+    (r"\.time_emb_proj\.", ".emb_layers.1."),
+    (r"((?:put_blocks|middle_block)(?:\.\d+)+)\.norm2\.", r"\1.out_layers.0."),
+    (r"\.conv2\.", ".out_layers.3."),
+    (r"\.conv_shortcut\.", ".skip_connection."),
+]
+_RENAMES_VAE = [
+    (r"^vae\.kl\.", "first_stage_model."),
+    (r"down_blocks\.(\d+)\.resnets\.(\d+)\.", r"down.\1.block.\2."),
+    (r"down_blocks\.(\d+)\.downsamplers\.0\.", r"down.\1.downsample."),
+    (r"up_blocks\.(\d+)\.resnets\.(\d+)\.", r"up.\1.block.\2."),
+    (r"up_blocks\.(\d+)\.upsamplers\.0\.", r"up.\1.upsample."),
+    (r"mid_block\.resnets\.0\.", "mid.block_1."),
+    (r"mid_block\.resnets\.1\.", "mid.block_2."),
+    (r"mid_block\.attentions\.0\.", "mid.attn_1."),
+    (r"attn_1\.group_norm\.", "attn_1.norm."),
+    (r"attn_1\.to_([qkv])\.", r"attn_1.\1."),
+    (r"attn_1\.to_out\.0\.", "attn_1.proj_out."),
+    (r"\.conv_shortcut\.", ".nin_shortcut."),
+    (r"\.conv_norm_out\.", ".norm_out."),
+]
+
+
+def load(config: ModelConfig, rdeic: Path, stable_diffusion: Path, context: Tensor) -> RdeicModel:
+    """Return the model with all weights loaded, in evaluation mode, fp32.
+
+    Args:
+        config: the networks' sizes.
+        rdeic: released checkpoint, torch (``weights_only``) or safetensors.
+        stable_diffusion: original checkpoint file, or a diffusers folder with ``unet`` and ``vae``.
+        context: text context, float [1, tokens, context_dim].
+
+    Raises:
+        ExportError: a file cannot be read, keys are missing, unexpected or misshapen, or the denoiser does not predict
+            noise; the message names the architecture where the shapes tell.
+    """
+    model = RdeicModel(config)
+    merged = read_state(rdeic)
+    problems: list[str] = []
+    hints = [architecture.of_rdeic(merged)]
+    gains = merged.pop(SCALE_LIST, None)
+    if gains is None or not torch.all(gains == 1):
+        problems.append(f"{rdeic.name}: {SCALE_LIST} must be all ones, the only gain this exporter supports")
+    _take(model, merged, rdeic, ("control.", "codec."), _released_name(config), problems)
+    if stable_diffusion.is_dir():
+        _check_predicts_noise(stable_diffusion, problems)
+        unet = read_state(_diffusers_file(stable_diffusion / "unet"))
+        hints.append(architecture.of_stable_diffusion(unet, config))
+        _take(model, unet, stable_diffusion / "unet", ("unet.",), _diffusers_unet_name(config), problems)
+        vae = read_state(_diffusers_file(stable_diffusion / "vae"))
+        _take(model, vae, stable_diffusion / "vae", ("vae.",), lambda key: key.removeprefix("vae.kl."), problems)
+    else:
+        released = read_state(stable_diffusion)
+        hints.append(architecture.of_stable_diffusion(released, config))
+        _take(model, released, stable_diffusion, ("unet.", "vae."), _released_name(config), problems)
+    if context.shape != model.context.shape:
+        problems.append(f"text context: shape {list(context.shape)}, expected {list(model.context.shape)}")
+    if problems:
+        told = [f"{path}: {hint}" for path, hint in zip((rdeic, stable_diffusion), hints, strict=True) if hint]
+        raise ExportError(listed("; ".join(told) or f"{rdeic}, {stable_diffusion}", problems))
+    model.context.copy_(context)
+    return model.eval().requires_grad_(False)
+
+
+def listed(where: str, problems: Sequence[str]) -> str:
+    """Return one line: where the problems are, how many there are, and the first of them."""
+    if len(problems) == 1:
+        return f"{where}: {problems[0]}"
+    more = f", the first {LISTED_PROBLEMS}" if len(problems) > LISTED_PROBLEMS else ""
+    return f"{where}: {len(problems)} problems{more}: {'; '.join(problems[:LISTED_PROBLEMS])}"
+
+
+def read_state(path: Path) -> State:
+    """Return the tensors of a safetensors or torch file; nothing in it is executed.
+
+    Tensors of a file are mapped, not read: memory is used where they are.
+
+    Raises:
+        ExportError: the file is absent, unreadable or holds more than tensors.
+    """
+    try:
+        if path.suffix in TORCH_SUFFIXES:
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            state = loaded.get("state_dict", loaded)
+        else:
+            state = load_file(path)
+        return {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    except Exception as error:  # torch and safetensors raise a dozen unrelated types for a bad file
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ExportError(f"{path}: not a readable checkpoint ({reason}). Fetch it again.") from error
+
+
+def n_steps_from_name(path: Path) -> int | None:
+    """Return L, which a released checkpoint is trained for, from its name; None if it has another kind of name."""
+    match = _RELEASED_FILE.match(path.name)
+    return int(match["n_steps"]) if match else None
+
+
+def lambda_r_from_name(path: Path) -> float | None:
+    """Return the rate's weight lambda_r of a released checkpoint from its name; None if it has another kind of name."""
+    match = _RELEASED_FILE.match(path.name)
+    return float(match["lambda_r"]) if match else None
+
+
+def sha256(path: Path) -> str:
+    """Return the file's SHA-256 in hex, for the bundle's provenance."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def released_key(key: str, config: ModelConfig) -> str:
+    """Return the name the released checkpoints give to one of our parameters.
+
+    Args:
+        key: a key of ``RdeicModel.state_dict()``.
+        config: decides how many connections and VAE levels there are.
+    """
+    if key.startswith("codec."):
+        return _rename(key, _RENAMES_CODEC)
+    if key.startswith("vae."):
+        renamed = _rename(key, _RENAMES_VAE)
+        assert isinstance(config.vae, VaeConfig)  # what has a released layout has a trained autoencoder
+        levels = len(config.vae.channels)
+        return re.sub(r"\.up\.(\d+)\.", lambda m: f".up.{levels - 1 - int(m[1])}.", renamed)
+    if key.startswith("control.connections."):
+        _, _, index, kind = key.split(".")
+        return f"control_model.{_connection(int(index), config)}.{kind}"
+    prefix, owner = ("control", "control_model.control_model") if key.startswith("control.") else ("unet", _UNET)
+    return owner + _rename(key, _RENAMES_UNET).removeprefix(prefix)
+
+
+_UNET = "model.diffusion_model"
+
+
+def diffusers_unet_key(key: str, config: ModelConfig) -> str:
+    """Return the name a diffusers ``UNet2DConditionModel`` gives to one of our ``unet.*`` parameters."""
+    layers = config.unet.layers_per_block
+    path = key.removeprefix("unet.").replace("time_embed.mlp.", "time_embedding.")
+    path = re.sub(r"^out\.0\.", "conv_norm_out.", re.sub(r"^out\.2\.", "conv_out.", path))
+    if path.startswith("input_blocks.0.0."):
+        return path.replace("input_blocks.0.0.", "conv_in.")
+    middle = re.match(r"middle_block\.(\d)\.", path)
+    if middle:
+        module = ("resnets.0", "attentions.0", "resnets.1")[int(middle[1])]
+        return f"mid_block.{module}.{path[middle.end() :]}"
+    stage = re.match(r"(input|output)_blocks\.(\d+)\.(\d)\.", path)
+    if not stage:
+        return path
+    rest, position = path[stage.end() :], int(stage[3])
+    block, layer = divmod(int(stage[2]) - (stage[1] == "input"), layers + 1)
+    side = "down" if stage[1] == "input" else "up"
+    if rest.startswith("conv."):
+        return f"{side}_blocks.{block}.{side}samplers.0.{rest}"
+    return f"{side}_blocks.{block}.{'attentions' if position else 'resnets'}.{layer}.{rest}"
+
+
+def _released_name(config: ModelConfig) -> Callable[[str], str]:
+    return lambda key: released_key(key, config)
+
+
+def _diffusers_unet_name(config: ModelConfig) -> Callable[[str], str]:
+    return lambda key: diffusers_unet_key(key, config)
+
+
+def _check_predicts_noise(folder: Path, problems: list[str]) -> None:
+    """Add a problem if a diffusers folder's scheduler says that its UNet predicts anything but the noise."""
+    path = folder / "scheduler" / "scheduler_config.json"
+    if not path.exists():
+        return
+    try:
+        prediction = json.loads(path.read_text()).get("prediction_type", "epsilon")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ExportError(
+            f"{path}: not a readable scheduler configuration ({error}). Fetch the folder again."
+        ) from error
+    if prediction != "epsilon":
+        problems.append(
+            f"{path.name}: the UNet predicts {prediction!r}, expected 'epsilon'; pass Stable Diffusion 2.1-base"
+        )
+
+
+def _take(
+    model: nn.Module,
+    source: Mapping[str, Tensor],
+    path: Path,
+    prefixes: tuple[str, ...],
+    name_in_source: Callable[[str], str],
+    problems: list[str],
+) -> None:
+    """Copy the parameters under ``prefixes`` from the source, adding what does not fit to ``problems``."""
+    wanted = {name_in_source(k): v for k, v in model.state_dict().items() if k.startswith(prefixes)}
+    roots = tuple({name.split(".")[0] + "." for name in wanted})
+    for name in sorted(wanted.keys() - source.keys()):
+        problems.append(f"{path.name}: missing {name} {list(wanted[name].shape)}")
+    for name in sorted(source.keys() - wanted.keys()):
+        if name.startswith(roots) and not IGNORED.match(name):
+            problems.append(f"{path.name}: unexpected {name} {list(source[name].shape)}")
+    for name in sorted(wanted.keys() & source.keys()):
+        target, value = wanted[name], source[name]
+        if value.shape != target.shape and _squeezed(value) != _squeezed(target):
+            problems.append(f"{path.name}: {name} has shape {list(value.shape)}, expected {list(target.shape)}")
+        else:
+            target.copy_(value.reshape(target.shape))
+
+
+def _squeezed(tensor: Tensor) -> list[int]:
+    """Shape without trailing ones: a 1x1 convolution and a linear layer hold the same weights."""
+    shape = list(tensor.shape)
+    while shape and shape[-1] == 1:
+        shape.pop()
+    return shape
+
+
+def _rename(key: str, rules: list[tuple[str, str]]) -> str:
+    for pattern, replacement in rules:
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+def _connection(index: int, config: ModelConfig) -> str:
+    unet = config.unet
+    stages = len(unet.channels) * (unet.layers_per_block + 1)
+    if index < stages:
+        return f"enc_zero_convs_out.{index}.0"
+    return "middle_block_out.0" if index == stages else f"dec_zero_convs_out.{index - stages - 1}.0"
+
+
+def _diffusers_file(folder: Path) -> Path:
+    for name in ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"):
+        if (folder / name).exists():
+            return folder / name
+    raise ExportError(f"{folder}: no diffusion_pytorch_model.safetensors or .bin. Is this a diffusers folder?")
