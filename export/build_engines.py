@@ -4,11 +4,11 @@
     python export/build_engines.py --checkpoint rdeic_2_step2.ckpt --sd v2-1_512-ema-pruned.ckpt --steps 2
                                                                 a full-size bundle, and its plans
     python export/build_engines.py --random-weights sd21        the same graphs with random weights, for latency
-    python export/build_engines.py --recipe my/recipe.toml --photos photos/ --flavor onnx --precision fp32
+    python export/build_engines.py --recipe my/recipe.toml --photos photos/ --library onnx --precision fp32
                                                                 a bundle of own weights, without plans
 
 Plans are built with TensorRT where it is installed, else with TensorRT for RTX, which needs no GPU to build. With
---flavor onnx the other precisions become variants in the bundle instead, for ONNX Runtime and OpenVINO.
+--library onnx the graphs of the other precisions go into the bundle instead, for ONNX Runtime and OpenVINO.
 """
 
 from __future__ import annotations
@@ -16,23 +16,24 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from rdeic_export import forms, plans, ranges, recipe, verify
+from rdeic_export import bundle_forms, forms, plans, preference, recipe, verify, wish
 from rdeic_export.bundle_build import STEPS, build
-from rdeic_export.recipe import Recipe
-from rdeic_rt import bundle as bundles
+from rdeic_export.fidelity import FidelityReport
+from rdeic_export.forms import Derived
 from rdeic_rt.cli.batch import exit_code
-from rdeic_rt.errors import ExportError, RdeicError
+from rdeic_rt.errors import RdeicError
 from rdeic_rt.limits import Size
-from rdeic_rt.plans import FLAVORS, Profile
+from rdeic_rt.manifest import Bundle
+from rdeic_rt.plans import LIBRARIES
 
 ROOT = Path(__file__).parents[1]
 EMBEDDED = ROOT / "engines/tiny"
 INTERRUPTED = 130  # exit code, as of the command rdeic-rt
-PRECISIONS = ("fp32", "fp16", "int8")
-LARGEST_SIDE_PX = 8192  # of a picture in one piece
+PRECISIONS = tuple(forms.IN_PLANS)
+LARGEST_SIDE_PX = 8192  # of an image in one piece
 
 logger = logging.getLogger("build_engines")
 
@@ -55,75 +56,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the bundle if weights are given, then its plans or variants, and compare the result with float32.
+    """Write the bundle if weights are given; then derive each form once, compare it with float32, and take it.
 
     Raises:
-        ExportError: something asked for cannot be built; finished plans stay, a bundle that was not finished does not.
+        RdeicError: something asked for cannot be had; finished plans stay, a bundle that was not finished does not.
     """
-    flavor, version = ("onnx", "") if args.flavor == "onnx" else plans.installed_flavor(args.flavor)
-    chosen, profile = _recipe(args), _profile(args)
-    target = () if flavor == "onnx" else plans.capabilities(flavor, args.target)
-    if flavor == "onnx" and chosen is None and args.output is None:
-        raise ExportError("--flavor onnx adds graphs to a copy of the bundle: name its folder with --output")
-    folder: Path = args.bundle
-    if chosen is not None:
-        folder = args.output or ROOT / "engines" / chosen.name
-        build(chosen, args.photos, args.evaluate, folder, resume=args.resume)
-    bundle = bundles.load(folder)
-    derive = forms.Derive(_ranges(args, bundle.name))
-    if flavor == "onnx":
-        output = folder if chosen is not None else args.output
-        wanted = [form for precision in args.precision for form in forms.FORMS_OF[precision]]
-        checked = verify.derived_forms(folder, wanted, args.steps, derive, args.photos) if args.verify else {}
-        if wanted or output != folder:
-            forms.write_variants(folder, output, wanted, args.steps, derive, checked)
-        folder = output
-    else:
-        options = plans.Options(flavor, version, target, profile, args.workspace)
-        names = forms.decoding_graphs(bundle, args.steps)
-        for precision in args.precision:
-            wanted = forms.FORMS_OF[precision][:1]
-            checked = verify.derived_forms(folder, wanted, args.steps, derive, args.photos) if args.verify else {}
-            built = plans.build(bundle, names, precision, options, derive, checked, resume=args.resume)
+    wanted = wish.of(args, ROOT)
+    bundle = wanted.bundle or _built(wanted, args)
+    reference = verify.Reference(bundle, args.steps, args.photos)
+    taken, reports = [], {}
+    with forms.derivation(bundle, reference.graph_ids, wanted.ranges) as derivation:
+        for form in wanted.forms:
+            derived = derivation.derive(form)
+            if args.verify and form != forms.REFERENCE:
+                reports[form] = verify.derived(reference, derived)
+            if wanted.target is None:
+                taken.append(derived)
+                continue
+            built = plans.build(bundle, derived, wanted.target, reports.get(form), resume=args.resume)
             if args.verify:
-                verify.built_plans(folder, precision, built, args.steps, args.photos)
-    logger.info("%s: complete", folder)
+                verify.plans(reference, form, built)
+        if taken or wanted.output.resolve() != bundle.folder:
+            _write(reference, taken, reports, wanted.output, args.drop_fp32)
+    logger.info("%s: complete", wanted.output)
 
 
-def _recipe(args: argparse.Namespace) -> Recipe | None:
-    """Return what the bundle is to be made of, or None for one that is there already."""
-    half_weights = "fp32" not in args.precision
-    if args.random_weights:
-        return recipe.random(args.random_weights, args.steps, half_weights=half_weights)
-    if args.checkpoint:
-        if args.sd is None:
-            raise ExportError(
-                "--checkpoint needs the Stable Diffusion 2.1 it was trained with: give v2-1_512-ema-pruned.ckpt, or a "
-                "diffusers folder, as --sd"
-            )
-        name = args.output.name if args.output else "sd21"
-        return recipe.from_checkpoints(
-            name,
-            args.checkpoint,
-            args.sd,
-            args.steps,
-            half_weights=half_weights,
-            prompt=args.prompt,
-            context=args.context,
-        )
-    return recipe.load(args.recipe) if args.recipe else None
+def _built(wanted: wish.Wish, args: argparse.Namespace) -> Bundle:
+    assert wanted.recipe is not None  # there is one or the other
+    return build(wanted.recipe, args.photos, args.evaluate, wanted.output, resume=args.resume)
 
 
-def _ranges(args: argparse.Namespace, name: str) -> ranges.Ranges | None:
-    if "int8" not in args.precision:
-        return None
-    path = args.ranges or ROOT / "calibration/ranges" / f"{name}.json"
-    if not path.exists():
-        raise ExportError(
-            f"{path}: no activation ranges of bundle {name!r}, which int8 needs. Measure them with "
-            f"`python calibration/collect_ranges.py --bundle FOLDER --photos PHOTOS --output {path}`."
-        )
-    return ranges.load(path)
+def _write(
+    reference: verify.Reference,
+    taken: Sequence[Derived],
+    reports: Mapping[str, FidelityReport],
+    output: Path,
+    drop_fp32: bool,
+) -> None:
+    """Write a bundle with the forms that were taken, and in which of them each backend is fastest."""
+    whole = forms.with_forms(reference.bundle, taken, drop_fp32=drop_fp32)
+    preferred = preference.measure(whole, reference.files[0]) if taken else {}
+    bundle_forms.write(reference.bundle, output, taken, preferred=preferred, reports=reports, drop_fp32=drop_fp32)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -177,10 +150,16 @@ def _parser() -> argparse.ArgumentParser:
         help="one or several of fp32, fp16, int8, such as fp16,int8. Default: fp16",
     )
     engines.add_argument(
-        "--flavor",
-        choices=("auto", *FLAVORS, "onnx"),
+        "--library",
+        choices=("auto", *LIBRARIES, wish.ONNX),
         default="auto",
-        help="which library's plans; 'onnx' for variants in the bundle instead. Default: auto, the first installed",
+        help="which library's plans; 'onnx' for graphs in the bundle instead. Default: auto, the first installed",
+    )
+    engines.add_argument(
+        "--drop-fp32",
+        action="store_true",
+        help="with --library onnx: the other forms take the place of the float32 graphs that decode, for a smaller "
+        "bundle. No plans or other forms can be made of it",
     )
     engines.add_argument(
         "--target",
@@ -197,7 +176,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_size,
         nargs=3,
         default=(Size(64, 64), Size(512, 768), Size(1024, 1024)),
-        help="smallest, typical and largest picture in one piece; larger ones are decoded in tiles. Default: 64x64 "
+        help="smallest, typical and largest image in one piece; larger ones are decoded in tiles. Default: 64x64 "
         "768x512 1024x1024",
     )
     engines.add_argument(
@@ -225,16 +204,6 @@ def _parser() -> argparse.ArgumentParser:
     return p
 
 
-def _profile(args: argparse.Namespace) -> Profile:
-    smallest, typical, largest = args.sizes
-    ordered = all(
-        low.height <= high.height and low.width <= high.width for low, high in ((smallest, typical), (typical, largest))
-    )
-    if not ordered:
-        raise ExportError("--sizes: each size must be at least as large as the one before, on both sides")
-    return Profile(smallest, typical, largest, args.batch)
-
-
 def _size(text: str) -> Size:
     try:
         width, height = (int(side) for side in text.lower().split("x"))
@@ -242,7 +211,7 @@ def _size(text: str) -> Size:
         raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT in pixels") from None
     if not 1 <= min(width, height) <= max(width, height) <= LARGEST_SIDE_PX:
         raise argparse.ArgumentTypeError(f"{text!r}: a side must be from 1 to {LARGEST_SIDE_PX} pixels")
-    return Size(height=-(-height // 64) * 64, width=-(-width // 64) * 64)
+    return Size(height, width)
 
 
 def _numbers(highest: int) -> Callable[[str], tuple[int, ...]]:

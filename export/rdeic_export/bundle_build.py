@@ -21,19 +21,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rdeic_rt import bundle as bundles
 from rdeic_rt import pixels
 from rdeic_rt.bundle_file import OwnFile
-from rdeic_rt.entropy import EntropyModel, encode_latents
+from rdeic_rt.entropy.hyperprior import Hyperprior
 from rdeic_rt.errors import ExportError
+from rdeic_rt.manifest import Bundle
 from rdeic_rt.schedule import Schedule, load_arrays
 
-from . import bundle_writer, checkpoint, graphs, integer, onnx_export, recipe, schedule, skip, verify
-from .bundle_writer import Staging
+from . import checkpoint, graphs, integer, onnx_export, preference, recipe, schedule, skip, staging, verify
 from .disk import check_free
 from .modules.model import RdeicModel
 from .photos import photos_in
 from .ranges import names_digest
 from .recipe import RateRecipe, Recipe
+from .staging import Staging
 
 STEPS = (2, 5)  # every rate can be decoded in either number of steps
 _DISK_BYTES = {"sd21": 6_000_000_000}  # what writing a bundle takes besides its plans, where that is much
@@ -75,8 +77,8 @@ class _Part:
 
 def build(
     chosen: Recipe, photos: Sequence[Path], evaluate: Sequence[Path], output: Path, *, resume: bool = False
-) -> None:
-    """Write the bundle that a recipe describes.
+) -> Bundle:
+    """Write the bundle that a recipe describes; return it, as it is read without hashing it again.
 
     Args:
         chosen: names the weights and the networks they are for.
@@ -99,7 +101,7 @@ def build(
         "prompt": chosen.prompt,
     }
 
-    with bundle_writer.staging(output, resume=resume) as stage:
+    with staging.staging(output, resume=resume) as stage:
         graph_entries: dict[str, Any] = {}
         rate_entries: list[dict[str, Any]] = []
         overheads = {}
@@ -117,23 +119,24 @@ def build(
             for rate in part.rates:
                 overheads[rate.label] = facts[rate.label]
                 rate_entries.append(_rate_entry(len(rate_entries), rate, part, entropy, facts[rate.label], step_files))
-        manifest = {
+        document = {
             "name": chosen.name,
             "family": "rdeic",
             "licence": chosen.licence,
             "provenance": chosen.provenance,
             "size_multiple_px": config.image_multiple_px,
-            "latent": {"channels": config.vae.latent_channels, "factor_px": config.vae.factor_px},
             "graphs": graph_entries,
-            "schedules": {name: bundle_writer.schedule_entry(table) for name, table in schedules.items()},
+            "preferred": preference.DEFAULT,
+            "schedules": {name: bundles.schedule_entry(table) for name, table in schedules.items()},
             "rates": rate_entries,
             "default_rate": chosen.default_rate,
             "calibration": {"photos": len(calibration), "held_out_photos": len(held_out), "rates": overheads},
         }
         if chosen.shares_rates:
-            manifest["levels"] = {"file": LEVELS_FILE, "count": _n_levels(chosen)}
-        bundle_writer.write_manifest(stage.folder, manifest)
+            document["levels"] = {"file": LEVELS_FILE, "count": _n_levels(chosen)}
+        bundles.write(stage.folder, document)
     logger.info("%s: bundle complete", output)
+    return bundles.read(output, verify=False)
 
 
 def _export(
@@ -146,11 +149,11 @@ def _export(
         path = stage.folder / file
         worst = stage.finished(file, key)
         if worst is None:
-            onnx_export.run(graph.module, graph.spec, path, half_weights=key["half_weights"])
-            worst = max(verify.graph(graph.module, graph.spec, path).values())
+            onnx_export.run(graph.module, graph.signature, path, half_weights=key["half_weights"])
+            worst = max(verify.graph(graph.module, graph.signature, path).values())
             stage.record(file, key, worst)
         logger.info("%s: error %.1e against PyTorch", file, worst)
-        entries[name + suffix] = bundle_writer.graph_entry(file, graph.spec, "fp32")
+        entries[name + suffix] = bundles.graph_entry(graph.signature.inputs, graph.signature.outputs, {"fp32": file})
     return entries
 
 
@@ -162,7 +165,7 @@ def _freeze_entropy(
     held_out: Sequence[Path],
     stage: Staging,
     key: dict[str, Any],
-) -> tuple[EntropyModel, dict[str, dict[str, float]]]:
+) -> tuple[Hyperprior, dict[str, dict[str, float]]]:
     """Convert the entropy networks to integers and write them.
 
     Returns:
@@ -181,7 +184,7 @@ def _freeze_entropy(
     if facts is None:
         arrays, bit_worth = _entropy_arrays(model, levels, _images(calibration), key["layout"])
         path.write_bytes(_npz(arrays))
-    entropy = EntropyModel.load(load_arrays(OwnFile(path)))
+    entropy = Hyperprior.load(load_arrays(OwnFile(path)))
     if facts is None:
         images = _images(held_out)
         pixels_coded = sum(image.shape[0] * image.shape[1] for image in images)
@@ -200,9 +203,9 @@ def _freeze_entropy(
     return entropy, facts
 
 
-def _bits(model: EntropyModel, samples: Samples, bit_worth: float) -> int:
+def _bits(model: Hyperprior, samples: Samples, bit_worth: float) -> int:
     """Return what the sections of all samples take."""
-    coded = [encode_latents(model, y[0].numpy(), indices[0].numpy(), bit_worth=bit_worth) for y, indices in samples]
+    coded = [integer.encode(model, sample, bit_worth) for sample in samples]
     return 8 * sum(len(one.y) + len(one.z) for one in coded)
 
 
@@ -220,9 +223,9 @@ def _entropy_arrays(
     def synthesise(y_hat: Tensor, number: int) -> Tensor:
         return model.codec.synthesise(y_hat, synthesis_rows[number // len(images)])[0]
 
-    threshold = skip.choose(synthesise, EntropyModel.load(arrays), samples, targets * len(levels))
+    threshold = skip.choose(synthesise, Hyperprior.load(arrays), samples, targets * len(levels))
     arrays = {**arrays, "skip_below": np.array([threshold], np.int32)}
-    return arrays, skip.choose_bit_worth(synthesise, EntropyModel.load(arrays), samples, targets * len(levels))
+    return arrays, skip.choose_bit_worth(synthesise, Hyperprior.load(arrays), samples, targets * len(levels))
 
 
 def _samples(model: RdeicModel, level: Level, images: list[NDArray[np.uint8]]) -> Samples:
@@ -262,7 +265,7 @@ def _rate_entry(
     index: int,
     rate: RateRecipe,
     part: _Part,
-    entropy_model: EntropyModel,
+    entropy_model: Hyperprior,
     facts: dict[str, float],
     step_files: dict[str, str],
 ) -> dict[str, Any]:
@@ -282,9 +285,13 @@ def _rate_entry(
     }
 
 
+def schedule_steps(chosen: Recipe) -> list[int]:
+    """Return in how many steps the rates of a recipe's bundle can be decoded."""
+    return sorted({*STEPS, *(rate.n_steps for rate in chosen.rates)})
+
+
 def _schedules(chosen: Recipe) -> dict[str, Schedule]:
-    diffusion = chosen.config.diffusion
-    counts = sorted({*STEPS, *(rate.n_steps for rate in chosen.rates)})
+    diffusion, counts = chosen.config.diffusion, schedule_steps(chosen)
     ddpm = {f"ddpm-{n}": schedule.ddpm(diffusion, n) for n in counts}
     return ddpm | {f"ddim-{n}": schedule.relay_ddim(diffusion, n) for n in counts}
 

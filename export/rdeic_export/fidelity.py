@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rdeic_eval.psnr import psnr_db
 from rdeic_rt import pixels
 from rdeic_rt.codec import Codec
 from rdeic_rt.errors import ExportError
@@ -26,7 +27,7 @@ _SAME_DB = 100.0  # what equal images count as
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedPhoto:
     """A photo's name, the index of the rate it was encoded at, and the file."""
 
     photo: str
@@ -62,7 +63,9 @@ class FidelityReport:
         return {**document, "rates": {str(index): rate for index, rate in document["rates"].items()}}
 
 
-def encode(codec: Codec, photos: Sequence[Path], rates: Sequence[int], crop_px: int | None = None) -> list[Encoded]:
+def encode(
+    codec: Codec, photos: Sequence[Path], rates: Sequence[int], crop_px: int | None = None
+) -> list[EncodedPhoto]:
     """Return every photo at every rate.
 
     Args:
@@ -82,18 +85,18 @@ def encode(codec: Codec, photos: Sequence[Path], rates: Sequence[int], crop_px: 
         if crop_px is not None:
             top, left = (max(0, (side - crop_px) // 2) for side in image.shape[:2])
             image = image[top : top + crop_px, left : left + crop_px]
-        files += [Encoded(photo.name, rate, codec.encode(image, rate)) for rate in rates]
+        files += [EncodedPhoto(photo.name, rate, codec.encode(image, rate)) for rate in rates]
     return files
 
 
-def decode(codec: Codec, files: Sequence[Encoded]) -> list[NDArray[np.uint8]]:
+def decode(codec: Codec, files: Sequence[EncodedPhoto]) -> list[NDArray[np.uint8]]:
     """Return the image of each file, uint8 [H, W, 3]."""
     return [codec.decode(file.data) for file in files]
 
 
 def compare(
     what: str,
-    files: Sequence[Encoded],
+    files: Sequence[EncodedPhoto],
     reference: Sequence[NDArray[np.uint8]],
     candidate: Sequence[NDArray[np.uint8]],
     limit_db: float,
@@ -111,7 +114,7 @@ def compare(
     """
     found: dict[int, list[tuple[float, str]]] = {}
     for file, want, got in zip(files, reference, candidate, strict=True):
-        found.setdefault(file.rate, []).append((psnr_db(want, got), file.photo))
+        found.setdefault(file.rate, []).append((min(psnr_db(got, want), _SAME_DB), file.photo))
     rates = {}
     for index, values in found.items():
         least, worst = min(values)
@@ -128,24 +131,3 @@ def compare(
             "--budget-db, by `python calibration/collect_ranges.py`."
         )
     return FidelityReport(len({file.photo for file in files}), limit_db, rates)
-
-
-def psnr_gate(
-    reference: Codec, candidate: Codec, photos: Sequence[Path], *, limit_db: float = LIMIT_DB["int8"]
-) -> FidelityReport:
-    """Return how close a candidate's images are to the reference's, for photos at every rate; errors as for `compare`.
-
-    Args:
-        reference: the bundle in float32; it encodes.
-        candidate: the same bundle in another precision.
-        photos: image files.
-        limit_db: least PSNR for every image.
-    """
-    files = encode(reference, photos, [rate.index for rate in reference.bundle.rates])
-    return compare(candidate.backend, files, decode(reference, files), decode(candidate, files), limit_db)
-
-
-def psnr_db(reference: NDArray[np.uint8], image: NDArray[np.uint8]) -> float:
-    """Return the PSNR of two uint8 images of one shape in dB, at most 100."""
-    error = float(np.mean((reference.astype(np.float64) - image.astype(np.float64)) ** 2))
-    return min(_SAME_DB, 10 * float(np.log10(255**2 / error))) if error else _SAME_DB

@@ -1,84 +1,182 @@
-"""The forms of a bundle's graphs: derived from the float32 ones, for plans or as variants in a bundle.
+"""The forms of a bundle's graphs, derived from the float32 ones, each once.
 
 fp32 ─ half ─▶ fp16 ─ quantize signed ─▶ int8
 fp32 ─ quantize unsigned-cpu ─▶ int8-cpu
+
+They lie in a folder of their own while they are compared with float32 (`verify`) and plans (`plans`) or a bundle
+(`bundle_forms`) are made of them, so that what was compared is what is used.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import rdeic_rt
-from rdeic_rt import bundle as bundles
-from rdeic_rt.backends.base import COMBINE
-from rdeic_rt.bundle import DECODING_ROLES, Bundle, GraphSpec, Rate
+from rdeic_rt.bundle_file import BundleFile
 from rdeic_rt.errors import ExportError
+from rdeic_rt.manifest import Bundle, GraphSpec, Rate
+from rdeic_rt.plans import joined_digest, onnx_digest
 
-from . import bundle_writer, disk, half, quantize
-from .fidelity import FidelityReport
+from . import disk, half, onnx_file, quantize
 from .ranges import Ranges
 
-# What a bundle gets for each precision: every form that some backend runs best.
-FORMS_OF: dict[str, tuple[str, ...]] = {"fp32": (), "fp16": ("fp16",), "int8": ("int8", "int8-cpu")}
-
-logger = logging.getLogger("build_engines")
+REFERENCE = "fp32"
+# What a bundle gets for each precision: the forms that a backend of ONNX graphs runs best.
+IN_BUNDLES: Mapping[str, tuple[str, ...]] = {"fp32": (), "fp16": ("fp16",), "int8": ("int8-cpu",)}
+# What a plan of each precision is built from.
+IN_PLANS: Mapping[str, tuple[str, ...]] = {"fp32": (REFERENCE,), "fp16": ("fp16",), "int8": ("int8",)}
 
 
 @dataclass(frozen=True)
-class Derive:
-    """Makes the ONNX file of a graph in some form.
+class DerivedGraph:
+    """One graph in one form.
 
     Attributes:
-        ranges: activation ranges of the model, for the 8-bit forms.
+        spec: as a backend loads it.
+        files: name -> file, the ONNX file first and then those with its weights, all in one folder.
+        sha256: over all of them, see `rdeic_rt.plans.joined_digest`.
+        facts: what was done to it, for reports.
     """
 
-    ranges: Ranges | None = None
+    spec: GraphSpec
+    files: Mapping[str, BundleFile]
+    sha256: str
+    facts: Mapping[str, Any]
 
-    def onnx(self, graph: GraphSpec, form: str, folder: Path) -> tuple[Path, dict[str, Any]]:
-        """Return the file and facts about it for reports; it lies in ``folder`` unless it is the graph's own.
+    @property
+    def size_bytes(self) -> int:
+        """Length of all files."""
+        return sum(file.size_bytes for file in self.files.values())
+
+
+@dataclass(frozen=True)
+class Derived:
+    """Some graphs of a bundle in one form, by id."""
+
+    form: str
+    graphs: Mapping[str, DerivedGraph]
+
+
+class Derivation:
+    """Derives the forms of some graphs into a folder, each form of each graph once; made by `derivation`."""
+
+    def __init__(self, bundle: Bundle, graph_ids: Sequence[str], ranges: Ranges | None, folder: Path) -> None:
+        self._sources = float32_graphs(bundle, graph_ids)
+        self._ranges = ranges
+        self._folder = folder
+        self._done: dict[tuple[str, str], DerivedGraph] = {}
+
+    def derive(self, form: str) -> Derived:
+        """Return the graphs in a form: ``fp32``, ``fp16``, ``int8`` or ``int8-cpu``.
 
         Raises:
-            ExportError: the graph is not in float32, a weight does not fit, or there are no ranges.
+            ExportError: a weight does not fit, or the activation ranges are missing or of another graph.
         """
-        if form == "fp32" or graph.id == COMBINE.id:
-            return graph.path, {}
-        if graph.precision != "fp32":
-            raise ExportError(f"graph {graph.id!r} is in {graph.precision}; other forms are derived from fp32 only")
-        target = folder / f"{graph.id}.{form}.onnx"
+        if form != REFERENCE:
+            disk.check_free(self._folder, sum(map(_size_bytes, self._sources.values())), f"graphs in {form}")
+        return Derived(form, {graph_id: self._graph(graph_id, form) for graph_id in self._sources})
+
+    def _graph(self, graph_id: str, form: str) -> DerivedGraph:
+        if (graph_id, form) not in self._done:
+            source = self._sources[graph_id]
+            self._done[graph_id, form] = as_it_is(source) if form == REFERENCE else self._make(source, form)
+        return self._done[graph_id, form]
+
+    def _make(self, source: GraphSpec, form: str) -> DerivedGraph:
+        target = self._folder / f"{source.id}.{form}.onnx"
+        facts: dict[str, Any] = {}
         if form == "fp16":
-            half.run(graph.path, target)
-            return target, {}
-        if self.ranges is None:
+            half.run(source.path, target)
+        elif form == "int8":
+            facts = self._quantize(source.id, self._graph(source.id, "fp16").spec.path, target, "signed")
+        else:
+            facts = self._quantize(source.id, source.path, target, "unsigned-cpu")
+        files = {name: self._file(source, name) for name in (target.name, *onnx_file.locations_in(target))}
+        spec = replace(source, form=form, file=files[target.name], folder="", listed=files)
+        return DerivedGraph(spec, files, joined_digest([file.sha256 for file in files.values()]), facts)
+
+    def _quantize(self, graph_id: str, source: Path, target: Path, form: str) -> dict[str, Any]:
+        if self._ranges is None:
             raise ExportError(
                 "8-bit graphs need activation ranges: measure them with `python calibration/collect_ranges.py`, "
                 "and name the file with --ranges"
             )
-        if form == "int8-cpu":
-            return target, self._quantize(graph, graph.path, target, "unsigned-cpu")
-        between = folder / f"{graph.id}.fp16.onnx"
-        half.run(graph.path, between)
-        facts = self._quantize(graph, between, target, "signed")
-        between.unlink()
-        return target, facts
-
-    def options(self, graph: GraphSpec, precision: str) -> dict[str, Any]:
-        """Return what besides the graph decides the content of a form, for keys."""
-        options: dict[str, Any] = {"exporter": rdeic_rt.__version__}
-        if precision == "int8" and self.ranges is not None and graph.id != COMBINE.id:
-            document = json.dumps(asdict(self.ranges.graph(graph.id)), sort_keys=True)
-            options["ranges_sha256"] = hashlib.sha256(document.encode()).hexdigest()
-        return options
-
-    def _quantize(self, graph: GraphSpec, source: Path, target: Path, form: str) -> dict[str, Any]:
-        assert self.ranges is not None
-        report = quantize.run(source, target, self.ranges.graph(graph.id), form=form)
+        report = quantize.run(source, target, self._ranges.graph(graph_id), form=form)
         return {"quantization": report.document()}
+
+    def _file(self, source: GraphSpec, name: str) -> BundleFile:
+        """Return a file of the folder; the hash of one that is a link to the bundle's is known."""
+        path = self._folder / name
+        weights = source.weights_at(name)
+        if weights is not None and path.samefile(weights.path):
+            return replace(weights, path=path, verify=False)
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return BundleFile(path, path.stat().st_size, digest, verify=False)
+
+
+@contextmanager
+def derivation(bundle: Bundle, graph_ids: Sequence[str], ranges: Ranges | None) -> Iterator[Derivation]:
+    """Yield what derives the forms of a bundle's graphs, into a folder beside the bundle that is removed in the end.
+
+    Args:
+        bundle: has the graphs in float32.
+        graph_ids: which of them.
+        ranges: activation ranges of the model, for the 8-bit forms.
+
+    Raises:
+        ExportError: a graph is not there in float32.
+    """
+    with tempfile.TemporaryDirectory(prefix=f".{bundle.folder.name}-forms-", dir=bundle.folder.parent) as folder:
+        yield Derivation(bundle, graph_ids, ranges, Path(folder))
+
+
+def as_it_is(source: GraphSpec) -> DerivedGraph:
+    """Return a graph in the form that it has."""
+    files = {}
+    if isinstance(source.file, BundleFile):
+        data = f"{source.path.name}.data"
+        beside = {source.path.name: source.file, data: source.weights_at(data)}
+        files = {name: file for name, file in beside.items() if file is not None}
+    return DerivedGraph(source, files, onnx_digest(source), {})
+
+
+def float32_graphs(bundle: Bundle, graph_ids: Sequence[str]) -> dict[str, GraphSpec]:
+    """Return graphs of a bundle in float32, by id.
+
+    Raises:
+        ExportError: the bundle has one in other forms only.
+    """
+    for graph_id in graph_ids:
+        if REFERENCE not in bundle.graphs[graph_id]:
+            raise ExportError(
+                f"bundle {bundle.name!r} has its graph {graph_id!r} in {' and '.join(bundle.graphs[graph_id])} only, "
+                "and plans and other forms are made of float32 graphs. Take the bundle that it was built from, or "
+                "build it again without --drop-fp32."
+            )
+    return {graph_id: bundle.graphs[graph_id][REFERENCE] for graph_id in graph_ids}
+
+
+def with_forms(bundle: Bundle, taken: Sequence[Derived], *, drop_fp32: bool = False) -> Bundle:
+    """Return a bundle, in memory alone, that has its graphs in these forms too, or instead of float32."""
+    graphs = {graph_id: dict(by_form) for graph_id, by_form in bundle.graphs.items()}
+    for derived in taken:
+        for graph_id, graph in derived.graphs.items():
+            graphs[graph_id][derived.form] = graph.spec
+            if drop_fp32:
+                graphs[graph_id].pop(REFERENCE, None)
+    return replace(bundle, graphs=graphs)
+
+
+def in_one_form(bundle: Bundle, graph_ids: Sequence[str], form: str) -> Bundle:
+    """Return a bundle, in memory alone, that has some of its graphs in one form only."""
+    only = {graph_id: {form: bundle.graphs[graph_id][form]} for graph_id in graph_ids}
+    return replace(bundle, graphs={**bundle.graphs, **only})
 
 
 def rates_of(bundle: Bundle, steps: Sequence[int]) -> list[Rate]:
@@ -99,48 +197,8 @@ def rates_of(bundle: Bundle, steps: Sequence[int]) -> list[Rate]:
 
 def decoding_graphs(bundle: Bundle, steps: Sequence[int]) -> list[str]:
     """Return the ids of the graphs that decode the rates of `rates_of`; errors as there."""
-    return sorted({rate.graphs[role] for rate in rates_of(bundle, steps) for role in DECODING_ROLES})
+    return sorted({rate.graphs[role] for rate in rates_of(bundle, steps) for role in bundle.decoding_roles})
 
 
-def write_variants(
-    source: Path,
-    output: Path,
-    wanted: Sequence[str],
-    steps: Sequence[int],
-    derive: Derive,
-    checked: Mapping[str, FidelityReport] | None = None,
-    *,
-    quiet: bool = False,
-) -> None:
-    """Write a bundle with its graphs in more forms.
-
-    Args:
-        source: folder of a bundle in float32; stays as it is unless ``output`` is the same folder.
-        output: folder to write; an older bundle there is replaced.
-        wanted: names of the forms: ``fp16``, ``int8``, ``int8-cpu``.
-        steps: as for `decoding_graphs`.
-        derive: makes the forms.
-        checked: form -> what a comparison with float32 found, to be kept in the bundle.
-        quiet: log no line for each file.
-
-    Raises:
-        ExportError: as `Derive.onnx`.
-    """
-    bundle = bundles.read(source)
-    document = json.loads((source / bundles.MANIFEST).read_text())
-    with bundle_writer.staging(output) as stage:
-        for name in bundle.files:
-            disk.link(source / name, stage.folder / name)
-        facts: dict[str, Mapping[str, Any]] = {}
-        for graph_id in decoding_graphs(bundle, steps):
-            graph, entry = bundle.graphs[graph_id], document["graphs"][graph_id]
-            for form in wanted:
-                path, facts[f"{graph_id}.{form}"] = derive.onnx(graph, form, stage.folder)
-                variant = {**entry, "file": path.name, "precision": form.removesuffix("-cpu")}
-                document["graphs"][f"{graph_id}.{form}"] = {k: v for k, v in variant.items() if k != "variants"}
-                entry.setdefault("variants", {})[form] = f"{graph_id}.{form}"
-                if not quiet:
-                    logger.info("%s: %.1f MB", path.name, path.stat().st_size / 1e6)
-        document["calibration"]["forms"] = facts
-        document["calibration"]["fidelity"] = {form: report.document() for form, report in (checked or {}).items()}
-        bundle_writer.write_manifest(stage.folder, {k: v for k, v in document.items() if k not in ("schema", "files")})
+def _size_bytes(graph: GraphSpec) -> int:
+    return as_it_is(graph).size_bytes

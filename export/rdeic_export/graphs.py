@@ -14,11 +14,11 @@ from rdeic_rt.schedule import Schedule
 from .fold import attention, steps, text, upsample
 from .fold.pixels import AnalysisFromPixels, PixelsFromVae
 from .fold.update import UnetStep
-from .modules import spec
+from .modules import signature
 from .modules.control import ControlNet
 from .modules.gained import GainedCompressionModel
 from .modules.model import RdeicModel
-from .modules.spec import GraphSpec
+from .modules.signature import Signature
 from .modules.unet import UNetEncoder
 
 
@@ -27,7 +27,7 @@ class FoldedGraph:
     """One graph to export."""
 
     module: nn.Module
-    spec: GraphSpec
+    signature: Signature
 
 
 class Synthesis(nn.Module):
@@ -67,9 +67,9 @@ def rate_graphs(model: RdeicModel) -> dict[str, FoldedGraph]:
     config = model.config
     of_analysis, of_synthesis = level_widths(model)
     return {
-        "analysis": FoldedGraph(AnalysisFromPixels(model), spec.analysis(config, of_analysis)),
-        "synthesis": FoldedGraph(Synthesis(model), spec.synthesis(config, of_synthesis)),
-        "control": FoldedGraph(FoldedControl(model.control), spec.control(config, model.unet, width)),
+        "analysis": FoldedGraph(AnalysisFromPixels(model), signature.analysis(config, of_analysis)),
+        "synthesis": FoldedGraph(Synthesis(model), signature.synthesis(config, of_synthesis)),
+        "control": FoldedGraph(FoldedControl(model.control), signature.control(config, model.unet, width)),
     }
 
 
@@ -82,8 +82,8 @@ def shared_graphs(model: RdeicModel) -> dict[str, FoldedGraph]:
     upsample.fold(model.unet)
     upsample.fold(model.vae)
     return {
-        "unet_step": FoldedGraph(UnetStep(model.unet), spec.unet_step(model.config, model.unet, width)),
-        "vae_decoder": FoldedGraph(PixelsFromVae(model.vae), spec.vae_decoder(model.config)),
+        "unet_step": FoldedGraph(UnetStep(model.unet), signature.unet_step(model.config, model.unet, width)),
+        "vae_decoder": FoldedGraph(PixelsFromVae(model.vae), signature.vae_decoder(model.config)),
     }
 
 

@@ -13,16 +13,26 @@ Networks are strongly typed in TensorRT for RTX: a layer runs in the precision o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from numpy.typing import NDArray
+from onnx import (
+    AttributeProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    external_data_helper,
+    helper,
+    numpy_helper,
+)
 
 from rdeic_rt.errors import ExportError
 
-from . import disk
+from . import disk, onnx_file
 
 LAYERS = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
 # Widest attention head that TensorRT has a fused kernel for; the VAE's is 512 wide.
@@ -37,7 +47,7 @@ def run(source: Path, target: Path) -> None:
 
     Args:
         source: an ONNX file in float32; large weights may be float16 behind a Cast, and in an external file.
-        target: the file to write; external weights that need no conversion are linked beside it, not copied.
+        target: the file to write.
 
     Raises:
         ExportError: a weight does not fit into float16, or the types of a tensor cannot be told.
@@ -46,30 +56,21 @@ def run(source: Path, target: Path) -> None:
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph  # head widths follow from Reshapes
     types = _types(inferred, source)
     single = _tail(model) | _fused_softmaxes(inferred)
-    external = {x.name: x.data_type for x in model.graph.initializer if x.data_location == TensorProto.EXTERNAL}
-    if _FLOAT in external.values():
-        onnx.load_external_data_for_model(model, str(source.parent))
-    _Halver(model, types, single, source).run()
-    onnx.save(
-        model,
-        target,
-        save_as_external_data=_FLOAT in external.values(),
-        location=f"{target.name}.data",
-        size_threshold=1024,
-    )
-    if external and _FLOAT not in external.values():
-        _link_data(model, source.parent, target.parent)
+    halver = _Halver(model, types, single)
+    halver.run()
+    halver.write(source, target)
 
 
 class _Halver:
     """Rewrites one graph in place."""
 
-    def __init__(self, model: ModelProto, types: dict[str, int], single: set[str], source: Path) -> None:
+    def __init__(self, model: ModelProto, types: dict[str, int], single: set[str]) -> None:
+        self.model = model
         self.graph = model.graph
         self.types = types
         self.single = single
-        self.source = source
         self.initializers = {x.name: x for x in self.graph.initializer}
+        self.halved: dict[str, str] = {}  # X.half -> X, for weights to convert
         self.stored_half: dict[str, str] = {  # X -> X.half, for weights that are kept in float16 behind a Cast
             node.output[0]: node.input[0]
             for node in self.graph.node
@@ -100,10 +101,29 @@ class _Halver:
         self._restore_outputs()
         del self.graph.node[:]
         self.graph.node.extend(self.nodes)
+
+    def write(self, source: Path, target: Path) -> None:
+        """Write the graph; weights in a file of their own that stay as they are are linked beside it, not copied.
+
+        Args:
+            source: the file it was read from.
+            target: the file to write.
+        """
         used = {name for node in self.nodes for name in node.input}
         kept = [x for x in self.graph.initializer if x.name in used]
+        outside = {x.name for x in self.graph.initializer if external_data_helper.uses_external_data(x)}
+        is_linked = not outside.isdisjoint(used) and outside.isdisjoint(self.halved.values())
         del self.graph.initializer[:]
-        self.graph.initializer.extend(kept)
+        if is_linked:
+            self.graph.initializer.extend(kept)
+        whole = [] if is_linked else kept
+        size_bytes = sum(map(onnx_file.size_bytes, whole))
+        size_bytes += sum(onnx_file.size_bytes(self.initializers[name]) // 2 for name in self.halved.values())
+        values = ((x.name, onnx_file.array(x, source.parent)) for x in whole)
+        halves = ((half, self._half_of(name, source)) for half, name in self.halved.items())
+        onnx_file.write(self.model, chain(values, halves), size_bytes, target)
+        for location in onnx_file.locations(self.model) if is_linked else ():
+            disk.link(source.parent / location, target.parent / location)
 
     def _as(self, name: str, wanted: int) -> str:
         """Return the name of a float tensor in the wanted type, casting it once for all who ask."""
@@ -125,17 +145,19 @@ class _Halver:
     def _half_initializer(self, name: str) -> str:
         half = f"{name}.half"
         if half not in self.initializers:
-            values = numpy_helper.to_array(self.initializers[name])
-            with np.errstate(over="ignore"):
-                rounded = values.astype(np.float16)
-            if not np.isfinite(rounded).all():
-                raise ExportError(
-                    f"{self.source.name}: weight {name} has values up to {np.abs(values).max():.3g}, over "
-                    "the 65504 of float16. Build this graph in fp32."
-                )
-            self.initializers[half] = numpy_helper.from_array(rounded, half)
-            self.graph.initializer.append(self.initializers[half])
+            self.halved[half] = name
         return half
+
+    def _half_of(self, name: str, source: Path) -> NDArray[np.generic]:
+        values = onnx_file.array(self.initializers[name], source.parent)
+        with np.errstate(over="ignore"):
+            rounded = values.astype(np.float16)
+        if not np.isfinite(rounded).all():
+            raise ExportError(
+                f"{source.name}: weight {name} has values up to {np.abs(values).max():.3g}, over the 65504 of float16. "
+                "Build this graph in fp32."
+            )
+        return rounded
 
     def _restore_outputs(self) -> None:
         """Give outputs that a float16 node makes a Cast, under the name they are known by."""
@@ -191,18 +213,3 @@ def _retype_attributes(node: NodeProto) -> None:
             attribute.i = _HALF
         elif attribute.type == AttributeProto.TENSOR and attribute.t.data_type == _FLOAT:
             attribute.t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(attribute.t).astype(np.float16)))
-
-
-def _link_data(model: ModelProto, source: Path, target: Path) -> None:
-    """Make external weights reachable from another folder without copying them where the file system allows."""
-    for location in sorted(set(_locations(model))):
-        there = target / location
-        if target.resolve() == source.resolve() or there.exists():
-            continue
-        disk.link(source / location, there)
-
-
-def _locations(model: ModelProto) -> Iterator[str]:
-    for tensor in model.graph.initializer:
-        if tensor.data_location == TensorProto.EXTERNAL:
-            yield from (entry.value for entry in tensor.external_data if entry.key == "location")

@@ -9,16 +9,15 @@ Contexts are those of the float networks' own y_hat, so the slices can be fitted
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
-from onnx import TensorProto, helper
 from torch import Tensor
 
-from rdeic_rt.entropy import EntropyModel, encode_latents
+from rdeic_rt.entropy import Encoded, EntropyModel
+from rdeic_rt.entropy.hyperprior import VERSION, Hyperprior
 from rdeic_rt.entropy.layers import matmul_of_onnxruntime
-from rdeic_rt.entropy.model import VERSION
 from rdeic_rt.errors import ExportError
 
 from . import integer_nets, tables
@@ -64,7 +63,7 @@ def convert(codec: EntropyNetworks, samples: Sequence[Sample], *, skip_below: in
 
 
 @torch.no_grad()
-def rate_overhead(codec: EntropyNetworks, model: EntropyModel, samples: Sequence[Sample]) -> dict[str, float]:
+def rate_overhead(codec: EntropyNetworks, model: Hyperprior, samples: Sequence[Sample]) -> dict[str, float]:
     """Return what the integer networks and the real coder cost over the float networks and an ideal one.
 
     Returns:
@@ -83,11 +82,11 @@ def rate_overhead(codec: EntropyNetworks, model: EntropyModel, samples: Sequence
         predictions = list(codec.predict(y, hyper))
         y_float = torch.cat([p.y_hat for p in predictions], dim=1)
         total["y_bits_float"] += sum(gaussian_bits(p.y_hat - p.means, p.scales) for p in predictions)
-        coded = encode_latents(model, y[0].numpy(), indices[0].numpy())
+        coded = encode(model, sample)
         total["y_bits_actual"] += 8 * len(coded.y)
         total["z_bits_plain"] += indices.numel() * model.tables.plain_bits
         total["z_bits_actual"] += 8 * len(coded.z)
-        squares += [float(((x - y).double() ** 2).sum()) for x in (y_float, torch.from_numpy(coded.y_hat))]
+        squares += [float(((x - y).double() ** 2).sum()) for x in (y_float, torch.from_numpy(coded.tensors["y_hat"]))]
         n_values += y.numel()
     bits_float, bits_actual = (total[y] + total["z_bits_actual"] for y in ("y_bits_float", "y_bits_actual"))
     return {
@@ -100,6 +99,12 @@ def rate_overhead(codec: EntropyNetworks, model: EntropyModel, samples: Sequence
     }
 
 
+def encode(model: EntropyModel, sample: Sample, bit_worth: float = 0.0) -> Encoded:
+    """Return the sections of a sample, and y_hat."""
+    y, indices = (np.asarray(values) for values in sample)
+    return model.encode({"y": y, "vq_indices": indices}, bit_worth=bit_worth)
+
+
 def gaussian_bits(symbols: Tensor, scales: Tensor) -> float:
     """Return the code length of integer symbols under a Gaussian of mean 0 and max(scale, 0.11), in bits."""
     root2 = 2**0.5
@@ -108,23 +113,6 @@ def gaussian_bits(symbols: Tensor, scales: Tensor) -> float:
     near, far = (magnitude - 0.5) / (sigma * root2), (magnitude + 0.5) / (sigma * root2)
     likelihood = (torch.special.erfc(near) - torch.special.erfc(far)) / 2
     return float(-likelihood.clamp(min=LIKELIHOOD_FLOOR).log2().sum())
-
-
-def matmul_graph() -> bytes:
-    """Return what ``rdeic_rt/entropy/matmul_u8s8.onnx`` is a copy of: uint8 [m,k] x int8 [k,n] -> int32 [m,n]."""
-    graph = helper.make_graph(
-        [helper.make_node("MatMulInteger", ["a", "b"], ["product"])],
-        "matmul_u8s8",
-        [
-            helper.make_tensor_value_info("a", TensorProto.UINT8, ["m", "k"]),
-            helper.make_tensor_value_info("b", TensorProto.INT8, ["k", "n"]),
-        ],
-        [helper.make_tensor_value_info("product", TensorProto.INT32, ["m", "n"])],
-    )
-    model = helper.make_model(
-        graph, producer_name="rdeic-rt", opset_imports=[helper.make_opsetid("", 13)], ir_version=8
-    )
-    return cast(bytes, model.SerializeToString(deterministic=True))
 
 
 def _checked(codec: EntropyNetworks, sample: Sample) -> tuple[Tensor, Tensor]:

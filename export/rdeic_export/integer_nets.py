@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rdeic_rt.entropy.arrays import ArrayReader
+from rdeic_rt.entropy.hyperprior import GRID_BITS, Y_LIMIT
 from rdeic_rt.entropy.layers import Layer, MatMul, Rescale
-from rdeic_rt.entropy.model import GRID_BITS, Y_LIMIT
 from rdeic_rt.entropy.nets import SLOPE_BITS, HyperBlock, pixel_shuffle
 from rdeic_rt.entropy.order import Slice, scatter, slices_of, squeeze
 from rdeic_rt.errors import ExportError

@@ -24,9 +24,11 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import external_data_helper, helper, numpy_helper
+from onnx import helper
 
 from rdeic_rt.errors import ExportError
+
+from . import onnx_file
 
 KINDS = ("Conv", "Gemm", "MatMul")
 # Operators whose first input's values are their output's; Pad is one when it pads with zeros, as convolutions do.
@@ -88,19 +90,11 @@ class GraphView:
 
     def array(self, name: str) -> NDArray[Any]:
         """Return an initialiser's values."""
-        tensor = self.initialisers[name]
-        if external_data_helper.uses_external_data(tensor):
-            loaded = onnx.TensorProto()
-            loaded.CopyFrom(tensor)
-            external_data_helper.load_external_data_for_tensor(loaded, str(self.path.parent))
-            return numpy_helper.to_array(loaded)
-        return numpy_helper.to_array(tensor)
+        return onnx_file.array(self.initialisers[name], self.path.parent)
 
     def size_bytes(self, name: str) -> int:
         """Return the size of an initialiser's values."""
-        tensor = self.initialisers[name]
-        dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
-        return int(np.prod(tensor.dims, dtype=np.int64)) * dtype.itemsize
+        return onnx_file.size_bytes(self.initialisers[name])
 
     def stored(self, name: str) -> str | None:
         """Return the initialiser behind a tensor, directly or through a Cast; None for an activation."""

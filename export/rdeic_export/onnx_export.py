@@ -1,4 +1,4 @@
-"""Module + spec -> checked ONNX with dynamic batch and size, the same bytes for the same inputs."""
+"""Module + signature -> checked ONNX with dynamic batch and size, the same bytes for the same inputs."""
 
 from __future__ import annotations
 
@@ -15,42 +15,39 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from rdeic_rt.bundle import TensorSpec
 from rdeic_rt.errors import ExportError
+from rdeic_rt.tensor_spec import TensorSpec
 
-from .modules.spec import Dim, GraphSpec, sample
+from . import onnx_file
+from .modules.signature import Dim, Signature, sample
 
 # 20 is the newest opset in which TensorRT for RTX builds the VAE with dynamic sizes and still fuses its attention.
 OPSET = 20
 # Smaller initialisers are biases, norms and constants, where half precision saves nothing worth having.
 HALF_FROM_ELEMENTS = 1024
-# An ONNX file is one protobuf message, of less than 2 GiB; weights beyond this go to FILE.data, aligned for mapping.
-EXTERNAL_FROM_BYTES = 1 << 30
-_ALIGNMENT = 4096
 
 
-def run(module: nn.Module, spec: GraphSpec, path: Path, *, half_weights: bool) -> None:
-    """Export the module to ``path``; inputs, outputs and free dimensions are named as in the spec.
+def run(module: nn.Module, signature: Signature, path: Path, *, half_weights: bool) -> None:
+    """Export the module to ``path``; inputs, outputs and free dimensions are named as in the signature.
 
     Args:
-        module: in evaluation mode; called with the spec's inputs in order, residuals as one list.
-        spec: names, dtypes and symbolic shapes.
+        module: in evaluation mode; called with the signature's inputs in order, residuals as one list.
+        signature: names, dtypes and symbolic shapes.
         path: the file to write.
-        half_weights: store large weights as float16 behind a Cast; the arithmetic stays float32. Weights of more than
-            a gigabyte are written to ``PATH.data``.
+        half_weights: store large weights as float16 behind a Cast; the arithmetic stays float32.
 
     Raises:
         ExportError: the exporter or the ONNX checker rejects the graph.
     """
-    arguments, dynamic = _arguments(spec)
+    arguments, dynamic = _arguments(signature)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter warns of deprecations of its own and of shared dimensions
             program = torch.onnx.export(
                 module.eval(),
                 arguments,
-                input_names=[tensor.name for tensor in spec.inputs],
-                output_names=[tensor.name for tensor in spec.outputs],
+                input_names=[tensor.name for tensor in signature.inputs],
+                output_names=[tensor.name for tensor in signature.outputs],
                 dynamic_shapes=dynamic,
                 opset_version=OPSET,
                 dynamo=True,
@@ -58,21 +55,20 @@ def run(module: nn.Module, spec: GraphSpec, path: Path, *, half_weights: bool) -
                 verbose=False,
             )
     except torch.onnx.errors.OnnxExporterError as error:
-        raise ExportError(f"graph {spec.name}: torch.onnx.export failed: {error}") from error
+        raise ExportError(f"graph {signature.name}: torch.onnx.export failed: {error}") from error
     assert program is not None  # dynamo=True always returns a program
-    stored = _stored_bytes(program.model, half_weights)
-    if stored >= EXTERNAL_FROM_BYTES:
-        _externalise(program.model, path.with_name(f"{path.name}.data"), half_weights)
+    if _stored_bytes(program.model, half_weights) >= onnx_file.EXTERNAL_FROM_BYTES:
+        _externalise(program.model, path, half_weights)
     model = program.model_proto
     _strip(model)
-    _name_shapes(model, spec)
+    _name_shapes(model, signature)
     if half_weights:
         _halve_weights(model)
     path.write_bytes(model.SerializeToString(deterministic=True))
     onnx.checker.check_model(str(path), full_check=True)
 
 
-def _arguments(spec: GraphSpec) -> tuple[tuple[object, ...], tuple[object, ...]]:
+def _arguments(signature: Signature) -> tuple[tuple[object, ...], tuple[object, ...]]:
     """Return sample arguments and their dynamic shapes."""
     dims = {
         "batch": torch.export.Dim("batch", min=1, max=64),
@@ -84,8 +80,8 @@ def _arguments(spec: GraphSpec) -> tuple[tuple[object, ...], tuple[object, ...]]
     def dynamic(tensor: TensorSpec) -> dict[int, object]:
         return {axis: _dim(dim, dims) for axis, dim in enumerate(tensor.shape) if isinstance(dim, str)}
 
-    samples = spec.arguments([sample(tensor, generator) for tensor in spec.inputs])
-    return samples, spec.arguments([dynamic(tensor) for tensor in spec.inputs])
+    samples = signature.arguments([sample(tensor, generator) for tensor in signature.inputs])
+    return samples, signature.arguments([dynamic(tensor) for tensor in signature.inputs])
 
 
 def _dim(dim: str, dims: Mapping[str, Any]) -> object:
@@ -111,11 +107,11 @@ def _strip(model: onnx.ModelProto) -> None:
         function.ClearField("metadata_props")
 
 
-def _name_shapes(model: onnx.ModelProto, spec: GraphSpec) -> None:
-    for values, tensors in ((model.graph.input, spec.inputs), (model.graph.output, spec.outputs)):
+def _name_shapes(model: onnx.ModelProto, signature: Signature) -> None:
+    for values, tensors in ((model.graph.input, signature.inputs), (model.graph.output, signature.outputs)):
         for value, tensor in zip(values, tensors, strict=True):
             if value.name != tensor.name:
-                raise ExportError(f"graph {spec.name}: exported {value.name} where {tensor.name} was expected")
+                raise ExportError(f"graph {signature.name}: exported {value.name} where {tensor.name} was expected")
             dims = value.type.tensor_type.shape.dim
             for dim, size in zip(dims, tensor.shape, strict=True):
                 _set_dim(dim, size)
@@ -138,21 +134,18 @@ def _stored_bytes(model: onnx_ir.Model, half_weights: bool) -> int:
 
 
 def _externalise(model: onnx_ir.Model, path: Path, half_weights: bool) -> None:
-    """Write large weights one after another to a file, in float16 if asked for, and refer to it in their place."""
-    with path.open("wb") as file:
+    """Write large weights to the file beside an ONNX file, in float16 if asked for, and refer to it in their place."""
+    with onnx_file.WeightFile(path) as file:
         for name, value in model.graph.initializers.items():
             tensor = value.const_value
-            if tensor is None or tensor.size < HALF_FROM_ELEMENTS:
+            if tensor is None or tensor.nbytes < onnx_file.PAGE_BYTES:
                 continue
             array = tensor.numpy()
             if half_weights and _is_halved(array.dtype, array.size):
                 array = array.astype(np.float16)
-            file.write(b"\0" * (-file.tell() % _ALIGNMENT))
-            offset = file.tell()
-            file.write(np.ascontiguousarray(array).data)
             value.const_value = onnx_ir.ExternalTensor(
-                path.name,
-                offset,
+                file.path.name,
+                file.append(array),
                 array.nbytes,
                 onnx_ir.DataType.from_numpy(array.dtype),
                 shape=onnx_ir.Shape(array.shape),

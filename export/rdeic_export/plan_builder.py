@@ -32,7 +32,7 @@ class Request:
     """What to build.
 
     Attributes:
-        flavor: ``tensorrt`` or ``tensorrt-rtx``.
+        library: ``tensorrt`` or ``tensorrt-rtx``.
         onnx, output: files to read and to write.
         shapes: input -> (smallest, typical, largest) shape; inputs without free dimensions are left out.
         capabilities: 80 for compute capability 8.0; used by TensorRT for RTX, which builds without a GPU.
@@ -42,7 +42,7 @@ class Request:
             which times nothing while building.
     """
 
-    flavor: str
+    library: str
     onnx: str
     output: str
     shapes: Mapping[str, Sequence[Sequence[int]]]
@@ -55,12 +55,12 @@ class Request:
 def main(path: str) -> int:
     """Build what the request in this file asks for; return the exit code."""
     request = Request(**json.loads(Path(path).read_text()))
-    trt = importlib.import_module(MODULES[request.flavor])
+    trt = importlib.import_module(MODULES[request.library])
     log = _log(trt)
     start = time.perf_counter()
     plan = _build(trt, log, request)
     if plan is None:
-        print(log.errors[-1] if log.errors else f"{request.flavor} gave no reason", file=sys.stderr)
+        print(log.errors[-1] if log.errors else f"{request.library} gave no reason", file=sys.stderr)
         return FAILED
     with Path(request.output).open("wb") as file:
         file.write(plan)

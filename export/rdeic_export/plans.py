@@ -1,10 +1,10 @@
-"""A bundle's graphs -> TensorRT plans beside it, each built in a process of its own (`plan_builder`).
+"""A bundle's graphs in one form -> TensorRT plans beside it, each built in a process of its own (`plan_builder`).
 
-    graph ─ derive the precision's form ─▶ ONNX ─ subprocess ─▶ plan ─ key ─▶ plans/<flavor>-.../<graph>.plan + .json
+    derived graph ─ key ─ subprocess ─▶ plan ─▶ plans/<library>-.../<graph>.plan + .json
 
 TensorRT and TensorRT for RTX go through the same code; the first builds for the GPU it finds, the second for a list of
 compute capabilities, without any GPU. An interrupted build is taken up where it was: a plan counts once its key is
-written, and one whose key is the wanted one is not built again when resuming.
+written, and one whose key is the wanted one, with the hash of what it was built from, is not built again when resuming.
 """
 
 from __future__ import annotations
@@ -26,44 +26,44 @@ from typing import Any
 from rdeic_rt import plans as stored
 from rdeic_rt.backends import cuda
 from rdeic_rt.backends.base import COMBINE
-from rdeic_rt.bundle import Bundle, GraphSpec, TensorSpec
 from rdeic_rt.errors import BackendError, BundleError, ExportError
-from rdeic_rt.plans import FLAVORS, MODULES, Plan, PlanKey, Profile
+from rdeic_rt.limits import Size
+from rdeic_rt.manifest import Bundle, GraphSpec
+from rdeic_rt.plans import LIBRARIES, MODULES, Plan, PlanKey, Profile
+from rdeic_rt.tensor_spec import BATCH, COLUMNS, ROWS, TensorSpec
 
 from . import disk, forms, plan_report
 from .fidelity import FidelityReport
-from .modules.spec import resolve
+from .forms import Derived, DerivedGraph
 from .plan_builder import Request
 
 # What TensorRT for RTX builds for: Ampere, Ada and Blackwell. Turing fails on the UNet, Hopper is no target of it.
 PORTABLE = (80, 86, 89, 120)
-# A plan takes about what its graph takes, and so does the derived ONNX file while it is built.
-_DISK_FACTOR = 2.5
-_PX_PER_UNIT = 64
+_DISK_FACTOR = 1.5  # a plan takes about what its graph takes
 
 logger = logging.getLogger("build_engines")
 
 
 @dataclass(frozen=True)
-class Options:
+class Target:
     """What to build for.
 
     Attributes:
-        flavor, version: of the installed library.
+        library, version: what is installed.
         capabilities: of the devices.
         profile: sizes.
         workspace_bytes: limit of the scratch memory, or None.
     """
 
-    flavor: str
+    library: str
     version: str
     capabilities: tuple[int, ...]
     profile: Profile
     workspace_bytes: int | None = None
 
 
-def installed_flavor(asked: str) -> tuple[str, str]:
-    """Return flavor and version of the library to build with.
+def installed_library(asked: str) -> tuple[str, str]:
+    """Return name and version of the library to build with.
 
     Args:
         asked: ``tensorrt``, ``tensorrt-rtx``, or ``auto`` for the first that is installed.
@@ -72,30 +72,30 @@ def installed_flavor(asked: str) -> tuple[str, str]:
         ExportError: it is not installed.
     """
     reasons = []
-    for flavor in FLAVORS if asked == "auto" else (asked,):
+    for library in LIBRARIES if asked == "auto" else (asked,):
         try:
-            return flavor, str(importlib.import_module(MODULES[flavor]).__version__)
+            return library, str(importlib.import_module(MODULES[library]).__version__)
         except ImportError as error:
-            reasons.append(f"{flavor}: {error}")
+            reasons.append(f"{library}: {error}")
     raise ExportError(
         f"no TensorRT to build plans with ({'; '.join(reasons)}). Install TensorRT for RTX with "
-        "`pip install -e '.[export,tensorrt]'`, or build ONNX graphs only with --flavor onnx."
+        "`pip install -e '.[export,tensorrt]'`, or build ONNX graphs only with --library onnx."
     )
 
 
-def capabilities(flavor: str, asked: Sequence[int]) -> tuple[int, ...]:
+def capabilities(library: str, asked: Sequence[int]) -> tuple[int, ...]:
     """Return the compute capabilities to build for: those asked for, `PORTABLE`, or that of the GPU here.
 
     Raises:
         ExportError: TensorRT builds for the GPU it runs on, and there is none, or it is another one than was asked for.
     """
-    if flavor == "tensorrt-rtx":
+    if library == "tensorrt-rtx":
         return tuple(sorted(asked)) or PORTABLE
     try:
         here = cuda.device_facts().capability
     except BackendError as error:
         raise ExportError(
-            f"tensorrt builds plans on the GPU they are for: {error} Without a GPU, use --flavor tensorrt-rtx."
+            f"tensorrt builds plans on the GPU they are for: {error} Without a GPU, use --library tensorrt-rtx."
         ) from None
     if asked and tuple(asked) != (here,):
         raise ExportError(f"tensorrt builds for the GPU here, sm_{here}, not for {stored.target_of(tuple(asked))}")
@@ -103,49 +103,41 @@ def capabilities(flavor: str, asked: Sequence[int]) -> tuple[int, ...]:
 
 
 def build(
-    bundle: Bundle,
-    graph_ids: Sequence[str],
-    precision: str,
-    options: Options,
-    derive: forms.Derive,
-    checked: Mapping[str, FidelityReport] | None = None,
-    *,
-    resume: bool,
+    bundle: Bundle, derived: Derived, target: Target, fidelity: FidelityReport | None = None, *, resume: bool
 ) -> list[Plan]:
-    """Build the plans of these graphs in one precision; return them.
+    """Build the plans of graphs in one form; return them.
 
     Args:
         bundle: whose graphs; plans are written into its folder.
-        graph_ids: which graphs, as rates refer to them.
-        precision: ``fp32``, ``fp16`` or ``int8``.
-        options: library, devices and sizes.
-        derive: makes a graph's ONNX file of a precision.
-        checked: form -> what a comparison of whole decodes with float32 found, for the plans' reports.
+        derived: the graphs, in the form that the plans are built from.
+        target: library, devices and sizes.
+        fidelity: what a comparison of whole decodes with float32 found, for the plans' reports.
         resume: leave a plan alone that was built under the same key.
 
     Raises:
         ExportError: a build failed; its plan is not there, those before it are.
     """
-    graphs = [*(bundle.graphs[name] for name in graph_ids), COMBINE]
-    keys = {graph.id: _key(bundle, graph, precision, options, derive) for graph in graphs}
-    waiting = [graph for graph in graphs if not (resume and _is_built(bundle, keys[graph.id]))]
+    graphs = [*derived.graphs.values(), forms.as_it_is(COMBINE)]
+    keys = {graph.spec.id: _key(bundle, graph, derived.form, target) for graph in graphs}
+    waiting = [graph for graph in graphs if not (resume and _is_built(bundle, keys[graph.spec.id]))]
     for graph in graphs:
         if graph not in waiting:
-            logger.info("%s %s: built before under the same key", graph.id, precision)
-    disk.check_free(bundle.folder, int(sum(map(_bytes, waiting)) * _DISK_FACTOR), "plans")
+            logger.info("%s %s: built before under the same key", graph.spec.id, derived.form)
+    disk.check_free(bundle.folder, int(sum(graph.size_bytes for graph in waiting) * _DISK_FACTOR), "plans")
+    sizes = _SizesOf(bundle, target.profile)
+    facts = {"fidelity": {} if fidelity is None else {derived.form: fidelity.document()}}
     done_bytes, began = 0, time.monotonic()
     for number, graph in enumerate(waiting, 1):
-        facts = {"fidelity": {form: report.document() for form, report in (checked or {}).items()}}
-        report = _build_one(bundle, graph, keys[graph.id], options, derive, facts)
-        done_bytes += _bytes(graph)
-        left = sum(map(_bytes, waiting[number:])) * (time.monotonic() - began) / done_bytes
+        report = _build_one(bundle, graph, keys[graph.spec.id], target, sizes, facts)
+        done_bytes += graph.size_bytes
+        left = sum(graph.size_bytes for graph in waiting[number:]) * (time.monotonic() - began) / max(done_bytes, 1)
         logger.info(
             "[%d/%d] %s %s: plan of %.1f MB in %.0f s, scratch memory %s%s",
             number,
             len(waiting),
-            graph.id,
-            precision,
-            _plan_path(bundle, keys[graph.id]).stat().st_size / 1e6,
+            graph.spec.id,
+            derived.form,
+            _plan_path(bundle, keys[graph.spec.id]).stat().st_size / 1e6,
             report["build_seconds"],
             "unknown" if report["scratch_bytes"] is None else f"{report['scratch_bytes'] / 1e6:.0f} MB",
             f"; about {left:.0f} s left" if number < len(waiting) else "",
@@ -154,31 +146,25 @@ def build(
 
 
 def _build_one(
-    bundle: Bundle,
-    graph: GraphSpec,
-    key: PlanKey,
-    options: Options,
-    derive: forms.Derive,
-    facts: Mapping[str, Any],
+    bundle: Bundle, graph: DerivedGraph, key: PlanKey, target: Target, sizes: _SizesOf, facts: Mapping[str, Any]
 ) -> Mapping[str, Any]:
     path = _plan_path(bundle, key)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".json").unlink(missing_ok=True)
     with _working_folder(path.parent) as folder:
-        onnx, derived = derive.onnx(graph, key.precision, folder)
         request = Request(
-            flavor=options.flavor,
-            onnx=str(onnx),
+            library=target.library,
+            onnx=str(graph.spec.path),
             output=str(folder / path.name),
-            shapes={x.name: shapes for x in graph.inputs if (shapes := _shapes(bundle, graph, x, key.profile))},
-            capabilities=options.capabilities,
-            workspace_bytes=options.workspace_bytes,
-            tf32=key.precision != "fp32",
-            timing_cache=str(path.parent / "timing.cache") if options.flavor == "tensorrt" else None,
+            shapes=sizes.shapes(graph.spec, key.profile.max_batch),
+            capabilities=target.capabilities,
+            workspace_bytes=target.workspace_bytes,
+            tf32=key.options["tf32"],
+            timing_cache=str(path.parent / "timing.cache") if target.library == "tensorrt" else None,
         )
-        report = {**_run(request, graph, folder), **derived, **facts}
+        report = {**_run(request, graph.spec, folder), **graph.facts, **facts}
         plan = folder / path.name
-        if options.flavor == "tensorrt-rtx":
+        if target.library == "tensorrt-rtx":
             report["layers"] = plan_report.summary(plan_report.layers(plan.read_bytes()))
         plan.replace(path)
         stored.write_key(path, key, report)
@@ -194,22 +180,25 @@ def _run(request: Request, graph: GraphSpec, folder: Path) -> Mapping[str, Any]:
     if finished.returncode:
         said = [line for line in finished.stderr.splitlines() if line.strip()]
         why = said[-1].strip() if said else f"the builder ended with exit code {finished.returncode}"
-        raise ExportError(f"graph {graph.id!r}: {request.flavor} cannot build {Path(request.onnx).name}: {why}")
+        raise ExportError(f"graph {graph.id!r}: {request.library} cannot build {Path(request.onnx).name}: {why}")
     report: Mapping[str, Any] = json.loads(Path(f"{request.output}.report.json").read_text())
     return report
 
 
-def _key(bundle: Bundle, graph: GraphSpec, precision: str, options: Options, derive: forms.Derive) -> PlanKey:
-    batch = options.profile.max_batch if _has_residuals(graph) else 1
+def _key(bundle: Bundle, graph: DerivedGraph, precision: str, target: Target) -> PlanKey:
+    graph_id = graph.spec.id
+    reference = graph.spec if graph_id == COMBINE.id else bundle.reference(graph_id)
+    batch = target.profile.max_batch if _has_residuals(graph.spec) else 1
     return PlanKey(
-        graph=graph.id,
-        onnx_sha256=stored.onnx_digest(graph),
-        flavor=options.flavor,
-        version=options.version,
-        target=stored.target_of(options.capabilities),
+        graph=graph_id,
+        onnx_sha256=stored.onnx_digest(reference),
+        derived_sha256=graph.sha256,
+        library=target.library,
+        version=target.version,
+        target=stored.target_of(target.capabilities),
         precision=precision,
-        profile=replace(options.profile, max_batch=batch),
-        options={"workspace_bytes": options.workspace_bytes, **derive.options(graph, precision)},
+        profile=replace(target.profile, max_batch=batch),
+        options={"workspace_bytes": target.workspace_bytes, "tf32": precision != "fp32"},
     )
 
 
@@ -234,28 +223,31 @@ def _plan_path(bundle: Bundle, key: PlanKey) -> Path:
     return bundle.folder / stored.FOLDER / key.folder / f"{key.graph}.plan"
 
 
-def _shapes(bundle: Bundle, graph: GraphSpec, tensor: TensorSpec, profile: Profile) -> list[list[int]] | None:
-    """Return the smallest, typical and largest shape of an input, or None if nothing in it is free."""
-    if not any(isinstance(dim, str) for dim in tensor.shape):
-        return None
-    shapes = []
-    for size, batch in ((profile.smallest, 1), (profile.typical, 1), (profile.largest, profile.max_batch)):
-        sizes = {
-            "batch": batch,
-            "hz": size.height // _PX_PER_UNIT,
-            "wz": size.width // _PX_PER_UNIT,
-            "channels": bundle.latent_channels,
-            "height": size.height // bundle.latent_factor_px,
-            "width": size.width // bundle.latent_factor_px,
-        }
-        try:
-            shapes.append([resolve(dim, sizes) for dim in tensor.shape])
-        except (KeyError, ValueError):
-            raise ExportError(
-                f"graph {graph.id!r}: its input {tensor.name} has the shape {list(tensor.shape)}, and plans "
-                "need graphs whose free dimensions are batch, hz and wz. Export the bundle again."
-            ) from None
-    return shapes
+class _SizesOf:
+    """What the free dimensions of a bundle's graphs are at the sizes of a profile."""
+
+    def __init__(self, bundle: Bundle, profile: Profile) -> None:
+        self._unit_px = bundle.size_multiple_px
+        self._latent = _latent(bundle)
+        self._profile = profile
+
+    def shapes(self, graph: GraphSpec, max_batch: int) -> dict[str, list[list[int]]]:
+        """Return for each input of which something is free its smallest, typical and largest shape."""
+        at = [self._at(self._profile.smallest, 1), self._at(self._profile.typical, 1)]
+        at.append(self._at(self._profile.largest, max_batch))
+        free = [tensor for tensor in graph.inputs if any(isinstance(dim, str) for dim in tensor.shape)]
+        return {tensor.name: [list(tensor.resolve(sizes)) for sizes in at] for tensor in free}
+
+    def _at(self, size: Size, batch: int) -> dict[str, int]:
+        sizes = {BATCH: batch, ROWS: size.height // self._unit_px, COLUMNS: size.width // self._unit_px}
+        of_latent = dict(zip(("channels", "height", "width"), self._latent.resolve(sizes)[1:], strict=True))
+        return {**sizes, **of_latent}  # the latter are what `COMBINE` calls them, which is run on latents
+
+
+def _latent(bundle: Bundle) -> TensorSpec:
+    """Return the tensor that denoising works on."""
+    graphs = [bundle.reference(bundle.rates[0].graphs[role]) for role in bundle.decoding_roles]
+    return next(tensor for graph in graphs for tensor in graph.inputs if tensor.name in bundle.family.alike)
 
 
 @contextmanager
@@ -268,8 +260,3 @@ def _working_folder(parent: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _bytes(graph: GraphSpec) -> int:
-    data = graph.path.with_name(f"{graph.path.name}.data")
-    return graph.path.stat().st_size + (data.stat().st_size if data.exists() else 0)

@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 import rdeic_rt
-from rdeic_rt import pixels
+from rdeic_rt import DecodeOptions, pixels
 from rdeic_rt.backends.base import Buffer
 from rdeic_rt.backends.ort import OrtBackend
 from rdeic_rt.backends.select import Selection
-from rdeic_rt.bundle import DECODING_ROLES, GraphSpec
 from rdeic_rt.codec import Codec
 from rdeic_rt.limits import DEFAULT_LIMITS
+from rdeic_rt.manifest import GraphSpec
 
+from .forms import float32_graphs
 from .layers import GraphView
 
 # lambda_s of photo i is SHARPNESS[i % len]: mostly what the model is used with, and both sides of it. At anything but
@@ -51,8 +52,8 @@ class Probe:
 def decoding_graphs(bundle: Path) -> dict[str, GraphView]:
     """Return the graphs of a bundle that may be quantised, by id: not analysis, which decides the symbols."""
     found = rdeic_rt.load(bundle, backend="cpu", precision="fp32").bundle
-    names = {rate.graphs[role]: None for rate in found.rates for role in DECODING_ROLES}
-    return {name: GraphView(found.graphs[name].path) for name in names}
+    names = dict.fromkeys(rate.graphs[role] for rate in found.rates for role in found.decoding_roles)
+    return {name: GraphView(graph.path) for name, graph in float32_graphs(found, [*names]).items()}
 
 
 def decodes(
@@ -82,12 +83,15 @@ def decodes(
         image = pixels.read_image(photo)[0]
         for rate in found.rates:
             data = codec.encode(image, rate.index)
-            own = found.schedules[rate.schedule]
+            own = found.choose_schedule(rate, None)
+            assert own is not None  # the exporter makes no others
             others = [found.schedules[name] for name in rate.step_tables]
             counts = {own.n_steps} | {s.n_steps for s in others if s.sampler == own.sampler}
             for n_steps in sorted(counts) if index % OTHER_STEPS_EVERY == 0 else (own.n_steps,):
-                steps.begin(found.choose_schedule(rate, n_steps).name)
-                codec.decode(data, sharpness=SHARPNESS[index % len(SHARPNESS)], steps=n_steps)
+                schedule = found.choose_schedule(rate, n_steps)
+                assert schedule is not None
+                steps.begin(schedule.name)
+                codec.decode(data, DecodeOptions(sharpness=SHARPNESS[index % len(SHARPNESS)], steps=n_steps))
         yield photo
 
 

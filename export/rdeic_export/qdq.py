@@ -1,26 +1,23 @@
-"""What both quantised forms of a graph share: 8-bit weights, the new node list, and writing files of any size."""
+"""What both quantised forms of a graph share: 8-bit weights, and the new node list."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
+from . import onnx_file
 from .layers import GraphView, Layer
 from .ranges import GraphRanges
 
 INT8_MAX, UINT8_MAX = 127, 255
 ORT_DOMAIN = "com.microsoft"  # of operators that only ONNX Runtime has
-# A protobuf message ends at 2 GiB; weights go into a file of their own well before.
-EXTERNAL_BYTES = 1_500_000_000
-# Small tensors stay in the ONNX file; the others start on pages, so that they can be mapped into memory.
-_INLINE_BYTES, _ALIGNMENT = 1024, 4096
 
 
 class Rewriter(ABC):
@@ -132,10 +129,7 @@ def positive(value: NDArray[Any], float_type: np.dtype[Any]) -> NDArray[Any]:
 
 
 def write(rewriter: Rewriter, target: Path) -> None:
-    """Write the model with the new nodes, less what nobody reads any more.
-
-    Tensors are read and written one at a time when weights go to a file of their own, ``<target>.data``.
-    """
+    """Write the model with the new nodes, less what nobody reads any more."""
     view, graph = rewriter.view, rewriter.view.model.graph
     nodes, wanted = [], set(view.outputs)
     for node in reversed(rewriter.nodes):
@@ -145,33 +139,13 @@ def write(rewriter: Rewriter, target: Path) -> None:
     kept = [name for name in view.initialisers if name in wanted]
     added = [name for name in rewriter.constants if name in wanted]
     size_bytes = sum(rewriter.constants[name].nbytes for name in added) + sum(map(view.size_bytes, kept))
-    arrays = (
+    weights = (
         (name, view.array(name) if name in view.initialisers else rewriter.constants[name]) for name in kept + added
     )
-    if size_bytes <= EXTERNAL_BYTES:
-        tensors = [numpy_helper.from_array(array, name) for name, array in arrays]
-    else:
-        data = target.with_name(f"{target.name}.data")
-        with data.open("wb") as file:
-            tensors = [_stored(file, data.name, name, array) for name, array in arrays]
     for field in ("node", "value_info", "initializer"):
         graph.ClearField(field)
     graph.node.extend(reversed(nodes))
-    graph.initializer.extend(tensors)
     if any(node.domain == ORT_DOMAIN for node in nodes):
         view.model.opset_import.append(helper.make_opsetid(ORT_DOMAIN, 1))
-    target.write_bytes(view.model.SerializeToString(deterministic=True))
+    onnx_file.write(view.model, weights, size_bytes, target)
     onnx.checker.check_model(str(target))
-
-
-def _stored(file: BinaryIO, location: str, name: str, array: NDArray[Any]) -> onnx.TensorProto:
-    """Append an array to a file of weights and return the initialiser that refers to it; a small one holds itself."""
-    if array.nbytes < _INLINE_BYTES:
-        return numpy_helper.from_array(array, name)
-    file.write(bytes(-file.tell() % _ALIGNMENT))
-    tensor = onnx.TensorProto(name=name, dims=array.shape, data_type=helper.np_dtype_to_tensor_dtype(array.dtype))
-    tensor.data_location = TensorProto.EXTERNAL
-    for key, value in (("location", location), ("offset", file.tell()), ("length", array.nbytes)):
-        tensor.external_data.add(key=key, value=str(value))
-    file.write(np.ascontiguousarray(array).tobytes())
-    return tensor

@@ -68,7 +68,7 @@ def run(
 
     Args:
         source: an ONNX file in float32 (weights may be stored as float16) or, for the signed form, float16.
-        target: the file to write; over `qdq.EXTERNAL_BYTES` its weights go to ``<target>.data`` beside it.
+        target: the file to write; many weights go to ``<target>.data`` beside it (`onnx_file`).
         ranges: of the graph's activations.
         form: ``signed`` or ``unsigned-cpu``.
         method: how scales are taken from the ranges, one of `ranges.METHODS`.

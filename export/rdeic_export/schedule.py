@@ -53,17 +53,11 @@ def ddpm(config: DiffusionConfig, n_steps: int) -> Schedule:
 
 def relay_ddim(config: DiffusionConfig, n_steps: int) -> Schedule:
     """Return Eq. 3 with sigma = 0 (k_n and m_n of Eq. 18) at the DDPM sampler's timesteps."""
-    return _ddim(config, spaced_timesteps(config, n_steps), abar_end=1.0)
+    return ddim(config, spaced_timesteps(config, n_steps), abar_end=1.0)
 
 
-def released_ddim(config: DiffusionConfig, n_steps: int) -> Schedule:
-    """Return the released code's DDIM, whose timesteps do not match z_N; only for comparison with its output."""
-    stride = config.used_timesteps // n_steps
-    timesteps = tuple(reversed(range(1, config.used_timesteps + 1, stride)))
-    return _ddim(config, timesteps, abar_end=float(abar(config)[0]))
-
-
-def _ddim(config: DiffusionConfig, timesteps: tuple[int, ...], abar_end: float) -> Schedule:
+def ddim(config: DiffusionConfig, timesteps: tuple[int, ...], abar_end: float) -> Schedule:
+    """Return DDIM at timesteps in running order; ``abar_end`` is that of what comes after the last step."""
     a, b = [], []
     for now, after in _pairs(abar(config), timesteps, abar_end):
         a.append(np.sqrt(after / now))

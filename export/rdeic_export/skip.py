@@ -5,8 +5,8 @@
 
 A symbol of a narrow distribution is 0 nearly always. Not coding it saves little rate, adds little error, and spares
 time on both sides; how far that pays depends on how well the networks predict. Of those that are coded, an encoder may
-take a smaller one than the nearest where that saves more than it costs (`entropy.encode_latents`, ``bit_worth``). Both
-are chosen on photos.
+take a smaller one than the nearest where that saves more than it costs (``bit_worth`` of an `entropy.EntropyModel`).
+Both are chosen on photos.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rdeic_rt.entropy import EntropyModel, encode_latents
+from rdeic_rt.entropy.hyperprior import Hyperprior
 from rdeic_rt.errors import ExportError
 
-from .integer import Sample
+from .integer import Sample, encode
 from .modules.model import RdeicModel
 
 HIGHEST = 4
@@ -47,7 +47,7 @@ def target_of(model: RdeicModel, image: NDArray[np.uint8]) -> Tensor:
 @torch.no_grad()
 def choose(
     synthesise: Callable[[Tensor, int], Tensor],
-    model: EntropyModel,
+    model: Hyperprior,
     samples: Sequence[Sample],
     targets: Sequence[Tensor],
 ) -> int:
@@ -77,7 +77,7 @@ def choose(
 @torch.no_grad()
 def choose_bit_worth(
     synthesise: Callable[[Tensor, int], Tensor],
-    model: EntropyModel,
+    model: Hyperprior,
     samples: Sequence[Sample],
     targets: Sequence[Tensor],
 ) -> float:
@@ -88,15 +88,15 @@ def choose_bit_worth(
 
 def _cost(
     synthesise: Callable[[Tensor, int], Tensor],
-    model: EntropyModel,
+    model: Hyperprior,
     samples: Sequence[Sample],
     targets: Sequence[Tensor],
     bit_worth: float,
 ) -> float:
     n_bytes, squares, n_values = 0, 0.0, 0
-    for number, ((y, indices), target) in enumerate(zip(samples, targets, strict=True)):
-        coded = encode_latents(model, np.asarray(y[0]), np.asarray(indices[0]), bit_worth=bit_worth)
-        z_c = synthesise(torch.from_numpy(coded.y_hat), number)
+    for number, (sample, target) in enumerate(zip(samples, targets, strict=True)):
+        coded = encode(model, sample, bit_worth)
+        z_c = synthesise(torch.from_numpy(coded.tensors["y_hat"]), number)
         n_bytes += len(coded.y) + len(coded.z)
         squares += float((z_c - target).double().square().sum())
         n_values += target.numel()

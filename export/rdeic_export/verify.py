@@ -1,15 +1,15 @@
 """What was built against what it was built from; beyond a limit the build fails.
 
-graph        PyTorch against ONNX Runtime, every graph, at a size that the exporter never saw
-end_to_end   whole decodes of the same files: float32 against every other precision, in ONNX Runtime
-             and, where there is a GPU, in the plans
+graph     PyTorch against ONNX Runtime, every graph, at a size that the exporter never saw
+derived   whole decodes of the same files: float32 against another form, in ONNX Runtime
+plans     the same with plans, where there is a GPU
 """
 
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +22,17 @@ from polygraphy.logger import G_LOGGER
 from torch import nn
 
 import rdeic_rt
-from rdeic_rt import bundle as bundles
+from rdeic_rt.backends import select
+from rdeic_rt.codec import Codec
 from rdeic_rt.errors import BackendUnavailableError, ExportError
+from rdeic_rt.limits import DEFAULT_LIMITS
+from rdeic_rt.manifest import AUTO, Bundle, GraphSpec, precision_of
 from rdeic_rt.plans import Plan
 
 from . import fidelity, forms
-from .fidelity import Encoded, FidelityReport
-from .modules.spec import GraphSpec, sample
+from .fidelity import EncodedPhoto, FidelityReport
+from .forms import Derived
+from .modules.signature import Signature, sample
 from .onnx_export import tensors_of
 from .photos import photos_in
 
@@ -44,29 +48,31 @@ logger = logging.getLogger("build_engines")
 
 
 @torch.no_grad()
-def graph(module: nn.Module, spec: GraphSpec, path: Path) -> dict[str, float]:
+def graph(module: nn.Module, signature: Signature, path: Path) -> dict[str, float]:
     """Return the error of each output of an exported graph against its module.
 
     Args:
         module: what was exported, its weights rounded as they are stored.
-        spec: the graph's inputs and outputs.
+        signature: the graph's inputs and outputs.
         path: the ONNX file.
 
     Raises:
         ExportError: an output is further off than its limit.
     """
     generator = torch.Generator().manual_seed(1)
-    inputs = [sample(tensor, generator, SIZES) for tensor in spec.inputs]
-    names = [tensor.name for tensor in spec.inputs]
-    expected = tensors_of(module(*spec.arguments(inputs)))
+    inputs = [sample(tensor, generator, SIZES) for tensor in signature.inputs]
+    names = [tensor.name for tensor in signature.inputs]
+    expected = tensors_of(module(*signature.arguments(inputs)))
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     actual = session.run(None, {name: x.numpy() for name, x in zip(names, inputs, strict=True)})
     errors = {}
-    for tensor, want, got in zip(spec.outputs, expected, actual, strict=True):
+    for tensor, want, got in zip(signature.outputs, expected, actual, strict=True):
         error, limit = _compare(tensor.dtype, want.numpy(), got)
         errors[tensor.name] = error
         if not error <= limit:
-            raise ExportError(f"graph {spec.name}, output {tensor.name}: error {error:.3g} is over the limit {limit:g}")
+            raise ExportError(
+                f"graph {signature.name}, output {tensor.name}: error {error:.3g} is over the limit {limit:g}"
+            )
     return errors
 
 
@@ -85,56 +91,79 @@ def _rms(values: np.ndarray) -> float:
     return float(np.sqrt(np.square(values.astype(np.float64)).mean()))
 
 
-def derived_forms(
-    folder: Path, wanted: Sequence[str], steps: Sequence[int], derive: forms.Derive, photos: Sequence[Path]
-) -> dict[str, FidelityReport]:
-    """Decode photos in derived forms, in ONNX Runtime on the CPU, and compare with float32; return a report for each.
+class Reference:
+    """Photos as files, and what they are decoded to in float32: both made when they are first asked for, once.
 
-    Args:
-        folder: the bundle, in float32.
-        wanted: ``fp16``, ``int8``, ``int8-cpu``.
-        steps: rates that can be decoded in one of these numbers of steps are.
-        derive: makes the forms.
-        photos: files or folders; the middle of each is used.
+    Attributes:
+        bundle: the bundle, with float32 graphs.
+        graph_ids: of the graphs that decode.
+    """
+
+    def __init__(self, bundle: Bundle, steps: Sequence[int], photos: Sequence[Path]) -> None:
+        """Take what to decode.
+
+        Args:
+            bundle: has float32 graphs.
+            steps: rates that can be decoded in one of these numbers of steps are.
+            photos: files or folders; the middle of each is used.
+
+        Raises:
+            ExportError: there is no such rate.
+        """
+        self.bundle = bundle
+        self.graph_ids = forms.decoding_graphs(bundle, steps)
+        self._rates = [rate.index for rate in forms.rates_of(bundle, steps)]
+        self._photos = photos
+
+    @cached_property
+    def files(self) -> list[EncodedPhoto]:
+        """Every photo at every rate; errors as for `fidelity.encode`."""
+        size = sum(entry.size_bytes for entry in self.bundle.files.values())
+        paths = [path for source in self._photos for path in photos_in(source)]
+        return fidelity.encode(_codec(self.bundle), paths[:1] if size > MANY_BYTES else paths, self._rates, CROP_PX)
+
+    @cached_property
+    def images(self) -> list[NDArray[np.uint8]]:
+        """What they are decoded to."""
+        bundle = forms.in_one_form(self.bundle, self.graph_ids, forms.REFERENCE)
+        return fidelity.decode(_codec(bundle), self.files)
+
+    def compare(self, what: str, precision: str, candidate: Codec) -> FidelityReport:
+        """Return how close the images are that another codec makes; ExportError if one is too far away."""
+        expected = self.images  # before the other model is loaded: two may be more than there is memory for
+        images = fidelity.decode(candidate, self.files)
+        return fidelity.compare(what, self.files, expected, images, fidelity.LIMIT_DB[precision])
+
+
+def derived(reference: Reference, candidate: Derived) -> FidelityReport:
+    """Decode the photos with derived graphs, in ONNX Runtime on the CPU, and compare with float32.
 
     Raises:
         ExportError: an image is further from float32 than the precision's limit, or a float16 graph from its own.
     """
-    if not wanted:
-        return {}
-    files = _encoded(folder, steps, photos)
-    expected = _decoded(folder, "fp32", files)
-    reports = {}
-    for form in wanted:
-        precision = form.removesuffix("-cpu")
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-verify-", dir=folder.parent) as temporary:
-            variant = Path(temporary) / form
-            forms.write_variants(folder, variant, (form,), steps, derive, quiet=True)
-            if form == "fp16":
-                _check_half(bundles.read(variant, verify=False))
-            actual = _decoded(variant, precision, files)
-        reports[form] = fidelity.compare(form, files, expected, actual, fidelity.LIMIT_DB[precision])
-        logger.info("%s: images at %.1f dB PSNR from float32, or closer", form, reports[form].least_db)
-    return reports
+    if candidate.form == "fp16":
+        for graph in candidate.graphs.values():
+            _check_half(reference.bundle.graphs[graph.spec.id][forms.REFERENCE], graph.spec)
+    bundle = forms.in_one_form(forms.with_forms(reference.bundle, [candidate]), [*candidate.graphs], candidate.form)
+    report = reference.compare(candidate.form, precision_of(candidate.form), _codec(bundle))
+    logger.info("%s: images at %.1f dB PSNR from float32, or closer", candidate.form, report.least_db)
+    return report
 
 
-def built_plans(
-    folder: Path, precision: str, built: Sequence[Plan], steps: Sequence[int], photos: Sequence[Path]
-) -> None:
-    """Decode photos with plans where there is a GPU for them, and compare with float32.
+def plans(reference: Reference, precision: str, built: Sequence[Plan]) -> None:
+    """Decode the photos with plans where there is a GPU for them, and compare with float32.
 
     Raises:
         ExportError: an image is further from float32 than the precision's limit; the plans are not usable any more.
     """
+    folder = reference.bundle.folder
     try:
         codec = rdeic_rt.load(folder, backend="tensorrt", precision=precision, verify=False)
     except BackendUnavailableError as error:
         logger.info("plans in %s: built, and not run here: %s", precision, error)
         return
-    files = _encoded(folder, steps, photos)
-    expected, actual = _decoded(folder, "fp32", files), fidelity.decode(codec, files)
     try:
-        report = fidelity.compare(f"plans in {precision}", files, expected, actual, fidelity.LIMIT_DB[precision])
+        report = reference.compare(f"plans in {precision}", precision, codec)
     except ExportError:
         for plan in built:
             plan.path.with_suffix(".json").unlink()  # a plan without its key is not found
@@ -142,34 +171,23 @@ def built_plans(
     logger.info("plans in %s: images at %.1f dB PSNR from float32, or closer", precision, report.least_db)
 
 
-def _encoded(folder: Path, steps: Sequence[int], photos: Sequence[Path]) -> list[Encoded]:
-    codec = rdeic_rt.load(folder, backend="cpu", verify=False)
-    size = sum(entry.size_bytes for entry in codec.bundle.files.values())
-    paths = [path for source in photos for path in photos_in(source)]
-    rates = [rate.index for rate in forms.rates_of(codec.bundle, steps)]
-    return fidelity.encode(codec, paths[:1] if size > MANY_BYTES else paths, rates, CROP_PX)
+def _codec(bundle: Bundle) -> Codec:
+    """Return a codec on the CPU for a bundle that may be in memory alone."""
+    return Codec(bundle, select.open_backend("cpu"), precision=AUTO, threads=None, limits=DEFAULT_LIMITS)
 
 
-def _decoded(folder: Path, precision: str, files: Sequence[Encoded]) -> list[NDArray[np.uint8]]:
-    return fidelity.decode(rdeic_rt.load(folder, backend="cpu", precision=precision, verify=False), files)
-
-
-def _check_half(bundle: bundles.Bundle) -> None:
-    """Compare every graph that has a float16 variant with it on random input; raise ExportError beyond the limit."""
-    for graph in bundle.graphs.values():
-        if "fp16" not in graph.variants:
-            continue
-        generator = torch.Generator().manual_seed(1)
-        feed = {tensor.name: sample(tensor, generator, SIZES).numpy() for tensor in graph.inputs}
-        paths = [str(path) for path in (graph.path, bundle.graphs[graph.variants["fp16"]].path)]
-        with G_LOGGER.verbosity(G_LOGGER.CRITICAL), np.errstate(all="ignore"):  # it divides by whatever is there
-            runs = Comparator.run([OnnxrtRunner(SessionFromOnnx(path)) for path in paths], data_loader=[feed])
-            (single,), (half,) = (iterations for _, iterations in runs)
-            limits = {name: HALF_LIMIT * _rms(values) for name, values in single.items()}
-            compare = SimpleCompareFunc(atol=limits, rtol=0.0, check_error_stat="mean", fail_fast=False)
-            failed = [name for name, passed in compare(single, half).items() if not passed]
-        if failed:
-            raise ExportError(
-                f"graph {graph.id!r} in fp16: output {failed[0]} is off by more than {HALF_LIMIT:.0%} of its "
-                "rms on average. Build it in fp32."
-            )
+def _check_half(single: GraphSpec, half: GraphSpec) -> None:
+    """Compare a graph in float16 with its own float32 form on random input; raise ExportError beyond the limit."""
+    generator = torch.Generator().manual_seed(1)
+    feed = {tensor.name: sample(tensor, generator, SIZES).numpy() for tensor in single.inputs}
+    with G_LOGGER.verbosity(G_LOGGER.CRITICAL), np.errstate(all="ignore"):  # it divides by whatever is there
+        runners = [OnnxrtRunner(SessionFromOnnx(str(graph.path))) for graph in (single, half)]
+        (wanted,), (found,) = (iterations for _, iterations in Comparator.run(runners, data_loader=[feed]))
+        limits = {name: HALF_LIMIT * _rms(values) for name, values in wanted.items()}
+        compare = SimpleCompareFunc(atol=limits, rtol=0.0, check_error_stat="mean", fail_fast=False)
+        failed = [name for name, passed in compare(wanted, found).items() if not passed]
+    if failed:
+        raise ExportError(
+            f"graph {single.id!r} in fp16: output {failed[0]} is off by more than {HALF_LIMIT:.0%} of its "
+            "rms on average. Build it in fp32."
+        )

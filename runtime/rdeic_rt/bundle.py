@@ -20,7 +20,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from . import families, onnx_walk, strict_json
+from . import families, limits, strict_json
 from .bundle_file import BundleFile
 from .bundle_search import MANIFEST, find
 from .errors import BundleCorruptError, BundleError, BundleNotFoundError
@@ -31,12 +31,8 @@ from .tensor_spec import TensorSpec
 
 SCHEMA = 2
 
-# A full-size manifest is about 20 kB; a megabyte stops a wrong or hostile file before it is parsed.
-_MAX_MANIFEST_BYTES = 1 << 20
 # One relative POSIX path: no drive, no backslash, no empty, "." or ".." part, nothing unprintable.
 _SAFE_PATH = re.compile(r"(?!\.{1,2}(?:/|\Z))[\w.@+ -]+(?:/(?!\.{1,2}(?:/|\Z))[\w.@+ -]+)*\Z", re.ASCII)
-# Longest path of a file; some systems follow four times as many characters, few files need a tenth.
-_MAX_PATH_CHARS = 1024
 # Inputs that are a row of numbers, [1, D].
 _ROWS = ("step", LEVEL)
 
@@ -120,11 +116,13 @@ def _sha256(path: Path) -> str:
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
-            data = file.read(_MAX_MANIFEST_BYTES + 1)
+            data = file.read(limits.MAX_MANIFEST_BYTES + 1)
     except FileNotFoundError:
         raise BundleNotFoundError(f"{path.parent} is not a bundle: it has no {MANIFEST}") from None
-    if len(data) > _MAX_MANIFEST_BYTES:
-        raise BundleCorruptError(f"{path}: longer than {_MAX_MANIFEST_BYTES} bytes; this is not a bundle's manifest")
+    if len(data) > limits.MAX_MANIFEST_BYTES:
+        raise BundleCorruptError(
+            f"{path}: longer than {limits.MAX_MANIFEST_BYTES} bytes; this is not a bundle's manifest"
+        )
     try:
         document = strict_json.parse(data)
     except (ValueError, RecursionError) as error:
@@ -218,7 +216,7 @@ class _Reader:
         forms = {}
         for form, path in entry["forms"].items():
             file = self._listed(path, f"graph {name!r}")
-            if file.size_bytes > onnx_walk.MAX_ONNX_BYTES:
+            if file.size_bytes > limits.MAX_ONNX_BYTES:
                 raise self._error(f"graph {name!r} has {file.size_bytes} bytes; no ONNX file has more than 2 GiB")
             folder = path[: path.rfind("/") + 1]
             forms[form] = GraphSpec(name, form, file, inputs, outputs, folder, MappingProxyType(self._files))
@@ -359,8 +357,8 @@ class _Reader:
         return self._files[name]
 
     def _check_path(self, name: str) -> None:
-        if len(name) > _MAX_PATH_CHARS:
-            raise self._error(f"a path of {len(name)} characters; at most {_MAX_PATH_CHARS} are allowed")
+        if len(name) > limits.MAX_PATH_BYTES:
+            raise self._error(f"a path of {len(name)} characters; at most {limits.MAX_PATH_BYTES} are allowed")
         if not _SAFE_PATH.match(name) or name == MANIFEST:
             raise self._error(f"{name!r} is not a relative path of a file inside the bundle")
         try:

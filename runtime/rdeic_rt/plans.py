@@ -13,22 +13,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from .bundle_file import BundleFile
 from .errors import BackendUnavailableError, BundleCorruptError
-from .limits import Size
+from .limits import MAX_PLAN_KEY_BYTES, Size
 from .manifest import Bundle, GraphSpec
 
 FOLDER = "plans"
-SCHEMA = 1
-FLAVORS = ("tensorrt", "tensorrt-rtx")  # distributions, in the order in which they are preferred
+SCHEMA = 2
+LIBRARIES = ("tensorrt", "tensorrt-rtx")  # in the order in which they are preferred
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-# What an older or newer plan may have besides; anything larger is not a key.
-_MAX_KEY_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -58,9 +56,11 @@ class PlanKey:
     """Everything that decides whether a plan may be used.
 
     Attributes:
-        graph: id of the graph in ``bundle.json`` that rates refer to; the plan's precision may be another one.
-        onnx_sha256: of that graph's files, see `onnx_digest`.
-        flavor: ``tensorrt`` or ``tensorrt-rtx``.
+        graph: id of the graph in ``bundle.json``.
+        onnx_sha256: of the files of its reference form, see `onnx_digest`; by this the runtime finds a plan.
+        derived_sha256: of the files that the plan was built from, in the same way: the graph in the plan's precision;
+            by this a build finds what it need not build again.
+        library: ``tensorrt`` or ``tensorrt-rtx``.
         version: of that library.
         target: compute capabilities it runs on, such as ``sm_89`` or ``sm_80+86+89+120``.
         precision: ``fp32``, ``fp16`` or ``int8``.
@@ -70,7 +70,8 @@ class PlanKey:
 
     graph: str
     onnx_sha256: str
-    flavor: str
+    derived_sha256: str
+    library: str
     version: str
     target: str
     precision: str
@@ -80,7 +81,7 @@ class PlanKey:
     @property
     def folder(self) -> str:
         """Name of the folder in ``plans`` that holds it."""
-        return f"{self.flavor}-{self.version}-{self.target}-{self.precision}"
+        return f"{self.library}-{self.version}-{self.target}-{self.precision}"
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,11 @@ def onnx_digest(graph: GraphSpec) -> str:
     if not isinstance(graph.file, BundleFile):
         return hashlib.sha256(graph.file.read()).hexdigest()
     weights = graph.weights_at(f"{graph.path.name}.data")
-    digests = [file.sha256 for file in (graph.file, weights) if file is not None]
+    return joined_digest([file.sha256 for file in (graph.file, weights) if file is not None])
+
+
+def joined_digest(digests: Sequence[str]) -> str:
+    """Return the only one of SHA-256 digests, or the digest of all of them one after the other."""
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
@@ -157,7 +162,7 @@ def read_key(path: Path) -> Plan:
         BundleCorruptError: it is not such a file.
     """
     try:
-        if path.stat().st_size > _MAX_KEY_BYTES:
+        if path.stat().st_size > MAX_PLAN_KEY_BYTES:
             raise ValueError("too long")
         document = json.loads(path.read_text())
         if document["schema"] != SCHEMA:
@@ -179,14 +184,14 @@ def installed(folder: Path) -> Iterator[Plan]:
         yield read_key(path)
 
 
-def find(bundle: Bundle, graph: GraphSpec, *, flavor: str, version: str, capability: int, precision: str) -> Plan:
+def find(bundle: Bundle, graph: GraphSpec, *, library: str, version: str, capability: int, precision: str) -> Plan:
     """Return the plan of a graph for the installed library and device.
 
     Args:
         bundle: where plans lie.
-        graph: the graph that rates refer to, whatever its own precision: the forms that plans are built from (float16,
-            8 bits) are derived from it while building, and need not be in the bundle.
-        flavor, version: of the installed library.
+        graph: in its reference form: the forms that plans are built from are derived from it while building, and need
+            not be in the bundle.
+        library, version: what is installed.
         capability: of the device, 89 for 8.9.
         precision: ``fp32``, ``fp16`` or ``int8``.
 
@@ -196,7 +201,7 @@ def find(bundle: Bundle, graph: GraphSpec, *, flavor: str, version: str, capabil
     """
     wanted = {
         "onnx_sha256": onnx_digest(graph),
-        "flavor": flavor,
+        "library": library,
         "version": version,
         "target": f"sm_{capability}",
         "precision": precision,

@@ -27,7 +27,8 @@ import torch
 from PIL import Image
 
 import rdeic_rt
-from rdeic_export import fidelity, graphs, schedule
+from rdeic_eval.psnr import psnr_db
+from rdeic_export import graphs, schedule
 from rdeic_export import recipe as recipes
 from rdeic_rt import container
 from rdeic_rt.codec import Codec
@@ -85,7 +86,7 @@ def main() -> None:
             print(f"  ratio eager / {side:13s} {statistics.median(times[-1]) / statistics.median(seconds):.2f}")
         reference = codecs[first].decode(data)
         for side, codec in list(codecs.items())[1:]:
-            print(f"  PSNR {side} against {first}: {fidelity.psnr_db(reference, codec.decode(data)):.1f} dB")
+            print(f"  PSNR {side} against {first}: {psnr_db(codec.decode(data), reference):.1f} dB")
         report_entropy(codecs[first], data, args.runs)
         for side in codecs:
             report_process(data, args.bundle, side, args.runs)
@@ -106,7 +107,7 @@ def eager_decode(
 
     @torch.inference_mode()
     def decode() -> np.ndarray:
-        y_hat = torch.from_numpy(codec.read_latents(data).y_hat)
+        y_hat = torch.from_numpy(codec.read_latents(data).tensors["y_hat"])
         z_c, hint = model.codec.synthesise(y_hat, level)
         z_n = table.abar_start**0.5 * z_c + (1 - table.abar_start) ** 0.5 * torch.randn_like(z_c)
         image = model.vae.decode(model.denoise(z_n, hint, table))
@@ -118,7 +119,7 @@ def eager_decode(
 
 def report_entropy(codec: Codec, data: bytes, runs: int) -> None:
     """Print entropy decoding alone, in ms and in symbols of y per second."""
-    y_hat = codec.read_latents(data).y_hat
+    y_hat = codec.read_latents(data).tensors["y_hat"]
     seconds = [timed(lambda: codec.read_latents(data)) for _ in range(runs)]
     report("entropy decode", seconds)
     print(f"  symbols                     {y_hat.size} ({y_hat.size / statistics.median(seconds) / 1e6:.2f} M/s)")

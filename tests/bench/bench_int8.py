@@ -28,9 +28,10 @@ from rdeic_export import fidelity, probe, quantize, ranges
 from rdeic_export.photos import photos_in
 from rdeic_rt.backends.ort import OrtBackend
 from rdeic_rt.backends.select import Selection
-from rdeic_rt.bundle import GraphSpec
+from rdeic_rt.bundle_file import OwnFile
 from rdeic_rt.codec import Codec
 from rdeic_rt.limits import DEFAULT_LIMITS
+from rdeic_rt.manifest import GraphSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -43,7 +44,9 @@ class ReplacedGraphs(OrtBackend):
         self.files = files
 
     def load(self, spec: GraphSpec) -> Any:
-        return super().load(dataclasses.replace(spec, path=self.files.get(spec.id, spec.path)))
+        if spec.id in self.files:
+            spec = dataclasses.replace(spec, file=OwnFile(self.files[spec.id]))
+        return super().load(spec)
 
 
 def codec_with(bundle: Path, files: Mapping[str, Path], threads: int) -> Codec:
@@ -67,10 +70,12 @@ def print_fidelity(args: argparse.Namespace, folder: Path, photos: list[Path], m
     print("| form | method | " + " | ".join(f"rate {rate}" for rate in args.rates) + " |")
     print("|---|---|" + "---|" * len(args.rates))
     reference = codec_with(args.bundle, {}, args.threads)
+    files = fidelity.encode(reference, photos, args.rates)
+    expected = fidelity.decode(reference, files)
     for form in ranges.FORMS:
         for method in methods:
             candidate = codec_with(args.bundle, quantised(args, folder, form, method), args.threads)
-            report = fidelity.psnr_gate(reference, candidate, photos, limit_db=0.0)
+            report = fidelity.compare(form, files, expected, fidelity.decode(candidate, files), 0.0)
             cells = [f"{rate.mean_db:.1f} / {rate.least_db:.1f}" for rate in report.rates.values()]
             print(f"| {form} | {method} | {' | '.join(cells)} |", flush=True)
 
@@ -97,7 +102,7 @@ def print_times(args: argparse.Namespace, folder: Path, photo: Path) -> None:
         latents = codecs[0].read_latents(codecs[0].encode(image, rate.index))
         times = []
         for _ in range(args.repeats + 1):
-            times.append([clocked(partial(codec.reconstruct, latents)) for codec in codecs])
+            times.append([clocked(partial(codec.decode, latents)) for codec in codecs])
         print_row(f"all after entropy decoding, rate {rate.index}", times[1:])
 
 

@@ -21,7 +21,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import flops
 import onnx
 import torch
 from diffusers.models.resnet import ResnetBlock2D
@@ -29,16 +31,18 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
-from rdeic_export import flops, graphs, onnx_export
+from rdeic_export import graphs, onnx_export
 from rdeic_export.fold import attention, steps, text, upsample
+from rdeic_export.fold.pixels import PixelsFromVae
 from rdeic_export.fold.update import UnetStep
-from rdeic_export.modules import spec
+from rdeic_export.modules import signature
 from rdeic_export.modules.config import SD21, UNetConfig
 from rdeic_export.modules.control import ControlNet
 from rdeic_export.modules.model import RdeicModel
-from rdeic_export.modules.spec import GraphSpec
+from rdeic_export.modules.signature import Signature
 from rdeic_export.modules.unet import UNet, UNetEncoder
-from rdeic_rt.bundle import TensorSpec
+from rdeic_export.modules.vae import Vae
+from rdeic_rt.tensor_spec import TensorSpec
 
 SIZES = {"batch": 1, "hz": 8, "wz": 12}  # 768x512
 IMAGE = (512, 768, 3)
@@ -76,7 +80,7 @@ class Unfolded(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, *inputs: Tensor | list[Tensor]) -> Tensor:
+    def forward(self, *inputs: Tensor | list[Tensor]) -> Any:
         timesteps, *rest = inputs
         emb = self.network.time_embed(timesteps)
         if isinstance(self.network, ControlNet):
@@ -89,7 +93,7 @@ class Unfolded(nn.Module):
 class TextFolded(Unfolded):
     """The same after ``text.fold``: no context."""
 
-    def forward(self, *inputs: Tensor | list[Tensor]) -> Tensor:
+    def forward(self, *inputs: Tensor | list[Tensor]) -> Any:
         timesteps, *rest = inputs
         emb = self.network.time_embed(timesteps)
         if isinstance(self.network, ControlNet):
@@ -101,9 +105,9 @@ class TextFolded(Unfolded):
 def report_networks(model: RdeicModel) -> None:
     """Fold one thing after the other and count after each."""
     unet, control, vae = copy.deepcopy((model.unet, model.control, model.vae))
-    latent = spec.unet_step(SD21, unet, 1).inputs[0]
-    hint = spec.synthesis(SD21).outputs[1]
-    residuals = spec.residuals(unet)
+    latent = signature.unet_step(SD21, unet, 1).inputs[0]
+    hint = signature.synthesis(SD21).outputs[1]
+    residuals = signature.residuals(unet)
     widths = [steps.table(network, [0]).shape[1] for network in (unet, control)]
     row("network", "specialisation", "GFLOP", "saved", "weights MB", "saved")
     rule(6)
@@ -112,9 +116,9 @@ def report_networks(model: RdeicModel) -> None:
     ladder.next("constant keys and values of the text", TextFolded(unet), (TIMESTEPS, latent, *residuals))
     steps.fold(unet)
     table = f"step table ({N_STEPS} rows, {2 * N_STEPS * widths[0] / 1e3:.0f} kB) for time-embedding layers"
-    ladder.next(table, UnetStep(unet), spec.unet_step(SD21, unet, widths[0]).inputs)
+    ladder.next(table, UnetStep(unet), signature.unet_step(SD21, unet, widths[0]).inputs)
     upsample.fold(unet)
-    ladder.next("upsampling convolutions by phases", UnetStep(unet), spec.unet_step(SD21, unet, widths[0]).inputs)
+    ladder.next("upsampling convolutions by phases", UnetStep(unet), signature.unet_step(SD21, unet, widths[0]).inputs)
     ladder = Ladder("control net", Unfolded(control), (TIMESTEPS, latent, hint, CONTEXT))
     text.fold(control, model.context)
     ladder.next("constant keys and values of the text", TextFolded(control), (TIMESTEPS, latent, hint))
@@ -122,12 +126,12 @@ def report_networks(model: RdeicModel) -> None:
     ladder.next(
         f"step table ({N_STEPS} rows, {2 * N_STEPS * widths[1] / 1e3:.0f} kB) for time-embedding layers",
         graphs.FoldedControl(control),
-        spec.control(SD21, unet, widths[1]).inputs,
+        signature.control(SD21, unet, widths[1]).inputs,
     )
-    decoder = spec.vae_decoder(SD21)
-    ladder = Ladder("VAE decoder", graphs.PixelsFromVae(vae), decoder.inputs)
+    decoder = signature.vae_decoder(SD21)
+    ladder = Ladder("VAE decoder", PixelsFromVae(vae), decoder.inputs)
     upsample.fold(vae)
-    ladder.next("upsampling convolutions by phases", graphs.PixelsFromVae(vae), decoder.inputs)
+    ladder.next("upsampling convolutions by phases", PixelsFromVae(vae), decoder.inputs)
 
 
 class Ladder:
@@ -146,8 +150,11 @@ class Ladder:
         self.flops, self.bytes = operations, size
 
     def _count(self, module: nn.Module, inputs: Sequence[TensorSpec]) -> tuple[int, int]:
-        used = module.vae.kl.decoder if isinstance(module, graphs.PixelsFromVae) else module
-        return flops.count(module, GraphSpec(self.network, tuple(inputs), ()), SIZES), flops.weight_bytes(used)
+        used = module
+        if isinstance(module, PixelsFromVae):
+            assert isinstance(module.vae, Vae)  # as the model of SD 2.1 has it
+            used = module.vae.kl.decoder
+        return flops.count(module, Signature(self.network, tuple(inputs), ()), SIZES), flops.weight_bytes(used)
 
 
 def report_sharing(model: RdeicModel) -> None:
@@ -179,11 +186,11 @@ def report_nodes(model: RdeicModel, folder: Path) -> None:
     """Export one block of each kind before and after its fold."""
     torch.manual_seed(0)
     network = UNet(NARROW, 4).requires_grad_(False)
-    resnet, transformer = network.input_blocks[1]
+    resnet, transformer = network.input_blocks[1].children()
     up = next(m for m in network.modules() if isinstance(m, Upsample2D))
     folded = copy.deepcopy(network)
     text.fold(folded, torch.randn(1, 77, 64))
-    constant = copy.deepcopy(folded.input_blocks[1][1])
+    constant = copy.deepcopy(transformer_of(folded))
     attention.fold(folded)
     steps.fold(folded)
     upsample.fold(folded)
@@ -205,14 +212,19 @@ def report_nodes(model: RdeicModel, folder: Path) -> None:
     with_text = count(TransformerBlock(transformer), image, context)
     without = count(TransformerBlock(constant), image)
     compare("constant keys and values", blocks[Transformer2DModel], with_text, without)
-    fused = count(TransformerBlock(folded.input_blocks[1][1]), image)
+    fused = count(TransformerBlock(transformer_of(folded)), image)
     compare("attention: scale in the weights, constants per head", blocks[Transformer2DModel], without, fused)
-    compare(
-        "step table: residual blocks", resnets, count(resnet, image, emb), count(folded.input_blocks[1][0], image, step)
-    )
+    resnet_after = next(folded.input_blocks[1].children())
+    compare("step table: residual blocks", resnets, count(resnet, image, emb), count(resnet_after, image, step))
     compare("step table: time embedding", 1, count(network.time_embed, TIMESTEPS), [0, 0])
     up_after = next(m for m in folded.modules() if isinstance(m, upsample.PhaseConv))
     compare("upsampling by phases", blocks[Upsample2D], count(up, wide), count(up_after, wide))
+
+
+def transformer_of(network: UNet) -> nn.Module:
+    """Return the transformer of the first level's first block, which has a residual block and it."""
+    _, transformer = network.input_blocks[1].children()
+    return transformer
 
 
 class TransformerBlock(nn.Module):
@@ -240,9 +252,9 @@ def nodes(folder: Path, module: nn.Module, *inputs: TensorSpec) -> list[int]:
 def export(path: Path, module: nn.Module, *inputs: TensorSpec) -> Path:
     """Export a module of one output to a file and return its path."""
     with torch.no_grad():
-        shape = module(*(spec.sample(x, torch.Generator()) for x in inputs)).shape
+        shape = module(*(signature.sample(x, torch.Generator()) for x in inputs)).shape
     output = TensorSpec("y", "float32", tuple(f"d{i}" for i in range(len(shape))))
-    onnx_export.run(module, GraphSpec("block", inputs, (output,)), path, half_weights=False)
+    onnx_export.run(module, Signature("block", inputs, (output,)), path, half_weights=False)
     return path
 
 
@@ -252,9 +264,9 @@ def report_plans(folder: Path) -> None:
     config = UNetConfig(channels=(320,), layers_per_block=1, attention_levels=(True,))
     network = UNet(config, 4).requires_grad_(False)
     text.fold(network, torch.randn(1, config.context_tokens, config.context_dim))
-    plain = copy.deepcopy(network.input_blocks[1][1])
+    plain = copy.deepcopy(transformer_of(network))
     attention.fold(network)
-    folded = network.input_blocks[1][1]
+    folded = transformer_of(network)
     x = TensorSpec("x", "float32", ("batch", 320, "8*hz", "8*wz"))
     row(
         "form of the block (5 heads of 64, up to 1024x1024)", "fused attentions", "sums of q k", "scratch MB", "kernels"
@@ -271,10 +283,10 @@ def report_plan(name: str, folder: Path, block: nn.Module, x: TensorSpec, max_ba
     path = export(folder / "block.onnx", TransformerBlock(block), x)
     sizes = ({"batch": 1, "hz": 1, "wz": 1}, SIZES, {"batch": max_batch, "hz": 16, "wz": 16})
     request = {
-        "flavor": "tensorrt-rtx",
+        "library": "tensorrt-rtx",
         "onnx": str(path),
         "output": str(folder / "block.plan"),
-        "shapes": {"x": [[spec.resolve(dim, size) for dim in x.shape] for size in sizes]},
+        "shapes": {"x": [x.resolve(size) for size in sizes]},
         "capabilities": CAPABILITIES,
         "workspace_bytes": None,
         "tf32": True,

@@ -12,9 +12,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rdeic_export import checkpoint
-from rdeic_export.modules.config import CompressionConfig, ControlConfig, ModelConfig, UNetConfig, VaeConfig
+from rdeic_export import checkpoint, schedule
+from rdeic_export.modules.config import (
+    CompressionConfig,
+    ControlConfig,
+    DiffusionConfig,
+    ModelConfig,
+    UNetConfig,
+    VaeConfig,
+)
 from rdeic_export.modules.model import RdeicModel
+from rdeic_rt.schedule import Schedule
 
 FOLDER = Path(os.environ.get("RDEIC_RT_REFERENCE", Path(__file__).parents[3] / "shared" / "reference"))
 SMALL = FOLDER / "rdeic-small-1"
@@ -52,6 +60,13 @@ def small_model() -> RdeicModel:
     return checkpoint.load(
         small_config(), SMALL / "weights_rdeic.safetensors", SMALL / "weights_sd.safetensors", context
     )
+
+
+def released_ddim(config: DiffusionConfig, n_steps: int) -> Schedule:
+    """Return the released code's DDIM, whose timesteps do not match z_N."""
+    stride = config.used_timesteps // n_steps
+    timesteps = tuple(reversed(range(1, config.used_timesteps + 1, stride)))
+    return schedule.ddim(config, timesteps, abar_end=float(schedule.abar(config)[0]))
 
 
 def golden(name: str) -> dict[str, np.ndarray]:

@@ -21,8 +21,8 @@ from onnx.reference.op_run import OpRun
 from torch import nn
 
 from rdeic_export import half, onnx_export
-from rdeic_export.modules.spec import GraphSpec
-from rdeic_rt.bundle import TensorSpec
+from rdeic_export.modules.signature import Signature
+from rdeic_rt.tensor_spec import TensorSpec
 
 
 class MatMul(OpRun):
@@ -80,9 +80,9 @@ OPERATORS = [MatMul, WideMatMul, Conv, InstanceNormalization, LayerNormalization
 
 def export(module: nn.Module, path: Path, shape: tuple[int | str, ...]) -> None:
     """Export a float32 module of one input ``x`` and one output ``y`` of the same shape, and convert it to float16."""
-    spec = GraphSpec("block", (TensorSpec("x", "float32", shape),), (TensorSpec("y", "float32", shape),))
+    signature = Signature("block", (TensorSpec("x", "float32", shape),), (TensorSpec("y", "float32", shape),))
     single = path.with_suffix(".fp32.onnx")
-    onnx_export.run(module, spec, single, half_weights=False)
+    onnx_export.run(module, signature, single, half_weights=False)
     half.run(single, path)
 
 

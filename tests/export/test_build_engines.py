@@ -13,11 +13,11 @@ from torch import nn
 
 import build_engines
 import rdeic_rt
-from rdeic_export import bundle_writer, onnx_export, schedule
+from rdeic_export import fidelity, onnx_export, schedule, staging
 from rdeic_export import recipe as recipes
-from rdeic_export.modules.spec import GraphSpec
+from rdeic_export.modules.signature import Signature
 from rdeic_export.recipe import Recipe
-from rdeic_rt import container, noise
+from rdeic_rt import DecodeOptions, container, noise
 from rdeic_rt.cli.batch import EXIT_OS_ERROR
 from rdeic_rt.errors import ExportError
 from tests.micro import make_micro
@@ -57,14 +57,14 @@ def test_build_bundle_decodes_as_pytorch_does(recipe: Recipe, photos: Path, bund
     crc = container.parse(data).crc
     model = recipes.build_model(recipe, recipe.rates[0])
     table = schedule.ddpm(recipe.config.diffusion, 2)
-    z_c, hint = model.codec.synthesise(torch.from_numpy(codec.read_latents(data).y_hat))
+    z_c, hint = model.codec.synthesise(torch.from_numpy(codec.read_latents(data).tensors["y_hat"]))
     eps = torch.from_numpy(noise.gaussian(tuple(z_c.shape), crc, 0))
     start = table.abar_start**0.5 * z_c + (1 - table.abar_start) ** 0.5 * eps
     noises = [torch.from_numpy(noise.gaussian(tuple(z_c.shape), crc, k + 1)) for k in range(2)]
     for sharpness in (1.0, 0.5):
         z_0 = model.denoise(start, hint, table, noises, sharpness)
         expected = ((model.vae.decode(z_0) + 1) * 127.5).clamp(0, 255).round()[0].permute(1, 2, 0).numpy()
-        actual = codec.decode(data, sharpness=sharpness).astype(float)
+        actual = codec.decode(data, DecodeOptions(sharpness=sharpness)).astype(float)
         assert np.abs(actual - expected[: photo.shape[0], : photo.shape[1]]).max() <= 2, sharpness
 
 
@@ -88,11 +88,11 @@ def test_build_interrupted_leaves_the_old_bundle_and_resumes_to_the_same_bytes(
     exported: list[str] = []
     original = onnx_export.run
 
-    def interrupted(module: nn.Module, spec: GraphSpec, path: Path, *, half_weights: bool) -> None:
+    def interrupted(module: nn.Module, signature: Signature, path: Path, *, half_weights: bool) -> None:
         if len(exported) == 2:
             raise KeyboardInterrupt
         exported.append(path.name)
-        original(module, spec, path, half_weights=half_weights)
+        original(module, signature, path, half_weights=half_weights)
 
     monkeypatch.setattr(onnx_export, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -109,19 +109,19 @@ def test_build_interrupted_leaves_the_old_bundle_and_resumes_to_the_same_bytes(
 
 def test_staging_resumed_takes_only_whole_files_of_the_same_key_and_not_resumed_none(tmp_path: Path) -> None:
     key = {"weights": {"a.ckpt": "0123"}, "half_weights": True}
-    with pytest.raises(KeyboardInterrupt), bundle_writer.staging(tmp_path / "x") as stage:
+    with pytest.raises(KeyboardInterrupt), staging.staging(tmp_path / "x") as stage:
         for name in ("whole.onnx", "cut.onnx"):
             (stage.folder / name).write_bytes(b"graph")
             stage.record(name, key, 0.25)
         raise KeyboardInterrupt
     (tmp_path / ".x.partial" / "cut.onnx").write_bytes(b"gra")
-    with pytest.raises(KeyboardInterrupt), bundle_writer.staging(tmp_path / "x", resume=True) as stage:
+    with pytest.raises(KeyboardInterrupt), staging.staging(tmp_path / "x", resume=True) as stage:
         assert stage.finished("whole.onnx", key) == 0.25
         assert stage.finished("whole.onnx", {**key, "half_weights": False}) is None
         assert stage.finished("cut.onnx", key) is None
         assert stage.finished("never.onnx", key) is None
         raise KeyboardInterrupt
-    with bundle_writer.staging(tmp_path / "x") as stage:
+    with staging.staging(tmp_path / "x") as stage:
         assert stage.finished("whole.onnx", key) is None
         assert list(stage.folder.iterdir()) == []
 
@@ -131,7 +131,7 @@ def test_building_again_keeps_the_model_card_and_nothing_else(tmp_path: Path) ->
     target.mkdir()
     for name in ("README.md", "old.onnx"):
         (target / name).write_text("by people")
-    with bundle_writer.staging(target) as stage:
+    with staging.staging(target) as stage:
         (stage.folder / "new.onnx").write_bytes(b"graph")
     assert sorted(path.name for path in target.iterdir()) == ["README.md", "new.onnx"]
     assert (target / "README.md").read_text() == "by people"
@@ -139,7 +139,7 @@ def test_building_again_keeps_the_model_card_and_nothing_else(tmp_path: Path) ->
 
 def test_build_beside_another_one_of_the_same_bundle_is_refused(recipe: Recipe, photos: Path, tmp_path: Path) -> None:
     target = tmp_path / "engines" / "micro"
-    with bundle_writer.staging(target), pytest.raises(ExportError, match="another build is writing this bundle"):
+    with staging.staging(target), pytest.raises(ExportError, match="another build is writing this bundle"):
         build_engines.build(recipe, [photos], [], target)
 
 
@@ -161,7 +161,7 @@ def test_main_random_weights_makes_a_bundle_that_decodes(
     options = [
         "--steps",
         "2",
-        "--flavor",
+        "--library",
         "onnx",
         "--precision",
         "fp16",
@@ -172,9 +172,46 @@ def test_main_random_weights_makes_a_bundle_that_decodes(
     ]
     assert build_engines.main(["--random-weights", "tiny", *options]) == 0
     codec = rdeic_rt.load(output, backend="cpu", precision="fp16")
+    assert set(codec.bundle.preferred["cpu"]) == {"fp32", "fp16"}
     assert [rate.schedule for rate in codec.bundle.rates] == ["ddpm-2"]
     photo = np.asarray(Image.open(sorted(photos.glob("*.png"))[0]))
     assert codec.decode(codec.encode(photo)).shape == photo.shape
+
+
+def test_main_drop_fp32_makes_a_smaller_bundle_that_decodes_and_from_which_no_plans_are_built(
+    embedded_bundle: Path, tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "tiny-int8"
+    photo = sorted(photos.glob("*.png"))[0]
+    options = ["--library", "onnx", "--precision", "int8", "--drop-fp32", "--photos", str(photo)]
+    assert build_engines.main(["--bundle", str(embedded_bundle), *options, "--output", str(output)]) == 0
+    codec = rdeic_rt.load(output, backend="cpu")
+    bundle = codec.bundle
+    for rate in bundle.rates:
+        assert {bundle.reference(rate.graphs[role]).form for role in bundle.decoding_roles} == {"int8-cpu"}
+    assert bundle.preferred["cpu"] == ("int8-cpu",)
+    whole = rdeic_rt.load(embedded_bundle, backend="cpu")
+    assert sum(f.size_bytes for f in bundle.files.values()) < sum(f.size_bytes for f in whole.bundle.files.values())
+    image = np.asarray(Image.open(photo))
+    data = whole.encode(image)
+    assert codec.encode(image) == data
+    assert fidelity.psnr_db(whole.decode(data), codec.decode(data)) > fidelity.LIMIT_DB["int8"]
+    capsys.readouterr()
+    for more in ([], ["--library", "onnx", "--output", str(tmp_path / "again")]):
+        assert build_engines.main(["--bundle", str(output), *more]) == ExportError.exit_code
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert "in int8-cpu only, and plans and other forms are made of float32 graphs" in said
+    assert not (output / "plans").exists() and not (tmp_path / "again").exists()
+
+
+def test_main_int8_of_weights_without_ranges_is_refused_before_anything_is_written(
+    tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--library", "onnx", "--precision", "int8", "--photos", str(photos), "--output", str(tmp_path / "out")]
+    assert build_engines.main(["--random-weights", "tiny", *options]) == ExportError.exit_code
+    assert "no activation ranges of bundle 'tiny-random'" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

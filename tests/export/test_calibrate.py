@@ -96,7 +96,7 @@ def test_decodes_leaves_the_images_as_they_are(golden_bundle: Path, crop: Path) 
             images.append(inputs["z_0"])
 
     assert list(probe.decodes(golden_bundle, [crop], observe, probes, threads=1)) == [crop]
-    graph = probe.session(plain.bundle.graphs["vae_decoder"].path, probe.Probe(), threads=1)
+    graph = probe.session(plain.bundle.reference("vae_decoder").path, probe.Probe(), threads=1)
     assert np.array_equal(graph.run(["image"], {"z_0": images[0]})[0][0][: wanted.shape[0], : wanted.shape[1]], wanted)
 
 

@@ -1,15 +1,38 @@
+"""The graph that belongs to the runtime and to no bundle: what a GPU backend computes between the others."""
+
 from __future__ import annotations
 
 import numpy as np
 import onnx
+from onnx import TensorProto, helper
 
-from rdeic_export import combine
 from rdeic_rt.backends.base import COMBINE
 from rdeic_rt.backends.ort import OrtBackend
 
 
-def test_shipped_combine_graph_is_what_the_exporter_makes() -> None:
-    assert COMBINE.path.read_bytes() == combine.combine_graph(), f"write combine.combine_graph() to {COMBINE.path}"
+def combine_graph() -> bytes:
+    """Return what ``rdeic_rt/backends/combine.onnx`` is a copy of: out = weights[0] x + weights[1] y, float32."""
+    values = [
+        [helper.make_tensor_value_info(tensor.name, TensorProto.FLOAT, tensor.shape) for tensor in side]
+        for side in (COMBINE.inputs, COMBINE.outputs)
+    ]
+    nodes = [
+        helper.make_node("Split", ["weights"], ["of_x", "of_y"], axis=0),
+        helper.make_node("Mul", ["x", "of_x"], ["weighted_x"]),
+        helper.make_node("Mul", ["y", "of_y"], ["weighted_y"]),
+        helper.make_node("Add", ["weighted_x", "weighted_y"], ["out"]),
+    ]
+    model = helper.make_model(
+        helper.make_graph(nodes, COMBINE.id, values[0], values[1]),
+        producer_name="rdeic-rt",
+        opset_imports=[helper.make_opsetid("", 13)],
+        ir_version=8,
+    )
+    return model.SerializeToString(deterministic=True)
+
+
+def test_shipped_graph_is_this_one() -> None:
+    assert COMBINE.path.read_bytes() == combine_graph(), f"write combine_graph() to {COMBINE.path}"
     onnx.checker.check_model(onnx.load(COMBINE.path), full_check=True)
 
 

@@ -1,8 +1,10 @@
-"""Derived forms of a bundle's graphs: float16 with float32 where it matters, and bundles that hold variants."""
+"""Derived forms of a bundle's graphs: each made once, float16 with float32 where it matters, and bundles of them."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +15,13 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 import rdeic_rt
-from rdeic_export import forms, half
+from rdeic_export import bundle_forms, fidelity, forms, half, onnx_file, preference, quantize
+from rdeic_export.forms import Derivation, Derived
+from rdeic_export.quantize import QuantizationReport
+from rdeic_export.ranges import Ranges
 from rdeic_rt import bundle as bundles
 from rdeic_rt.errors import ExportError
+from rdeic_rt.manifest import Bundle
 
 F32, F16 = TensorProto.FLOAT, TensorProto.FLOAT16
 
@@ -36,16 +42,24 @@ def save(path: Path, nodes: list[onnx.NodeProto], weights: dict[str, NDArray[np.
 
 
 @pytest.fixture(scope="module")
-def micro(golden_bundle: Path) -> bundles.Bundle:
+def micro(golden_bundle: Path) -> Bundle:
     return bundles.read(golden_bundle)
+
+
+def in_half(bundle: Bundle, graph_id: str, folder: Path) -> Path:
+    return Derivation(bundle, [graph_id], None, folder).derive("fp16").graphs[graph_id].spec.path
+
+
+def all_in_half(bundle: Bundle, folder: Path, steps: tuple[int, ...] = (2, 5)) -> Derived:
+    return Derivation(bundle, forms.decoding_graphs(bundle, steps), None, folder).derive("fp16")
 
 
 @pytest.mark.parametrize("graph_id", ["unet_step", "vae_decoder", "control_r0", "synthesis_r0"])
 def test_half_of_a_graph_is_near_it_and_keeps_its_inputs_and_outputs(
-    micro: bundles.Bundle, tmp_path: Path, graph_id: str
+    micro: Bundle, tmp_path: Path, graph_id: str
 ) -> None:
-    spec = micro.graphs[graph_id]
-    path, _ = forms.Derive().onnx(spec, "fp16", tmp_path)
+    spec = micro.reference(graph_id)
+    path = in_half(micro, graph_id, tmp_path)
     onnx.checker.check_model(str(path), full_check=True)
     sessions = [onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"]) for file in (spec.path, path)]
     assert [t.name for t in sessions[1].get_inputs()] == [t.name for t in spec.inputs]
@@ -53,9 +67,7 @@ def test_half_of_a_graph_is_near_it_and_keeps_its_inputs_and_outputs(
     sizes = {"batch": 1, "hz": 1, "wz": 2}
     feed = {}
     for tensor in spec.inputs:
-        dims = [dim.rpartition("*") if isinstance(dim, str) else dim for dim in tensor.shape]
-        shape = [dim if isinstance(dim, int) else int(dim[0] or 1) * sizes[dim[2]] for dim in dims]
-        feed[tensor.name] = rng.standard_normal(shape, dtype=np.float32)
+        feed[tensor.name] = rng.standard_normal(tensor.resolve(sizes), dtype=np.float32)
     wanted, got = (session.run(None, feed) for session in sessions)
     for tensor, want, actual in zip(spec.outputs, wanted, got, strict=True):
         assert actual.dtype == np.dtype(tensor.dtype)
@@ -63,8 +75,8 @@ def test_half_of_a_graph_is_near_it_and_keeps_its_inputs_and_outputs(
         assert error < 0.02, tensor.name
 
 
-def test_half_layers_are_in_float16_and_the_tail_and_softmax_in_float32(micro: bundles.Bundle, tmp_path: Path) -> None:
-    path, _ = forms.Derive().onnx(micro.graphs["unet_step"], "fp16", tmp_path)
+def test_half_layers_are_in_float16_and_the_tail_and_softmax_in_float32(micro: Bundle, tmp_path: Path) -> None:
+    path = in_half(micro, "unet_step", tmp_path)
     types = node_types(path)
     nodes = onnx.load(path).graph.node
     layers = [node for node in nodes if node.op_type in half.LAYERS]
@@ -85,7 +97,10 @@ def test_half_weight_beyond_float16_is_refused_by_name(tmp_path: Path) -> None:
         half.run(source, tmp_path / "out.onnx")
 
 
-def test_half_external_float16_weights_are_linked_and_float32_ones_converted(tmp_path: Path) -> None:
+def test_half_external_float16_weights_are_linked_and_float32_ones_converted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_file, "EXTERNAL_FROM_BYTES", 1000)
     rng = np.random.default_rng(0)
     weight = rng.standard_normal((64, 64)).astype(np.float16)
     cast = helper.make_node("Cast", ["w.half"], ["w"], to=F32)
@@ -108,26 +123,112 @@ def test_half_external_float16_weights_are_linked_and_float32_ones_converted(tmp
         assert [path.stat().st_size for path in data] == [weight.nbytes]
 
 
-def test_write_variants_fp16_bundle_decodes_close_to_the_original(
-    golden_bundle: Path, tmp_path: Path, photo: NDArray[np.uint8]
+def test_write_bundle_with_fp16_decodes_close_to_the_original_and_encodes_the_same(
+    micro: Bundle, tmp_path: Path, photo: NDArray[np.uint8]
 ) -> None:
     output = tmp_path / "micro-fp16"
-    forms.write_variants(golden_bundle, output, ("fp16",), (2, 5), forms.Derive())
+    bundle_forms.write(micro, output, [all_in_half(micro, tmp_path)], preferred={"cpu": ("fp16", "fp32")})
+    bundles.read(output)  # the hashes that were carried are those of the files
     single, double = (rdeic_rt.load(output, backend="cpu", precision=p) for p in ("fp32", "fp16"))
+    assert single.bundle.preferred == {**micro.preferred, "cpu": ("fp16", "fp32")}
     data = single.encode(photo[:128, :192])
     assert double.encode(photo[:128, :192]) == data
-    np.testing.assert_array_equal(single.read_latents(data).y_hat, double.read_latents(data).y_hat)
     first, second = single.decode(data).astype(int), double.decode(data).astype(int)
     assert 0 < np.abs(first - second).max() <= 8
 
 
-def test_write_variants_leaves_the_source_alone(golden_bundle: Path, tmp_path: Path) -> None:
+def test_write_leaves_the_source_alone(golden_bundle: Path, micro: Bundle, tmp_path: Path) -> None:
     before = {path.name: path.read_bytes() for path in golden_bundle.iterdir() if path.is_file()}
-    forms.write_variants(golden_bundle, tmp_path / "out", ("fp16",), (2,), forms.Derive())
+    bundle_forms.write(micro, tmp_path / "out", [all_in_half(micro, tmp_path, (2,))], preferred={})
     assert {path.name: path.read_bytes() for path in golden_bundle.iterdir() if path.is_file()} == before
 
 
-def test_decoding_graphs_of_steps_that_no_rate_has_says_which_there_are(micro: bundles.Bundle) -> None:
+def test_write_without_float32_drops_its_files_and_nothing_else(micro: Bundle, tmp_path: Path) -> None:
+    derived = all_in_half(micro, tmp_path)
+    bundle_forms.write(micro, tmp_path / "out", [derived], preferred={}, drop_fp32=True)
+    found = bundles.read(tmp_path / "out")
+    for graph_id in micro.graphs:
+        assert list(found.graphs[graph_id]) == (["fp16"] if graph_id in derived.graphs else ["fp32"])
+    gone = {f"{graph_id}.onnx" for graph_id in derived.graphs}
+    assert set(found.files) == (set(micro.files) - gone) | {f"{graph_id}.fp16.onnx" for graph_id in derived.graphs}
+    with pytest.raises(ExportError, match=r"in fp16 only, and plans and other forms are made of float32.*--drop-fp32"):
+        Derivation(found, ["unet_step"], None, tmp_path)
+
+
+def test_write_without_float32_keeps_weights_that_half_precision_shares(
+    micro: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_file, "EXTERNAL_FROM_BYTES", 1000)
+    source = tmp_path / "source"
+    source.mkdir()
+    for name, file in micro.files.items():
+        (source / name).write_bytes(file.path.read_bytes())
+    model = onnx.load(source / "unet_step.onnx")
+    weights = [(tensor.name, numpy_helper.to_array(tensor)) for tensor in model.graph.initializer]
+    model.graph.ClearField("initializer")
+    onnx_file.write(model, weights, 10**6, source / "unet_step.onnx")
+    document = json.loads((micro.folder / "bundle.json").read_text())
+    del document["schema"], document["files"]
+    bundle = bundles.write(source, document)
+    assert "unet_step.onnx.data" in bundle.files
+    derived = all_in_half(bundle, tmp_path)
+    graph = derived.graphs["unet_step"]
+    assert list(graph.files) == ["unet_step.fp16.onnx", "unet_step.onnx.data"]
+    assert graph.files["unet_step.onnx.data"].path.samefile(source / "unet_step.onnx.data")
+    bundle_forms.write(bundle, tmp_path / "out", [derived], preferred={}, drop_fp32=True)
+    found = bundles.read(tmp_path / "out")
+    assert "unet_step.onnx.data" in found.files and "unet_step.onnx" not in found.files
+    codec = rdeic_rt.load(tmp_path / "out", backend="cpu")
+    data = codec.encode(np.zeros((64, 64, 3), np.uint8))
+    assert np.array_equal(codec.decode(data), rdeic_rt.load(tmp_path / "out", precision="fp16").decode(data))
+
+
+def test_derive_makes_each_form_of_a_graph_once(micro: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[str, str]] = []
+    original = half.run
+
+    def halve(source: Path, target: Path) -> None:
+        made.append((source.name, target.name))
+        original(source, target)
+
+    def copy(source: Path, target: Path, ranges: None, *, form: str) -> QuantizationReport:
+        made.append((source.name, target.name))
+        shutil.copyfile(source, target)
+        return QuantizationReport(form, "max", (), {})
+
+    monkeypatch.setattr(half, "run", halve)
+    monkeypatch.setattr(quantize, "run", copy)
+    derivation = Derivation(micro, ["synthesis_r0"], Ranges("micro", 0, "", {"synthesis_r0": None}), tmp_path)
+    for form in ("int8", "fp16", "fp16", "int8"):
+        derivation.derive(form)
+    assert made == [
+        ("synthesis_r0.onnx", "synthesis_r0.fp16.onnx"),
+        ("synthesis_r0.fp16.onnx", "synthesis_r0.int8.onnx"),
+    ]
+
+
+def test_preference_is_the_order_of_measured_decodes(
+    micro: Bundle, tmp_path: Path, photo: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = forms.with_forms(micro, [all_in_half(micro, tmp_path)])
+    data = rdeic_rt.load(micro.folder, backend="cpu").encode(photo[:64, :64], 0)
+    seconds = {"fp32": 0.2, "fp16": 0.1}
+    measured = []
+
+    def fake(bundle: Bundle, selection: object, data: bytes) -> float:
+        (form,) = bundle.graphs["unet_step"]
+        measured.append(form)
+        return seconds[form]
+
+    monkeypatch.setattr(preference, "MEASURED", ("cpu",))
+    file = fidelity.EncodedPhoto("photo", 0, data)
+    assert set(preference.measure(whole, file)["cpu"]) == {"fp32", "fp16"}
+    monkeypatch.setattr(preference, "_seconds", fake)
+    assert preference.measure(whole, file) == {"cpu": ("fp16", "fp32")}
+    assert measured == ["fp32", "fp16"]
+
+
+def test_decoding_graphs_of_steps_that_no_rate_has_says_which_there_are(micro: Bundle) -> None:
     per_rate = {f"{role}_r{rate}" for role in ("control", "synthesis") for rate in (0, 1)}
     assert set(forms.decoding_graphs(micro, (2,))) == per_rate | {"unet_step", "vae_decoder"}
     only_two = [dataclasses.replace(rate, step_tables={rate.schedule: Path()}) for rate in micro.rates]
@@ -137,6 +238,6 @@ def test_decoding_graphs_of_steps_that_no_rate_has_says_which_there_are(micro: b
         forms.decoding_graphs(micro, (3,))
 
 
-def test_derive_int8_without_ranges_says_how_to_measure_them(micro: bundles.Bundle, tmp_path: Path) -> None:
+def test_derive_int8_without_ranges_says_how_to_measure_them(micro: Bundle, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"collect_ranges\.py"):
-        forms.Derive().onnx(micro.graphs["unet_step"], "int8", tmp_path)
+        Derivation(micro, ["unet_step"], None, tmp_path).derive("int8")

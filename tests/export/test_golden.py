@@ -11,6 +11,7 @@ from rdeic_export import schedule
 from rdeic_export.modules.compression import anchor_mask
 from rdeic_export.modules.config import DiffusionConfig
 from rdeic_export.modules.model import RdeicModel
+from rdeic_export.modules.vae import Vae
 from rdeic_rt.schedule import Schedule
 
 from . import reference
@@ -43,6 +44,7 @@ def test_analysis_released_weights_match_golden(model: RdeicModel, image: str) -
     x = 2 * torch.from_numpy(golden["image"]) - 1
     h = model.vae.features(x)
     check(h, golden["h_raw"], "h")
+    assert isinstance(model.vae, Vae)
     check(torch.cat(model.vae.moments(h), dim=1), golden["vae_moments"], "VAE moments")
     y, indices = model.analyse(x)
     check(y, golden["y"], "y")
@@ -83,7 +85,7 @@ def test_synthesis_released_weights_match_golden(model: RdeicModel, image: str) 
 
 
 def table_of(run: str, n_steps: int) -> Schedule:
-    return (schedule.ddpm if run == "ddpm" else schedule.released_ddim)(DiffusionConfig(), n_steps)
+    return (schedule.ddpm if run == "ddpm" else reference.released_ddim)(DiffusionConfig(), n_steps)
 
 
 @pytest.mark.parametrize("n_steps", [2, 5])

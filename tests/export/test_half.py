@@ -204,7 +204,7 @@ def test_vae_middle_one_head_of_512_stays_near(tmp_path: Path) -> None:
 def test_tensorrt_plan_folded_attention_is_fused_with_float32_products(block: Block, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
     request = Request(
-        flavor="tensorrt-rtx",
+        library="tensorrt-rtx",
         onnx=str(block.path),
         output=str(tmp_path / "block.plan"),
         shapes={"x": [[1, 128, 8, 8], [1, 128, 64, 96], [2, 128, 128, 128]]},

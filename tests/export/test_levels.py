@@ -66,7 +66,7 @@ def test_decode_at_any_rate_is_as_pytorch_does(recipe: Recipe, codec: Codec, ima
     model = recipes.build_model(recipe, recipe.rates[0])
     position = torch.tensor([2.0 * latents.rate.number / (LEVELS - 1)])
     _, row = model.codec.rows(position)
-    z_c, hint = model.codec.synthesise(torch.from_numpy(latents.y_hat), row)
+    z_c, hint = model.codec.synthesise(torch.from_numpy(latents.tensors["y_hat"]), row)
     table = schedule.ddpm(recipe.config.diffusion, 2 if rate == 1 else 1)
     noises = [torch.from_numpy(noise.gaussian(tuple(z_c.shape), latents.crc, k)) for k in range(3)]
     start = table.abar_start**0.5 * z_c + (1 - table.abar_start) ** 0.5 * noises[0]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rdeic_export import graphs, onnx_export, verify
 from rdeic_export.graphs import FoldedGraph
-from rdeic_export.modules import spec
+from rdeic_export.modules import signature
 from rdeic_rt.errors import ExportError
 from tests.micro import make_micro
 
@@ -31,7 +31,7 @@ def exported(folded: dict[str, FoldedGraph], tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp("onnx")
     paths = {name: folder / f"{name}.onnx" for name in folded}
     for name, graph in folded.items():
-        onnx_export.run(graph.module, graph.spec, paths[name], half_weights=False)
+        onnx_export.run(graph.module, graph.signature, paths[name], half_weights=False)
     return paths
 
 
@@ -48,14 +48,14 @@ def test_run_other_sizes_match_pytorch(
 ) -> None:
     monkeypatch.setattr(verify, "SIZES", {"batch": batch, "hz": hz, "wz": wz})
     monkeypatch.setattr(verify, "INDEX_LIMIT", 0.26)  # of as few as one index, one may be a tie
-    verify.graph(folded[name].module, folded[name].spec, exported[name])
+    verify.graph(folded[name].module, folded[name].signature, exported[name])
 
 
 def test_run_twice_gives_the_same_bytes(
     folded: dict[str, FoldedGraph], exported: dict[str, Path], tmp_path: Path
 ) -> None:
     for name in ("control", "vae_decoder"):
-        onnx_export.run(folded[name].module, folded[name].spec, tmp_path / name, half_weights=False)
+        onnx_export.run(folded[name].module, folded[name].signature, tmp_path / name, half_weights=False)
         assert (tmp_path / name).read_bytes() == exported[name].read_bytes()
 
 
@@ -70,12 +70,12 @@ def test_run_half_weights_halves_the_file_and_stays_close(
     folded: dict[str, FoldedGraph], exported: dict[str, Path], tmp_path: Path
 ) -> None:
     graph = folded["unet_step"]
-    onnx_export.run(graph.module, graph.spec, tmp_path / "half.onnx", half_weights=True)
+    onnx_export.run(graph.module, graph.signature, tmp_path / "half.onnx", half_weights=True)
     weights = [i for i in onnx.load(tmp_path / "half.onnx").graph.initializer]
     assert sum(i.data_type == onnx.TensorProto.FLOAT16 for i in weights) > 10
     assert (tmp_path / "half.onnx").stat().st_size < 0.75 * exported["unet_step"].stat().st_size
     generator = torch.Generator().manual_seed(0)
-    feed = {t.name: spec.sample(t, generator).numpy() for t in graph.spec.inputs}
+    feed = {t.name: signature.sample(t, generator).numpy() for t in graph.signature.inputs}
     full, half = (
         onnxruntime.InferenceSession(p, providers=["CPUExecutionProvider"]).run(None, feed)[0]
         for p in (exported["unet_step"], tmp_path / "half.onnx")
@@ -100,13 +100,13 @@ class Off(nn.Module):
 def test_verify_last_element_off_fails(folded: dict[str, FoldedGraph], exported: dict[str, Path]) -> None:
     graph = folded["synthesis"]
     with pytest.raises(ExportError, match="graph synthesis, output z_c: error .* is over the limit 0.001"):
-        verify.graph(Off(graph.module), graph.spec, exported["synthesis"])
+        verify.graph(Off(graph.module), graph.signature, exported["synthesis"])
 
 
 def test_residual_shapes_are_what_control_returns(folded: dict[str, FoldedGraph]) -> None:
     graph = folded["control"]
     generator = torch.Generator().manual_seed(0)
-    outputs = graph.module(*(spec.sample(t, generator) for t in graph.spec.inputs))
-    promised = [[spec.resolve(d, spec.SAMPLE_SIZES) for d in t.shape] for t in graph.spec.outputs]
+    outputs = graph.module(*(signature.sample(t, generator) for t in graph.signature.inputs))
+    promised = [list(t.resolve(signature.SAMPLE_SIZES)) for t in graph.signature.outputs]
     assert [list(o.shape) for o in outputs] == promised
-    assert [t.name for t in folded["unet_step"].spec.inputs][4:] == [t.name for t in graph.spec.outputs]
+    assert [t.name for t in folded["unet_step"].signature.inputs][4:] == [t.name for t in graph.signature.outputs]

@@ -11,12 +11,13 @@ from types import SimpleNamespace
 import pytest
 
 import build_engines
-from rdeic_export import forms, plans
+from rdeic_export import half, plans
+from rdeic_export.forms import Derivation, Derived, DerivedGraph
 from rdeic_rt import bundle as bundles
 from rdeic_rt import plans as stored
-from rdeic_rt.bundle import Bundle, GraphSpec
 from rdeic_rt.errors import BackendUnavailableError, BundleCorruptError, ExportError
 from rdeic_rt.limits import Size
+from rdeic_rt.manifest import Bundle
 from rdeic_rt.plans import Plan, Profile
 
 PROFILE = Profile(Size(64, 64), Size(128, 192), Size(256, 256), max_batch=2)
@@ -29,9 +30,14 @@ def copy_of(bundle: Path, target: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def options() -> plans.Options:
-    flavor, version = plans.installed_flavor("tensorrt-rtx")
-    return plans.Options(flavor, version, plans.PORTABLE, PROFILE)
+def target() -> plans.Target:
+    library, version = plans.installed_library("tensorrt-rtx")
+    return plans.Target(library, version, plans.PORTABLE, PROFILE)
+
+
+def derived(bundle: Bundle, graph_ids: tuple[str, ...], folder: Path, form: str = "fp16") -> Derived:
+    folder.mkdir(exist_ok=True)
+    return Derivation(bundle, graph_ids, None, folder).derive(form)
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +47,9 @@ def folder(embedded_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.fixture(scope="module")
-def built(folder: Path, options: plans.Options) -> list[Plan]:
-    return plans.build(bundles.read(folder), GRAPHS, "fp16", options, forms.Derive(), resume=False)
+def built(folder: Path, target: plans.Target) -> list[Plan]:
+    bundle = bundles.read(folder)
+    return plans.build(bundle, derived(bundle, GRAPHS, folder.parent / "derived"), target, resume=False)
 
 
 @pytest.fixture
@@ -52,20 +59,20 @@ def copied(folder: Path, built: list[Plan], tmp_path: Path) -> Bundle:
     return bundles.read(tmp_path / "tiny")
 
 
-def wanted(options: plans.Options) -> dict[str, object]:
-    return {"flavor": options.flavor, "version": options.version, "capability": 89, "precision": "fp16"}
+def wanted(target: plans.Target) -> dict[str, object]:
+    return {"library": target.library, "version": target.version, "capability": 89, "precision": "fp16"}
 
 
 def test_build_writes_plans_that_the_runtime_finds_by_their_key(
-    folder: Path, built: list[Plan], options: plans.Options
+    folder: Path, built: list[Plan], target: plans.Target
 ) -> None:
     assert [plan.key.graph for plan in built] == [*GRAPHS, "combine"]
     bundle = bundles.read(folder)
     for plan in built:
         assert plan.read()[:4] == b"vtrt"
-    found = stored.find(bundle, bundle.graphs["vae_decoder"], **wanted(options))
+    found = stored.find(bundle, bundle.reference("vae_decoder"), **wanted(target))
     assert found == built[1]
-    assert found.path.parent.name == f"tensorrt-rtx-{options.version}-sm_80+86+89+120-fp16"
+    assert found.path.parent.name == f"tensorrt-rtx-{target.version}-sm_80+86+89+120-fp16"
     assert found.key.profile == dataclasses.replace(PROFILE, max_batch=1)
     assert not list(found.path.parent.glob(".building*"))
 
@@ -84,32 +91,32 @@ def test_build_report_says_that_layers_run_in_float16(built: list[Plan]) -> None
         ({"version": "10.3.0"}, r"version .* instead of 10\.3\.0"),
         ({"capability": 90}, r"target sm_80\+86\+89\+120 instead of sm_90"),
         ({"precision": "int8"}, "precision fp16 instead of int8"),
-        ({"flavor": "tensorrt"}, "flavor tensorrt-rtx instead of tensorrt"),
+        ({"library": "tensorrt"}, "library tensorrt-rtx instead of tensorrt"),
     ],
 )
 def test_find_with_another_wish_names_the_field_and_the_command(
-    folder: Path, built: list[Plan], options: plans.Options, change: dict[str, object], message: str
+    folder: Path, built: list[Plan], target: plans.Target, change: dict[str, object], message: str
 ) -> None:
     bundle = bundles.read(folder)
     with pytest.raises(BackendUnavailableError, match=rf"{message}.*python export/build_engines\.py --bundle"):
-        stored.find(bundle, bundle.graphs["control_r0"], **{**wanted(options), **change})
+        stored.find(bundle, bundle.reference("control_r0"), **{**wanted(target), **change})
 
 
-def test_find_after_the_graph_changed_does_not_take_the_old_plan(copied: Bundle, options: plans.Options) -> None:
+def test_find_after_the_graph_changed_does_not_take_the_old_plan(copied: Bundle, target: plans.Target) -> None:
     file = dataclasses.replace(copied.files["control_r0.onnx"], sha256="0" * 64)
-    changed = dataclasses.replace(copied.graphs["control_r0"], file=file)
+    changed = dataclasses.replace(copied.reference("control_r0"), file=file)
     with pytest.raises(BackendUnavailableError, match="onnx_sha256 .* instead of 000000000000"):
-        stored.find(copied, changed, **wanted(options))
+        stored.find(copied, changed, **wanted(target))
 
 
-def test_find_without_any_plan_says_what_builds_one(golden_bundle: Path, options: plans.Options) -> None:
+def test_find_without_any_plan_says_what_builds_one(golden_bundle: Path, target: plans.Target) -> None:
     bundle = bundles.read(golden_bundle)
     with pytest.raises(BackendUnavailableError, match=r"no plan of graph 'control_r0' in .*plans.*--precision fp16"):
-        stored.find(bundle, bundle.graphs["control_r0"], **wanted(options))
+        stored.find(bundle, bundle.reference("control_r0"), **wanted(target))
 
 
-def test_read_plan_with_its_last_byte_changed_raises_corrupt(copied: Bundle, options: plans.Options) -> None:
-    plan = stored.find(copied, copied.graphs["control_r0"], **wanted(options))
+def test_read_plan_with_its_last_byte_changed_raises_corrupt(copied: Bundle, target: plans.Target) -> None:
+    plan = stored.find(copied, copied.reference("control_r0"), **wanted(target))
     data = bytearray(plan.path.read_bytes())
     data[-1] ^= 1
     plan.path.write_bytes(data)
@@ -117,54 +124,72 @@ def test_read_plan_with_its_last_byte_changed_raises_corrupt(copied: Bundle, opt
         plan.read()
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"schema": 2}', '{"schema": 1, "key": []}', "\ud800"])
-def test_find_among_damaged_keys_raises_corrupt(copied: Bundle, options: plans.Options, text: str) -> None:
+@pytest.mark.parametrize("text", ["", "{}", '{"schema": 1}', '{"schema": 2, "key": []}', "\ud800"])
+def test_find_among_damaged_keys_raises_corrupt(copied: Bundle, target: plans.Target, text: str) -> None:
     path = next((copied.folder / stored.FOLDER).glob("*/control_r0.json"))
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
     with pytest.raises(BundleCorruptError, match=r"control_r0\.json: not the key of a plan"):
-        stored.find(copied, copied.graphs["control_r0"], **wanted(options))
+        stored.find(copied, copied.reference("control_r0"), **wanted(target))
 
 
-def test_build_resumed_builds_only_what_is_missing_or_damaged(
-    copied: Bundle, options: plans.Options, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    built_now: list[str] = []
+@pytest.fixture
+def built_now(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The ids of the graphs whose plans are built from now on."""
+    ids: list[str] = []
     original = plans._build_one
 
-    def counting(bundle: Bundle, graph: GraphSpec, *rest: object) -> object:
-        built_now.append(graph.id)
+    def counting(bundle: Bundle, graph: DerivedGraph, *rest: object) -> object:
+        ids.append(graph.spec.id)
         return original(bundle, graph, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(plans, "_build_one", counting)
+    return ids
+
+
+def test_build_resumed_builds_only_what_is_missing_or_damaged(
+    copied: Bundle, target: plans.Target, tmp_path: Path, built_now: list[str]
+) -> None:
     next((copied.folder / stored.FOLDER).glob("*/combine.plan")).write_bytes(b"cut short")
-    result = plans.build(copied, ("control_r0",), "fp16", options, forms.Derive(), resume=True)
+    result = plans.build(copied, derived(copied, ("control_r0",), tmp_path / "derived"), target, resume=True)
     assert built_now == ["combine"]
     assert [len(plan.read()) > 1000 for plan in result] == [True, True]
 
 
-def test_build_of_a_graph_the_library_refuses_is_one_line_and_leaves_no_key(
-    copied: Bundle, options: plans.Options
+def test_build_resumed_after_the_derivation_changed_builds_anew(
+    copied: Bundle, target: plans.Target, tmp_path: Path, built_now: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copied.graphs["synthesis_r0"].path.write_bytes(b"not a graph")
+    monkeypatch.setattr(half, "_tail", lambda model: {node.output[0] for node in model.graph.node[-5:]})
+    changed = derived(copied, ("control_r0",), tmp_path / "derived")
+    (plan, _) = plans.build(copied, changed, target, resume=True)
+    assert built_now == ["control_r0"]
+    assert plan.key.derived_sha256 == changed.graphs["control_r0"].sha256 != plan.key.onnx_sha256
+    assert stored.find(copied, copied.reference("control_r0"), **wanted(target)) == plan
+
+
+def test_build_of_a_graph_the_library_refuses_is_one_line_and_leaves_no_key(
+    copied: Bundle, target: plans.Target, tmp_path: Path
+) -> None:
+    copied.reference("synthesis_r0").path.write_bytes(b"not a graph")
     with pytest.raises(ExportError, match="graph 'synthesis_r0': tensorrt-rtx cannot build synthesis_r0") as caught:
-        plans.build(copied, ("synthesis_r0",), "fp32", options, forms.Derive(), resume=False)
+        plans.build(copied, derived(copied, ("synthesis_r0",), tmp_path / "derived", "fp32"), target, resume=False)
     assert "\n" not in str(caught.value)
     assert not list((copied.folder / stored.FOLDER).rglob("synthesis_r0.*"))
     assert not list((copied.folder / stored.FOLDER).rglob(".building*"))
 
 
 def test_build_where_the_disk_is_full_says_how_much_is_missing(
-    copied: Bundle, options: plans.Options, monkeypatch: pytest.MonkeyPatch
+    copied: Bundle, target: plans.Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    graphs = derived(copied, ("synthesis_r0",), tmp_path / "derived")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=10**9, used=10**9, free=1000))
     with pytest.raises(ExportError, match=r"plans need about .* GB, and 0\.0 GB are free"):
-        plans.build(copied, ("synthesis_r0",), "fp16", options, forms.Derive(), resume=False)
+        plans.build(copied, graphs, target, resume=False)
 
 
-def test_installed_flavor_that_is_not_there_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_installed_library_that_is_not_there_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plans, "MODULES", {"tensorrt": "no_such_module", "tensorrt-rtx": "no_such_module"})
-    with pytest.raises(ExportError, match=r"no TensorRT .*pip install -e '\.\[export,tensorrt\]'.*--flavor onnx"):
-        plans.installed_flavor("auto")
+    with pytest.raises(ExportError, match=r"no TensorRT .*pip install -e '\.\[export,tensorrt\]'.*--library onnx"):
+        plans.installed_library("auto")
 
 
 def test_main_steps_2_builds_plans_of_every_rate_that_decodes_in_two_steps(
@@ -186,7 +211,9 @@ def test_main_steps_2_builds_plans_of_every_rate_that_decodes_in_two_steps(
     [
         (["--steps", "4"], "no rate for 4 steps"),
         (["--precision", "int8"], "no activation ranges of bundle 'micro'"),
-        (["--flavor", "onnx"], "--output"),
+        (["--library", "onnx"], "--output"),
+        (["--drop-fp32"], "give --library onnx too"),
+        (["--library", "onnx", "--drop-fp32", "--precision", "fp32,fp16", "--output", "/nowhere"], "and not fp32"),
         (["--sizes", "128x128", "64x64", "256x256"], "--sizes"),
     ],
 )

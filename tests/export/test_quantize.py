@@ -19,10 +19,24 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 import rdeic_rt
-from rdeic_export import fidelity, forms, half, layers, probe, qdq, quantize, quantize_cpu, sensitivity
+from rdeic_export import (
+    bundle_forms,
+    fidelity,
+    forms,
+    half,
+    layers,
+    onnx_file,
+    probe,
+    quantize,
+    quantize_cpu,
+    sensitivity,
+)
 from rdeic_export import ranges as range_files
 from rdeic_export.ranges import GraphRanges, Ranges
+from rdeic_rt import Codec
+from rdeic_rt import bundle as bundles
 from rdeic_rt.errors import ExportError
+from tests.images import psnr_db
 from tests.micro.make_micro import PHOTOS
 
 from . import attention_net
@@ -228,6 +242,20 @@ def test_run_unsigned_gives_a_convolution_the_same_sums_on_cpus_without_vnni(
     assert (saturated != exact).mean() > 0.1
 
 
+def write_for_cpus(source: Path, folder: Path, ranges: Ranges, steps: tuple[int, ...] = (2, 5)) -> None:
+    """Write a bundle ``tiny`` that has the form int8-cpu too."""
+    bundle = bundles.read(source)
+    graph_ids = forms.decoding_graphs(bundle, steps)
+    derived = forms.Derivation(bundle, graph_ids, ranges, folder).derive("int8-cpu")
+    bundle_forms.write(bundle, folder / "tiny", [derived], preferred={})
+
+
+def compared(reference: Codec, candidate: Codec, photos: list[Path], limit_db: float) -> fidelity.FidelityReport:
+    files = fidelity.encode(reference, photos, [rate.index for rate in reference.bundle.rates])
+    images = [fidelity.decode(codec, files) for codec in (reference, candidate)]
+    return fidelity.compare("int8-cpu", files, *images, limit_db)
+
+
 def run_without_vnni(program: str, folder: Path) -> None:
     """Run a Python program with a folder as its argument, on a CPU with AVX2 and without VNNI."""
     if QEMU is None:
@@ -238,7 +266,7 @@ def run_without_vnni(program: str, folder: Path) -> None:
 def test_decode_on_a_cpu_without_vnni_stays_near_float32(
     embedded_bundle: Path, tmp_path: Path, ranges: Ranges, crops: list[Path]
 ) -> None:
-    forms.write_variants(embedded_bundle, tmp_path / "tiny", ["int8-cpu"], [2], forms.Derive(ranges), quiet=True)
+    write_for_cpus(embedded_bundle, tmp_path, ranges, steps=(2,))
     codec = rdeic_rt.load(tmp_path / "tiny", backend="cpu", precision="fp32", threads=1)
     data = codec.encode(rdeic_rt.read_image(crops[0])[0][:64, :64])
     (tmp_path / "photo.rdc").write_bytes(data)
@@ -251,7 +279,7 @@ numpy.save(folder / "image.npy", codec.decode((folder / "photo.rdc").read_bytes(
 """,
         tmp_path,
     )
-    assert fidelity.psnr_db(codec.decode(data), np.load(tmp_path / "image.npy")) > 38
+    assert psnr_db(codec.decode(data), np.load(tmp_path / "image.npy")) > 38
 
 
 def test_openvino_on_a_cpu_without_vnni_stays_near_float32(
@@ -296,7 +324,7 @@ def test_run_with_external_weights_on_either_side_gives_the_same_numbers(
     target.parent.mkdir()
     quantize.run(whole, tmp_path / "small.onnx", ranges.graph("control_r0"), form=form)
     onnx.save(onnx.load(whole), source, save_as_external_data=True, location="large.onnx.data", size_threshold=0)
-    monkeypatch.setattr(qdq, "EXTERNAL_BYTES", 1000)
+    monkeypatch.setattr(onnx_file, "EXTERNAL_FROM_BYTES", 1000)
     quantize.run(source, target, ranges.graph("control_r0"), form=form)
     assert target.stat().st_size < 0.5 * (tmp_path / "small.onnx").stat().st_size
     assert sorted(path.name for path in target.parent.iterdir()) == ["int8.onnx", "int8.onnx.data"]
@@ -412,24 +440,16 @@ def test_choose_keeps_the_worst_until_the_rest_meets_the_budget() -> None:
 def test_gate_passes_the_embedded_bundle_in_int8_and_refuses_a_limit_it_misses(
     embedded_bundle: Path, tmp_path: Path, ranges: Ranges, crops: list[Path]
 ) -> None:
-    forms.write_variants(embedded_bundle, tmp_path / "tiny", ["int8-cpu"], [2, 5], forms.Derive(ranges), quiet=True)
+    write_for_cpus(embedded_bundle, tmp_path, ranges)
     reference = rdeic_rt.load(tmp_path / "tiny", backend="cpu", precision="fp32", threads=1)
     candidate = rdeic_rt.load(tmp_path / "tiny", backend="cpu", precision="int8", threads=1)
-    report = fidelity.psnr_gate(reference, candidate, crops)
+    report = compared(reference, candidate, crops, fidelity.LIMIT_DB["int8"])
     assert set(report.rates) == {rate.index for rate in reference.bundle.rates} and report.photos == 2
     assert all(fidelity.LIMIT_DB["int8"] < rate.least_db <= rate.mean_db < 60 for rate in report.rates.values())
     assert report.document()["rates"]["0"]["worst"] in {path.name for path in crops}
     with pytest.raises(ExportError, match="2 of 2, mean .* dB") as error:
-        fidelity.psnr_gate(reference, candidate, crops, limit_db=70.0)
+        compared(reference, candidate, crops, 70.0)
     assert "\n" not in str(error.value)
-    assert fidelity.psnr_gate(reference, reference, crops[:1], limit_db=99.0).rates[0].least_db == 100.0
+    assert compared(reference, reference, crops[:1], 99.0).rates[0].least_db == 100.0
     with pytest.raises(ExportError, match="no photos"):
-        fidelity.psnr_gate(reference, candidate, [])
-
-
-def test_psnr_sees_the_last_value() -> None:
-    image = np.full((4, 4, 3), 100, np.uint8)
-    other = image.copy()
-    other[-1, -1, -1] += 12
-    assert fidelity.psnr_db(image, other) == pytest.approx(10 * math.log10(255**2 / (144 / 48)))
-    assert fidelity.psnr_db(image, image) == 100.0
+        compared(reference, candidate, [], 30.0)

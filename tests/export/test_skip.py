@@ -13,7 +13,7 @@ from torch import Tensor
 from rdeic_export import integer, skip
 from rdeic_export.integer import Sample
 from rdeic_export.modules.model import RdeicModel
-from rdeic_rt.entropy import EntropyModel, encode_latents
+from rdeic_rt.entropy.hyperprior import Hyperprior
 from rdeic_rt.errors import ExportError
 from tests.micro import make_micro
 
@@ -31,40 +31,40 @@ def samples(network: RdeicModel) -> list[Sample]:
 
 
 @pytest.fixture(scope="module")
-def model(network: RdeicModel, samples: list[Sample]) -> EntropyModel:
+def model(network: RdeicModel, samples: list[Sample]) -> Hyperprior:
     """Integer networks whose symbols mostly have a scale index of 0 to 8, so that a threshold matters."""
     arrays = integer.convert(network.codec, samples)
-    return EntropyModel.load({**arrays, "scale_thresholds": 4 * arrays["scale_thresholds"].astype(np.int32)})
+    return Hyperprior.load({**arrays, "scale_thresholds": 4 * arrays["scale_thresholds"].astype(np.int32)})
 
 
 def z_c_of(network: RdeicModel) -> Callable[[Tensor, int], Tensor]:
     return lambda y_hat, number: network.codec.synthesise(y_hat)[0]
 
 
-def estimates(network: RdeicModel, model: EntropyModel, samples: list[Sample], threshold: int) -> list[Tensor]:
+def estimates(network: RdeicModel, model: Hyperprior, samples: list[Sample], threshold: int) -> list[Tensor]:
     """Return z_c of each sample when symbols under the threshold are left out."""
     tried = replace(model, tables=replace(model.tables, skip_below=threshold))
-    coded = [encode_latents(tried, y[0].numpy(), indices[0].numpy()) for y, indices in samples]
+    y_hats = [integer.encode(tried, sample).tensors["y_hat"] for sample in samples]
     with torch.no_grad():
-        return [network.codec.synthesise(torch.from_numpy(c.y_hat))[0] for c in coded]
+        return [network.codec.synthesise(torch.from_numpy(y_hat))[0] for y_hat in y_hats]
 
 
 def test_choose_exact_estimate_spoilt_by_any_skip_keeps_every_symbol(
-    network: RdeicModel, model: EntropyModel, samples: list[Sample]
+    network: RdeicModel, model: Hyperprior, samples: list[Sample]
 ) -> None:
     exact = [target + 1e-3 for target in estimates(network, model, samples, 0)]
     assert skip.choose(z_c_of(network), model, samples, exact) == 0
 
 
 def test_choose_estimate_that_no_symbol_helps_skips_the_most(
-    network: RdeicModel, model: EntropyModel, samples: list[Sample]
+    network: RdeicModel, model: Hyperprior, samples: list[Sample]
 ) -> None:
     far = [target + 1e6 for target in estimates(network, model, samples, 0)]
     assert skip.choose(z_c_of(network), model, samples, far) == skip.HIGHEST
 
 
 def test_choose_estimate_that_is_best_with_a_threshold_finds_it(
-    network: RdeicModel, model: EntropyModel, samples: list[Sample]
+    network: RdeicModel, model: Hyperprior, samples: list[Sample]
 ) -> None:
     best = [target + 1e-3 for target in estimates(network, model, samples, 4)]
     assert skip.choose(z_c_of(network), model, samples, best) == 4
@@ -82,6 +82,6 @@ def test_target_of_a_picture_is_the_mean_that_the_autoencoder_encodes_it_to(
     torch.testing.assert_close(target, mean * network.config.vae.scale_factor)
 
 
-def test_choose_without_samples_raises(network: RdeicModel, model: EntropyModel) -> None:
+def test_choose_without_samples_raises(network: RdeicModel, model: Hyperprior) -> None:
     with pytest.raises(ExportError, match="no samples"):
         skip.choose(z_c_of(network), model, [], [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -11,42 +12,67 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from rdeic_export import fidelity, forms, verify
+from rdeic_export.forms import Derivation, Derived
 from rdeic_rt import bundle as bundles
-from rdeic_rt.bundle import GraphSpec
+from rdeic_rt.bundle_file import OwnFile
 from rdeic_rt.errors import ExportError
+from rdeic_rt.manifest import Bundle
 
 
-class Damaging(forms.Derive):
-    """Derives forms, and then changes the weights of one graph's."""
-
-    def onnx(self, graph: GraphSpec, form: str, folder: Path) -> tuple[Path, dict[str, object]]:
-        path, facts = super().onnx(graph, form, folder)
-        if graph.id == "vae_decoder":
-            model = onnx.load(path)
-            largest = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
-            damaged = numpy_helper.to_array(largest) * np.float16(0.5)
-            largest.CopyFrom(numpy_helper.from_array(damaged, largest.name))
-            onnx.save(model, path)
-        return path, facts
+@pytest.fixture(scope="module")
+def micro(golden_bundle: Path) -> Bundle:
+    return bundles.read(golden_bundle)
 
 
-def test_derived_forms_of_fp16_pass_on_the_golden_bundle(golden_bundle: Path, photo_paths: list[Path]) -> None:
-    before = sorted(golden_bundle.parent.iterdir())
-    reports = verify.derived_forms(golden_bundle, ("fp16",), (2,), forms.Derive(), photo_paths[:1])
-    assert reports["fp16"].photos == 1
-    assert 45 < reports["fp16"].least_db < 100
-    assert sorted(golden_bundle.parent.iterdir()) == before, "it left something behind"
+def in_half(bundle: Bundle, folder: Path) -> Derived:
+    return Derivation(bundle, forms.decoding_graphs(bundle, (2,)), None, folder).derive("fp16")
 
 
-def test_derived_forms_with_a_damaged_graph_fail_the_build(golden_bundle: Path, photo_paths: list[Path]) -> None:
-    with pytest.raises(ExportError, match="vae_decoder") as caught:
-        verify.derived_forms(golden_bundle, ("fp16",), (2,), Damaging(), photo_paths[:1])
+def damaged(derived: Derived) -> Derived:
+    """Return the same with the weights of one graph changed."""
+    graph = derived.graphs["vae_decoder"]
+    model = onnx.load(graph.spec.path)
+    largest = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    largest.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(largest) * np.float16(0.5), largest.name))
+    onnx.save(model, graph.spec.path)
+    spec = dataclasses.replace(graph.spec, file=OwnFile(graph.spec.path))
+    return Derived(derived.form, {**derived.graphs, "vae_decoder": dataclasses.replace(graph, spec=spec)})
+
+
+def test_derived_in_fp16_passes_and_the_reference_is_decoded_once(
+    micro: Bundle, tmp_path: Path, photo_paths: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decodes, encodes = [], []
+    decode, encode = fidelity.decode, fidelity.encode
+    monkeypatch.setattr(fidelity, "decode", lambda codec, files: (decodes.append(codec), decode(codec, files))[1])
+    monkeypatch.setattr(fidelity, "encode", lambda *args: (encodes.append(args), encode(*args))[1])
+    reference, candidate = verify.Reference(micro, (2,), photo_paths[:1]), in_half(micro, tmp_path)
+    report = verify.derived(reference, candidate)
+    assert report.photos == 1
+    assert 45 < report.least_db < 100
+    assert verify.derived(reference, candidate) == report
+    assert (len(encodes), len(decodes)) == (1, 3)  # float32, and the form twice
+
+
+def test_derived_with_a_damaged_graph_fails_the_build(micro: Bundle, tmp_path: Path, photo_paths: list[Path]) -> None:
+    reference = verify.Reference(micro, (2,), photo_paths[:1])
+    with pytest.raises(ExportError, match="graph 'vae_decoder' in fp16: output image") as caught:
+        verify.derived(reference, damaged(in_half(micro, tmp_path)))
     assert "\n" not in str(caught.value)
+
+
+def test_derived_whose_images_are_off_fails_the_build(
+    micro: Bundle, tmp_path: Path, photo_paths: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "_check_half", lambda single, half: None)
+    reference = verify.Reference(micro, (2,), photo_paths[:1])
+    with pytest.raises(ExportError, match="fp16: images differ from float32 by more than the limit of 45 dB"):
+        verify.derived(reference, damaged(in_half(micro, tmp_path)))
 
 
 @pytest.mark.parametrize(("levels", "passes"), [(1, True), (255, False)])
 def test_compare_sees_a_difference_in_the_last_image_alone(levels: int, passes: bool) -> None:
-    files = [fidelity.Encoded(name, 0, b"") for name in ("first.png", "second.png", "last.png")]
+    files = [fidelity.EncodedPhoto(name, 0, b"") for name in ("first.png", "second.png", "last.png")]
     images: list[NDArray[np.uint8]] = [np.zeros((16, 16, 3), np.uint8) for _ in files]
     changed = [image.copy() for image in images]
     changed[-1][-1, -1, -2:] = levels
@@ -57,9 +83,3 @@ def test_compare_sees_a_difference_in_the_last_image_alone(levels: int, passes: 
             ExportError, match=r"the limit of 45 dB PSNR \(rate 0: 1 of 3, mean .*, last\.png 25\.84 dB"
         ):
             fidelity.compare("fp16", files, images, changed, 45.0)
-
-
-def test_check_half_of_a_graph_that_is_off_names_graph_and_output(golden_bundle: Path, tmp_path: Path) -> None:
-    forms.write_variants(golden_bundle, tmp_path / "out", ("fp16",), (2,), Damaging(), quiet=True)
-    with pytest.raises(ExportError, match="graph 'vae_decoder' in fp16: output image"):
-        verify._check_half(bundles.read(tmp_path / "out", verify=False))

@@ -67,7 +67,7 @@ def main() -> None:
         for number, data in (at_levels if args.levels else at_rates)(codec, crop):
             stem = target / f"{name}_r{number}"
             stem.with_suffix(".rdc").write_bytes(data)
-            np.savez_compressed(stem.with_suffix(".npz"), y_hat=codec.read_latents(data).y_hat)
+            np.savez_compressed(stem.with_suffix(".npz"), y_hat=codec.read_latents(data).tensors["y_hat"])
             Image.fromarray(codec.decode(data)).save(stem.with_suffix(".png"))
     (target / "limits.json").write_text(json.dumps(LIMITS, indent=1) + "\n")
 

@@ -21,7 +21,7 @@ FRESH = """
 import hashlib, sys, rdeic_rt
 codec = rdeic_rt.load(sys.argv[1], backend="cpu", threads=int(sys.argv[2]))
 for path in sys.argv[3:]:
-    print(hashlib.sha256(codec.read_latents(open(path, "rb").read()).y_hat.tobytes()).hexdigest())
+    print(hashlib.sha256(codec.read_latents(open(path, "rb").read()).tensors["y_hat"].tobytes()).hexdigest())
 """
 
 
@@ -38,7 +38,9 @@ def test_decode_golden_file_matches(path: Path) -> None:
     codec = rdeic_rt.load(path.parent / "bundle", backend="cpu")
     data = path.read_bytes()
     expected = np.load(path.with_suffix(".npz"))["y_hat"]
-    assert same_latents(codec.read_latents(data).y_hat, expected), f"{path}: latents differ; the format is broken"
+    assert same_latents(codec.read_latents(data).tensors["y_hat"], expected), (
+        f"{path}: latents differ; the format is broken"
+    )
     limits = json.loads((path.parent / "limits.json").read_text())
     pixels, want = codec.decode(data).astype(int), np.asarray(Image.open(path.with_suffix(".png"))).astype(int)
     assert pixels.shape == want.shape

@@ -114,6 +114,6 @@ def levels_recipe(folder: Path, config: ModelConfig = MICRO_LEVELS) -> Recipe:
 
 
 if __name__ == "__main__":
-    import build_engines
+    from rdeic_export.bundle_build import build
 
-    build_engines.build(recipe(Path(sys.argv[1]) / "weights"), [PHOTOS], [], Path(sys.argv[1]) / "bundle")
+    build(recipe(Path(sys.argv[1]) / "weights"), [PHOTOS], [], Path(sys.argv[1]) / "bundle")

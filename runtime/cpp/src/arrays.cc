@@ -17,12 +17,8 @@ namespace {
 
 constexpr const char* kHint = "Get the bundle again, or export it again";
 
-// No deflate stream grows to more than 1032 times its length, so a member that announces more is not believed.
-constexpr std::uint64_t kMaxDeflateRatio = 1032;
 // Flag of a member.
 constexpr unsigned kEncrypted = 1;
-// Longest name of a member; those of an entropy model have up to 30 characters.
-constexpr std::size_t kMaxNameBytes = 256;
 constexpr std::string_view kSuffix = ".npy";
 
 /// Bytes that minizip reads as a file.
@@ -94,10 +90,10 @@ class Archive {
 
   std::pair<std::string, Array> read_member() {
     unz_file_info64 info{};
-    std::array<char, kMaxNameBytes + 1> name_buffer{};
-    if (unzGetCurrentFileInfo64(zip_.get(), &info, name_buffer.data(), kMaxNameBytes, nullptr, 0, nullptr, 0) !=
+    std::array<char, kMaxArrayNameBytes + 1> name_buffer{};
+    if (unzGetCurrentFileInfo64(zip_.get(), &info, name_buffer.data(), kMaxArrayNameBytes, nullptr, 0, nullptr, 0) !=
             UNZ_OK ||
-        info.size_filename > kMaxNameBytes)
+        info.size_filename > kMaxArrayNameBytes)
       corrupt("not a readable .npz file: its directory is damaged");
     std::string name(name_buffer.data());
     if (name.ends_with(kSuffix)) name.resize(name.size() - kSuffix.size());

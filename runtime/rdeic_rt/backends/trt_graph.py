@@ -120,7 +120,7 @@ class TrtGraph:
     def _context(self, target: Target) -> Any:
         trt, engine = self._library.module, self._engine
         strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        if self._library.flavor == "tensorrt-rtx":
+        if self._library.name == "tensorrt-rtx":
             config = engine.create_runtime_config()
             self._expect(config is not None, "create_runtime_config")
             config.set_execution_context_allocation_strategy(strategy)
@@ -198,7 +198,7 @@ class TrtGraph:
         """Raise BackendError unless a call of the library worked."""
         if not worked:
             library = self._library
-            raise BackendError(f"{library.flavor} {library.version}, graph {self.spec.id!r}: {name}: {library.said()}")
+            raise BackendError(f"{library.name} {library.version}, graph {self.spec.id!r}: {name}: {library.said()}")
 
 
 def _between(least: int, dim: int, most: int) -> bool:

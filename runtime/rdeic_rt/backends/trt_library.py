@@ -24,16 +24,16 @@ _log = logging.getLogger("rdeic_rt.backends.trt")
 
 @dataclass(frozen=True)
 class Library:
-    """TensorRT in one of its flavors, with its log.
+    """TensorRT or TensorRT for RTX, with its log.
 
     Attributes:
-        flavor: as in `plans.FLAVORS`.
+        name: one of `plans.LIBRARIES`.
         module: what was imported.
         runtime: deserialises plans.
         errors: the last things it reported as such, newest last.
     """
 
-    flavor: str
+    name: str
     module: ModuleType
     runtime: Any
     errors: deque[str]
@@ -50,22 +50,21 @@ class Library:
         return text
 
 
-def open_library(flavor: str) -> Library:
-    """Return an installed flavor.
+def open_library(name: str) -> Library:
+    """Return an installed library.
 
     Raises:
         BackendAbsentError: it cannot be imported.
         BackendError: its runtime cannot be made.
     """
-    name = plans.MODULES[flavor]
     try:
-        module = import_module(name)
+        module = import_module(plans.MODULES[name])
     except (ImportError, OSError) as error:
-        raise BackendAbsentError(f"{flavor} cannot be imported ({error})") from None
+        raise BackendAbsentError(f"{name} cannot be imported ({error})") from None
     errors: deque[str] = deque(maxlen=8)
-    library = Library(flavor, module, module.Runtime(_logger(module, errors)), errors)
+    library = Library(name, module, module.Runtime(_logger(module, errors)), errors)
     if library.runtime is None:
-        raise BackendError(f"{flavor} {library.version}: Runtime: {library.said()}")
+        raise BackendError(f"{name} {library.version}: Runtime: {library.said()}")
     return library
 
 
@@ -90,7 +89,7 @@ def deserialise(plan: Plan, library: Library, device: Device) -> Any:
         )
     problems = f" ({_problems(library, data)})" if hasattr(library.runtime, "get_engine_validity") else ""
     raise BackendError(
-        f"{plan.path}: {library.flavor} {library.version} does not take this plan{problems}: {said}. {rebuild(plan)}."
+        f"{plan.path}: {library.name} {library.version} does not take this plan{problems}: {said}. {rebuild(plan)}."
     )
 
 

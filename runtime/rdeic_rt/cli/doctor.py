@@ -100,7 +100,7 @@ def package_versions() -> dict[str, str | None]:
 
 
 def _gpu() -> dict[str, str]:
-    """Return the GPU and each flavor of TensorRT, or why there is none."""
+    """Return the GPU and each TensorRT library, or why there is none."""
     from .. import plans
     from ..backends import cuda, trt_library
 
@@ -110,11 +110,11 @@ def _gpu() -> dict[str, str]:
         facts = {**device.facts(), "free": f"{device.free_bytes() / 2**30:.1f} GiB"}
     except BackendError as error:
         facts["gpu"] = describe(error)
-    for flavor in plans.FLAVORS:
+    for name in plans.LIBRARIES:
         try:
-            facts[flavor] = f"can be used, {trt_library.open_library(flavor).version}"
+            facts[name] = f"can be used, {trt_library.open_library(name).version}"
         except BackendError as error:
-            facts[flavor] = describe(error)
+            facts[name] = describe(error)
     return facts
 
 
@@ -153,7 +153,7 @@ def _plans(bundle: Bundle) -> str:
         return "no plans"
     try:
         used = trt.open_backend(Options(bundle=bundle, capture=False))
-        why = f"tensorrt uses those of {used.library.flavor} {used.library.version} in {used.precision}"
+        why = f"tensorrt uses those of {used.library.name} {used.library.version} in {used.precision}"
     except BackendError as error:
         why = f"not used: {describe(error)}"
     return f"plans {', '.join(folders)}: {why}"

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter
 from torch import Tensor
 
 from .perceptual import SMALLEST_SIDE_PX, FeatureDistance, feature_distance
+from .psnr import psnr_db
 from .resnet import ResNetFeatures
 from .st_lpips import StLpips
 
@@ -176,7 +176,11 @@ class Judge:
         photo = reference.photo
         if image.shape != photo.shape:
             raise ValueError(f"the image has shape {image.shape}, its photo {photo.shape}")
-        scores: dict[str, float | None] = {"psnr_db": psnr_db(image, photo), "ms_ssim": ms_ssim(image, photo)}
+        psnr = psnr_db(image, photo)
+        scores: dict[str, float | None] = {
+            "psnr_db": psnr if math.isfinite(psnr) else None,
+            "ms_ssim": ms_ssim(image, photo),
+        }
         signed = _signed(image)
         with torch.inference_mode():
             for judge in JUDGES:
@@ -194,12 +198,6 @@ class Judge:
         return {**scores, **lattices(image, reference.flat)}
 
 
-def psnr_db(image: NDArray[np.uint8], photo: NDArray[np.uint8]) -> float | None:
-    """Return the peak signal-to-noise ratio of two uint8 images over all samples, None for equal ones."""
-    error = float(np.mean(np.square(_difference(image, photo)), dtype=np.float64))
-    return 10 * math.log10(255**2 / error) if error else None
-
-
 def ms_ssim(image: NDArray[np.uint8], photo: NDArray[np.uint8]) -> float | None:
     """Return MS-SSIM over RGB as pytorch-msssim computes it, None for a side under 161 pixels."""
     if min(photo.shape[:2]) < MS_SSIM_SMALLEST_SIDE_PX:
@@ -208,13 +206,6 @@ def ms_ssim(image: NDArray[np.uint8], photo: NDArray[np.uint8]) -> float | None:
 
     with torch.inference_mode():
         return float(compute(_nchw(image), _nchw(photo), data_range=255))
-
-
-def high_frequency_energy(image: NDArray[np.uint8]) -> float:
-    """Return how sharp a uint8 image [H, W, 3] is: the mean square of luma minus its Gaussian blur of 1 px."""
-    luma = Image.fromarray(image).convert("L")
-    blurred = luma.filter(ImageFilter.GaussianBlur(1.0))
-    return float(np.square(np.asarray(luma, np.float64) - np.asarray(blurred, np.float64)).mean())
 
 
 @dataclass(frozen=True)

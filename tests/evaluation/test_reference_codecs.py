@@ -7,15 +7,15 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from rdeic_eval import reference_codecs
+from rdeic_eval.reference_codecs import CODECS, Encodings, OtherCodec
 from rdeic_rt.errors import ImageError
-from rdeic_rt.evaluation import others
-from rdeic_rt.evaluation.others import CODECS, Encodings, OtherCodec
 from tests.conftest import missing
 
 
 @pytest.fixture(params=CODECS, ids=lambda codec: codec.id)
 def other(request: pytest.FixtureRequest) -> OtherCodec:
-    found = others.available([request.param.id]).codecs
+    found = reference_codecs.available([request.param.id]).codecs
     return found[0] if found else missing(f"{request.param.name}")
 
 
@@ -75,7 +75,7 @@ def test_picture_a_codec_refuses_is_an_image_error_that_names_it() -> None:
 
 def test_available_names_what_is_missing_and_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pillow_jxl", None)
-    found = others.available(["jxl", "jpeg"])
+    found = reference_codecs.available(["jxl", "jpeg"])
 
     assert [codec.id for codec in found.codecs] == ["jpeg"]
     assert list(found.libraries) == ["JPEG"]
@@ -84,4 +84,4 @@ def test_available_names_what_is_missing_and_how_to_get_it(monkeypatch: pytest.M
 
 def test_available_of_an_unknown_codec_is_refused_with_the_choices() -> None:
     with pytest.raises(ValueError, match="no codec bmp; there are jpeg, webp, avif, jxl"):
-        others.available(["jpeg", "bmp"])
+        reference_codecs.available(["jpeg", "bmp"])

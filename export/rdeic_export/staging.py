@@ -1,4 +1,4 @@
-"""Bundle folder: files first, ``bundle.json`` last, and an atomic rename at the end (docs/bundle.md)."""
+"""A bundle's folder while it is written: beside the one that it replaces, in one step, in the end (docs/bundle.md)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import rdeic_rt.bundle
-from rdeic_rt.bundle import TensorSpec
 from rdeic_rt.errors import ExportError, RdeicError
-from rdeic_rt.schedule import Schedule
-
-from .checkpoint import sha256
-from .modules.spec import GraphSpec
 
 CARD = "README.md"  # the model card: written by people, no part of the bundle, kept when it is built again
 
@@ -117,49 +111,3 @@ def _replace(target: Path, folder: Path) -> None:
         raise
     finally:
         shutil.rmtree(old)
-
-
-def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Add the table of files to the manifest, write ``bundle.json`` and read the bundle back.
-
-    Args:
-        folder: holds every file of the bundle already.
-        manifest: everything but ``schema`` and ``files``.
-
-    Raises:
-        rdeic_rt.errors.BundleError: the runtime would not load what was written.
-    """
-    files = {
-        path.relative_to(folder).as_posix(): {"sha256": sha256(path), "bytes": path.stat().st_size}
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != rdeic_rt.bundle.MANIFEST
-    }
-    whole = {"schema": rdeic_rt.bundle.SCHEMA, **manifest, "files": files}
-    (folder / rdeic_rt.bundle.MANIFEST).write_text(json.dumps(whole, indent=1, sort_keys=True) + "\n")
-    rdeic_rt.bundle.read(folder, verify=False)
-
-
-def graph_entry(file: str, spec: GraphSpec, precision: str) -> dict[str, Any]:
-    """Return a graph's entry in ``bundle.json``."""
-    return {
-        "file": file,
-        "precision": precision,
-        "inputs": [_tensor(t) for t in spec.inputs],
-        "outputs": [_tensor(t) for t in spec.outputs],
-    }
-
-
-def schedule_entry(table: Schedule) -> dict[str, Any]:
-    """Return a schedule's entry in ``bundle.json``; floats survive the round trip exactly."""
-    return {
-        "sampler": table.sampler,
-        "timesteps": list(table.timesteps),
-        "abar_start": table.abar_start,
-        "a": list(table.a),
-        "b": list(table.b),
-        "c": list(table.c),
-    }
-
-
-def _tensor(tensor: TensorSpec) -> dict[str, Any]:
-    return {"name": tensor.name, "dtype": tensor.dtype, "shape": list(tensor.shape)}

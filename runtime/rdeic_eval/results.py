@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import RdeicError
-from ..limits import Size
+from rdeic_rt.errors import RdeicError
+from rdeic_rt.limits import Size
+
 from .metrics import JudgeFacts, Scores
 
 OURS = "rdeic-rt"

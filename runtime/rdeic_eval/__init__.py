@@ -1,14 +1,16 @@
 """Rate and distortion of a bundle on photos, beside JPEG, WebP, AVIF and JPEG XL; needs the extra ``eval``.
 
     import rdeic_rt
-    from rdeic_rt.evaluation import evaluate
+    from rdeic_eval import evaluate
 
     evaluation = evaluate(rdeic_rt.load(), sorted(Path("photos").glob("*.jpg")))
 
-Modules in the order data meets them: `run` (one photo after another), `others` (the codecs, and the search for a file
-of some size), `perceptual` and `metrics` (how close a picture is), `results` (what is found), `summary` (means,
-intervals, BD-rates), and `report`, `plot` and `sheet` (text and JSON, curves, pictures side by side).
-docs/evaluation.md says what is measured, and how.
+Modules in the order data meets them: `run` (one photo after another), `reference_codecs` (the others' files, and the
+search for one of some size), `perceptual`, `st_lpips` and `resnet` (networks that judge), `psnr` and `metrics` (how
+close an image is), `results` (what is found), `summary` (means, intervals, BD-rates), and `report`, `plot` and `sheet`
+(text and JSON, curves, images side by side). docs/evaluation.md says what is measured, and how.
+
+This package is beside rdeic_rt and not in it, because it imports torch; rdeic_rt imports it in `rdeic-rt eval` alone.
 
 Names are imported when they are first used: training needs `perceptual` alone.
 """

@@ -1,4 +1,4 @@
-"""GraphSpec: what one exported graph takes and returns, in names, dtypes and symbolic shapes.
+"""Signature: what one exported graph takes and returns, in names, dtypes and symbolic shapes.
 
 Every size is a multiple of ``hz`` and ``wz``, the padded image's sides in units of 64 px, so that all graphs share the
 same three free dimensions: ``batch``, ``hz`` and ``wz``.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rdeic_rt.bundle import TensorSpec
+from rdeic_rt.tensor_spec import TensorSpec
 
 from .config import ModelConfig
 from .unet import UNet
@@ -24,7 +24,7 @@ DTYPES = {"uint8": torch.uint8, "float32": torch.float32, "int64": torch.int64}
 
 
 @dataclass(frozen=True)
-class GraphSpec:
+class Signature:
     """Inputs and outputs of one graph, in order."""
 
     name: str
@@ -41,18 +41,10 @@ class GraphSpec:
 
 def sample(tensor: TensorSpec, generator: torch.Generator, sizes: Mapping[str, int] = SAMPLE_SIZES) -> Tensor:
     """Return random values of a tensor's dtype and shape at the given free dimensions."""
-    shape = [resolve(dim, sizes) for dim in tensor.shape]
+    shape = tensor.resolve(sizes)
     if tensor.dtype == "float32":
         return torch.randn(shape, generator=generator)
     return torch.randint(256, shape, dtype=DTYPES[tensor.dtype], generator=generator)
-
-
-def resolve(dim: Dim, sizes: Mapping[str, int]) -> int:
-    """Return the value of a dimension such as 8, ``"batch"`` or ``"8*hz"``."""
-    if isinstance(dim, int):
-        return dim
-    factor, _, name = dim.rpartition("*")
-    return int(factor or 1) * sizes[name]
 
 
 def grid(*leading: Dim, per_64_px: int) -> tuple[Dim, ...]:
@@ -61,10 +53,10 @@ def grid(*leading: Dim, per_64_px: int) -> tuple[Dim, ...]:
     return (*leading, f"{scale}hz", f"{scale}wz")
 
 
-def analysis(config: ModelConfig, level_width: int | None = None) -> GraphSpec:
+def analysis(config: ModelConfig, level_width: int | None = None) -> Signature:
     """Image -> y and VQ indices; where rates share the graph, at the level that a row of numbers says."""
     m = config.compression.latent_channels
-    return GraphSpec(
+    return Signature(
         "analysis",
         (TensorSpec("image", "uint8", ("batch", "64*hz", "64*wz", 3)), *_level(level_width)),
         (
@@ -74,24 +66,24 @@ def analysis(config: ModelConfig, level_width: int | None = None) -> GraphSpec:
     )
 
 
-def synthesis(config: ModelConfig, level_width: int | None = None) -> GraphSpec:
+def synthesis(config: ModelConfig, level_width: int | None = None) -> Signature:
     """y_hat -> z_c and hint; where rates share the graph, at the level that a row of numbers says."""
     m, c = config.compression.latent_channels, config.vae.latent_channels
-    return GraphSpec(
+    return Signature(
         "synthesis",
         (TensorSpec("y_hat", "float32", grid("batch", m, per_64_px=4)), *_level(level_width)),
         (_latent("z_c", c), _latent("hint", m)),
     )
 
 
-def control(config: ModelConfig, unet: UNet, step_width: int) -> GraphSpec:
+def control(config: ModelConfig, unet: UNet, step_width: int) -> Signature:
     """z_n, hint and a row of the step table -> residuals."""
     m, c = config.compression.latent_channels, config.vae.latent_channels
     inputs = (_latent("z_n", c), _latent("hint", m), TensorSpec("step", "float32", (1, step_width)))
-    return GraphSpec("control", inputs, residuals(unet))
+    return Signature("control", inputs, residuals(unet))
 
 
-def unet_step(config: ModelConfig, unet: UNet, step_width: int) -> GraphSpec:
+def unet_step(config: ModelConfig, unet: UNet, step_width: int) -> Signature:
     """z_n, a row of the step table, (a, b, c), noise and residuals -> z_prev."""
     c = config.vae.latent_channels
     inputs = (
@@ -101,12 +93,12 @@ def unet_step(config: ModelConfig, unet: UNet, step_width: int) -> GraphSpec:
         _latent("noise", c),
         *residuals(unet),
     )
-    return GraphSpec("unet_step", inputs, (_latent("z_prev", c),))
+    return Signature("unet_step", inputs, (_latent("z_prev", c),))
 
 
-def vae_decoder(config: ModelConfig) -> GraphSpec:
+def vae_decoder(config: ModelConfig) -> Signature:
     """z_0 -> image."""
-    return GraphSpec(
+    return Signature(
         "vae_decoder",
         (_latent("z_0", config.vae.latent_channels),),
         (TensorSpec("image", "uint8", ("batch", "64*hz", "64*wz", 3)),),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import BinaryIO
 
-from .. import files
+from rdeic_rt import files
+
 from .metrics import METRICS, Metric
 from .results import OURS, Evaluation
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 
 import torch
+from tests.bench import flops
+from tests.micro import make_micro
 from torch import Tensor, nn
 
-from rdeic_export import flops, graphs
-from rdeic_export.modules.spec import GraphSpec
-from rdeic_rt.bundle import TensorSpec
-from tests.micro import make_micro
+from rdeic_export import graphs
+from rdeic_export.modules.signature import Signature
+from rdeic_rt.tensor_spec import TensorSpec
 
 SIZES = {"batch": 2, "hz": 3, "wz": 5}
 
@@ -27,10 +28,10 @@ class Layers(nn.Module):
 
 
 def test_count_is_twice_the_multiplications() -> None:
-    spec = GraphSpec("layers", (TensorSpec("x", "float32", ("batch", 6, "8*hz", "8*wz")),), ())
+    signature = Signature("layers", (TensorSpec("x", "float32", ("batch", 6, "8*hz", "8*wz")),), ())
     positions = 12 * 20
     products = 6 * 10 * 9 * positions + 10 * 7 * positions + 2 * 7 * positions**2
-    assert flops.count(Layers(), spec, SIZES) == 2 * 2 * products
+    assert flops.count(Layers(), signature, SIZES) == 2 * 2 * products
 
 
 def test_count_every_graph_grows_with_the_area_and_leaves_the_module_alone() -> None:
@@ -38,8 +39,8 @@ def test_count_every_graph_grows_with_the_area_and_leaves_the_module_alone() -> 
     folded = {**graphs.rate_graphs(model), **graphs.shared_graphs(model)}
     for graph in folded.values():
         before = copy.deepcopy(graph.module.state_dict())
-        small = flops.count(graph.module, graph.spec, {"batch": 1, "hz": 2, "wz": 3})
-        large = flops.count(graph.module, graph.spec, {"batch": 1, "hz": 4, "wz": 3})
+        small = flops.count(graph.module, graph.signature, {"batch": 1, "hz": 2, "wz": 3})
+        large = flops.count(graph.module, graph.signature, {"batch": 1, "hz": 4, "wz": 3})
         assert 2 * small <= large < 4 * small
         assert all(torch.equal(x, before[name]) for name, x in graph.module.state_dict().items())
 

@@ -13,25 +13,22 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .modules.spec import GraphSpec, resolve
+from rdeic_export.modules.signature import Signature
 
 
 @torch.no_grad()
-def count(module: nn.Module, spec: GraphSpec, sizes: Mapping[str, int]) -> int:
+def count(module: nn.Module, signature: Signature, sizes: Mapping[str, int]) -> int:
     """Return the operations of one run of a module.
 
     Args:
         module: what the graph is exported from, on any device and in any precision; it is left as it is.
-        spec: its inputs.
+        signature: its inputs.
         sizes: the free dimensions: ``batch``, ``hz`` and ``wz``, the padded sides in units of 64 px.
     """
-    inputs = [
-        torch.empty([resolve(dim, sizes) for dim in x.shape], dtype=getattr(torch, x.dtype), device="meta")
-        for x in spec.inputs
-    ]
+    inputs = [torch.empty(x.resolve(sizes), dtype=getattr(torch, x.dtype), device="meta") for x in signature.inputs]
     state = {name: x.to("meta") for name, x in chain(module.named_parameters(), module.named_buffers())}
     with FlopCounterMode(display=False) as counter:
-        torch.func.functional_call(module, state, spec.arguments(inputs))
+        torch.func.functional_call(module, state, signature.arguments(inputs))
     return int(counter.get_total_flops())
 
 

@@ -10,16 +10,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from .. import pixels
-from ..codec import Codec
-from ..errors import RdeicError
-from ..limits import Size
-from ..manifest import Rate
-from . import others, summary
+from rdeic_rt import pixels
+from rdeic_rt.codec import Codec
+from rdeic_rt.errors import RdeicError
+from rdeic_rt.limits import Size
+from rdeic_rt.manifest import Rate
+
+from . import reference_codecs, summary
 from .metrics import JUDGES, Judge, Reference, Scores, lattices, mean_distance
-from .others import CodedFile, Encodings, OtherCodec
+from .reference_codecs import CodedFile, Encodings, OtherCodec
 from .results import (
     OURS,
     PREVIEW,
@@ -37,7 +39,7 @@ SCALES = (0.75, 0.5, 0.375, 0.25, 0.125)
 # What is kept of a picture for the sheet: its middle, at most this large.
 KEPT_SIDE_PX = 480
 _WARM_UP_PX = 64
-_log = logging.getLogger("rdeic_rt.evaluation")
+_log = logging.getLogger("rdeic_eval")
 
 
 def evaluate(
@@ -45,9 +47,10 @@ def evaluate(
     photos: Iterable[str | Path],
     *,
     rates: Sequence[int] | None = None,
-    codecs: Iterable[str] = others.IDS,
+    codecs: Iterable[str] = reference_codecs.IDS,
     curves: bool = True,
     keep_pictures: int = 0,
+    threads: int | None = None,
     progress: Callable[[int, str], None] | None = None,
 ) -> Evaluation:
     """Return rate, distortion and time of every photo at every rate, beside other codecs at the same file size.
@@ -58,16 +61,19 @@ def evaluate(
         codec: ours.
         photos: their files; as `pixels.read_image` reads them, so the codecs get what `rdeic-rt encode` gets.
         rates: indices into ``bundle.rates``; None for all.
-        codecs: ids of `others.CODECS`; those that cannot run here are left out, and named in the result.
+        codecs: ids of `reference_codecs.CODECS`; those that cannot run here are left out, and named in the result.
         curves: also code each photo over a sweep of qualities, for curves and BD-rates.
         keep_pictures: of how many photos the decoded pictures are kept.
+        threads: of PyTorch, in the whole process and from now on; None for as many as it has.
         progress: called with the number of photos done and the name of the next.
     Raises:
         ValueError: no such rate or codec.
         ImportError: a package of the extra ``eval`` is missing.
     """
     chosen = _chosen_rates(codec, rates)
-    available = others.available(codecs)
+    available = reference_codecs.available(codecs)
+    if threads is not None:
+        torch.set_num_threads(threads)
     judge = Judge()
     _warm_up(codec, chosen)
     done: list[PhotoResult] = []

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError, features
 
-from ..errors import ImageError
+from rdeic_rt.errors import ImageError
 
 # What Pillow and its plugins raise when a codec refuses a picture.
 _CODEC_ERRORS = (OSError, ValueError, RuntimeError, SystemError, UnidentifiedImageError)

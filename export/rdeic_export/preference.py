@@ -1,0 +1,71 @@
+"""In which form a backend runs a bundle's graphs best: measured where that can be done here, else known by rule."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+
+from rdeic_rt.backends import select
+from rdeic_rt.codec import Codec
+from rdeic_rt.errors import BackendError
+from rdeic_rt.limits import DEFAULT_LIMITS
+from rdeic_rt.manifest import AUTO, FORMS, Bundle
+
+from . import forms
+from .fidelity import EncodedPhoto
+
+# What ``bundle.json`` says where nothing was measured.
+DEFAULT: Mapping[str, tuple[str, ...]] = {
+    "cpu": ("int8-cpu", "fp32"),
+    "cuda": ("fp16", "fp32"),
+    "openvino": ("fp32", "int8-cpu"),
+    "tensorrt": ("fp16", "int8", "fp32"),
+}
+# Backends that run on the machine that builds.
+MEASURED = ("cpu", "openvino")
+RUNS = 3  # of each form, after one that does not count; the least counts
+
+logger = logging.getLogger("build_engines")
+
+
+def measure(bundle: Bundle, file: EncodedPhoto) -> dict[str, tuple[str, ...]]:
+    """Return for each backend that runs here the forms it can run, the fastest first, by whole decodes of one file.
+
+    Args:
+        bundle: has the graphs in all forms.
+        file: what is decoded.
+    """
+    rate = bundle.rates[file.rate]
+    graph_ids = [rate.graphs[role] for role in bundle.decoding_roles]
+    order = {}
+    for name in MEASURED:
+        try:
+            selection = select.open_backend(name)
+        except BackendError as error:
+            logger.info("%s: not measured: %s", name, error)
+            continue
+        seconds = {}
+        for form in FORMS:
+            if form not in selection.backend.forms or not all(form in bundle.graphs[x] for x in graph_ids):
+                continue
+            try:
+                seconds[form] = _seconds(forms.in_one_form(bundle, graph_ids, form), selection, file.data)
+            except BackendError as error:
+                logger.info("%s in %s: not measured: %s", name, form, error)
+        if seconds:
+            order[name] = tuple(sorted(seconds, key=lambda form: seconds[form]))
+            logger.info("%s: %s", name, ", ".join(f"{form} {seconds[form] * 1000:.0f} ms" for form in order[name]))
+    return order
+
+
+def _seconds(bundle: Bundle, selection: select.Selection, data: bytes) -> float:
+    """Return how long a decode takes once everything is loaded."""
+    codec = Codec(bundle, selection, precision=AUTO, threads=None, limits=DEFAULT_LIMITS)
+    codec.decode(data)
+    seconds = []
+    for _ in range(RUNS):
+        began = time.perf_counter()
+        codec.decode(data)
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)

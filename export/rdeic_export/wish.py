@@ -1,0 +1,162 @@
+"""What a command line asks for, checked: what cannot be had is refused here, before anything is written."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rdeic_rt import bundle as bundles
+from rdeic_rt.errors import ExportError
+from rdeic_rt.limits import Size
+from rdeic_rt.manifest import Bundle
+from rdeic_rt.plans import Profile
+
+from . import forms, plans, ranges, recipe
+from .bundle_build import schedule_steps
+from .ranges import Ranges
+from .recipe import Recipe
+
+ONNX = "onnx"  # in the place of a library: no plans, but forms in the bundle
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What to build.
+
+    Attributes:
+        recipe: what a new bundle is made of; None for one that is there.
+        bundle: the one that is there; its files are known to be whole.
+        output: folder of the bundle that is written; that of ``bundle`` where only plans are.
+        forms: what to derive, in this order.
+        ranges: activation ranges, if a form has 8 bits.
+        target: what to build plans for; None for a bundle with the forms.
+    """
+
+    recipe: Recipe | None
+    bundle: Bundle | None
+    output: Path
+    forms: tuple[str, ...]
+    ranges: Ranges | None
+    target: plans.Target | None
+
+
+def of(args: argparse.Namespace, root: Path) -> Wish:
+    """Return what the arguments of ``build_engines.py`` ask for.
+
+    Args:
+        args: parsed.
+        root: folder of the repository, for whatever is not named.
+
+    Raises:
+        ExportError: it cannot be had. BundleError: the bundle is not there or damaged. OSError: a photo is not there.
+    """
+    for photo in (*args.photos, *args.evaluate):
+        photo.stat()
+    chosen = _recipe(args)
+    bundle = _bundle(args.bundle, args.steps) if chosen is None else None
+    if chosen is not None:
+        _check_steps(chosen, args.steps)
+    unit_px = bundle.size_multiple_px if bundle is not None else _of(chosen).config.image_multiple_px
+    target = None if args.library == ONNX else _target(args, unit_px)
+    if target is None and chosen is None and args.output is None:
+        raise ExportError("--library onnx adds graphs to a copy of the bundle: name its folder with --output")
+    table = forms.IN_BUNDLES if target is None else forms.IN_PLANS
+    wanted = tuple(form for precision in args.precision for form in table[precision])
+    _check_drop(args, target, wanted)
+    name = bundle.name if bundle is not None else _of(chosen).name
+    return Wish(chosen, bundle, _output(args, root, chosen), wanted, _ranges(args, root, name, bundle), target)
+
+
+def _recipe(args: argparse.Namespace) -> Recipe | None:
+    """Return what the bundle is to be made of, or None for one that is there already."""
+    half_weights = "fp32" not in args.precision
+    if args.random_weights:
+        return recipe.random(args.random_weights, args.steps, half_weights=half_weights)
+    if args.checkpoint:
+        if args.sd is None:
+            raise ExportError(
+                "--checkpoint needs the Stable Diffusion 2.1 it was trained with: give v2-1_512-ema-pruned.ckpt, or a "
+                "diffusers folder, as --sd"
+            )
+        name = args.output.name if args.output else "sd21"
+        return recipe.from_checkpoints(
+            name,
+            args.checkpoint,
+            args.sd,
+            args.steps,
+            half_weights=half_weights,
+            prompt=args.prompt,
+            context=args.context,
+        )
+    return recipe.load(args.recipe) if args.recipe else None
+
+
+def _bundle(folder: Path, steps: Sequence[int]) -> Bundle:
+    """Return a bundle from which other forms can be derived; it is hashed here, and not again when it is used."""
+    bundles.load(folder)
+    bundle = bundles.load(folder, verify=False)
+    forms.float32_graphs(bundle, forms.decoding_graphs(bundle, steps))
+    return bundle
+
+
+def _check_steps(chosen: Recipe, steps: Sequence[int]) -> None:
+    possible = schedule_steps(chosen)
+    if not set(possible) & set(steps):
+        raise ExportError(
+            f"the rates of {chosen.name!r} decode in {', '.join(map(str, possible))} steps, not in "
+            f"{' or '.join(map(str, steps))}. Choose among those with --steps."
+        )
+
+
+def _target(args: argparse.Namespace, unit_px: int) -> plans.Target:
+    library, version = plans.installed_library(args.library)
+    smallest, typical, largest = (_padded(size, unit_px) for size in args.sizes)
+    ordered = all(
+        low.height <= high.height and low.width <= high.width for low, high in ((smallest, typical), (typical, largest))
+    )
+    if not ordered:
+        raise ExportError("--sizes: each size must be at least as large as the one before, on both sides")
+    profile = Profile(smallest, typical, largest, args.batch)
+    return plans.Target(library, version, plans.capabilities(library, args.target), profile, args.workspace)
+
+
+def _padded(size: Size, unit_px: int) -> Size:
+    return Size(*(-(-side // unit_px) * unit_px for side in (size.height, size.width)))
+
+
+def _check_drop(args: argparse.Namespace, target: plans.Target | None, wanted: Sequence[str]) -> None:
+    if not args.drop_fp32:
+        return
+    if target is not None:
+        raise ExportError("--drop-fp32 is for bundles with other forms: give --library onnx too")
+    if not wanted or "fp32" in args.precision:
+        raise ExportError("--drop-fp32 leaves the bundle without float32: give --precision fp16 or int8, and not fp32")
+
+
+def _output(args: argparse.Namespace, root: Path, chosen: Recipe | None) -> Path:
+    if chosen is None:
+        return Path(args.output if args.library == ONNX else args.bundle)
+    return args.output or root / "engines" / chosen.name
+
+
+def _ranges(args: argparse.Namespace, root: Path, name: str, bundle: Bundle | None) -> Ranges | None:
+    if "int8" not in args.precision:
+        return None
+    path = args.ranges or root / "calibration/ranges" / f"{name}.json"
+    if not path.exists():
+        raise ExportError(
+            f"{path}: no activation ranges of bundle {name!r}, which int8 needs. Measure them with "
+            f"`python calibration/collect_ranges.py --bundle FOLDER --photos PHOTOS --output {path}`."
+        )
+    found = ranges.load(path)
+    if bundle is not None:
+        for graph_id in forms.decoding_graphs(bundle, args.steps):
+            found.graph(graph_id)
+    return found
+
+
+def _of(chosen: Recipe | None) -> Recipe:
+    assert chosen is not None  # where there is no bundle, there is a recipe
+    return chosen
