@@ -300,8 +300,8 @@ class FamilyTest : public ::testing::Test {
 };
 
 TEST_F(FamilyTest, DecodesWhatItsStagesMakeOfItsLatents) {
-  const Bytes pixels = decode();
-  const File parsed = parse(file(), {});
+  const Bytes data = file(), pixels = decode();
+  const File parsed = parse(data, {});
   const std::size_t columns = 512 / kUnitPx, rows = 320 / kUnitPx;
   for (std::size_t y = 0; y < kHeight; y += 7) {
     for (std::size_t x = 0; x < kWidth; x += 5) {

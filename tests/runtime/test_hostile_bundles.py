@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 import rdeic_rt
-from rdeic_rt import BundleCorruptError, BundleMismatchError, DecodeOptions
+from rdeic_rt import BundleCorruptError, BundleError, BundleMismatchError, DecodeOptions
 from tests import damaged_bundles
 from tests.damaged_bundles import GRAPH, copy, leak, replace
 
@@ -57,11 +57,23 @@ def test_decode_with_a_bundle_that_contradicts_itself_raises_corrupt(
     golden_bundle: Path, folder: Path, file: bytes, name: str
 ) -> None:
     bundle = copy(golden_bundle, folder / "bundle", damaged_bundles.CONTRADICTIONS[name])
-    if name == "whole surrogate pair":
-        decode(bundle, file)
-        return
     with pytest.raises(BundleCorruptError):
         decode(bundle, file)
+
+
+@pytest.mark.parametrize("name", damaged_bundles.ALLOWED)
+def test_decode_with_a_bundle_that_only_looks_wrong(golden_bundle: Path, folder: Path, file: bytes, name: str) -> None:
+    decode(copy(golden_bundle, folder / "bundle", damaged_bundles.ALLOWED[name]), file)
+
+
+@pytest.mark.parametrize("name", damaged_bundles.UNKNOWN)
+def test_decode_with_a_bundle_for_another_version_says_so(
+    golden_bundle: Path, folder: Path, file: bytes, name: str
+) -> None:
+    bundle = copy(golden_bundle, folder / "bundle", damaged_bundles.UNKNOWN[name])
+    with pytest.raises(BundleError, match="Upgrade rdeic-rt") as raised:
+        decode(bundle, file)
+    assert not isinstance(raised.value, BundleCorruptError)
 
 
 @pytest.mark.parametrize("name", damaged_bundles.LEVELS)

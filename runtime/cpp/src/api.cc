@@ -300,7 +300,7 @@ rdeic_result rdeic_decoder_create(const rdeic_bundle* bundle, const rdeic_decode
     opened.threads = given.threads;
     opened.tile_px = given.tile_px;
     opened.limits = limits_from(given.limits);
-    *out = new rdeic_decoder{rdeic::Codec(bundle->bundle, std::move(opened))};
+    *out = new rdeic_decoder{rdeic::Codec(bundle->bundle, opened)};
   });
 }
 

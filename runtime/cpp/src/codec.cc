@@ -75,7 +75,7 @@ struct Codec::State {
   Loaded loaded;
 };
 
-Codec::Codec(std::shared_ptr<const Bundle> bundle, CodecOptions options)
+Codec::Codec(std::shared_ptr<const Bundle> bundle, const CodecOptions& options)
     : Codec(std::move(bundle), options, {.backend = backends::open(options.backend, options.threads)}) {}
 
 Codec::Codec(std::shared_ptr<const Bundle> bundle, CodecOptions options, CodecParts parts)

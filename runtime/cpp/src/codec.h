@@ -78,7 +78,7 @@ struct CodecParts {
 class Codec {
  public:
   /// Throws Error: kInvalidArgument, kBackendUnavailable, kBackend.
-  Codec(std::shared_ptr<const Bundle> bundle, CodecOptions options);
+  Codec(std::shared_ptr<const Bundle> bundle, const CodecOptions& options);
   /// The same on a backend that is open already; what the options say of one is not used.
   Codec(std::shared_ptr<const Bundle> bundle, CodecOptions options, CodecParts parts);
   ~Codec();

@@ -147,7 +147,7 @@ RDEIC_API const char* rdeic_bundle_licence(const rdeic_bundle* bundle); /* of it
 typedef struct rdeic_rate {
   const char* label;   /* for people; lives as long as the bundle */
   double bpp;          /* bits per pixel of a typical photo */
-  uint32_t steps;      /* denoising steps, unless told otherwise */
+  uint32_t steps;      /* denoising steps, unless told otherwise; 1 where they cannot be chosen */
   uint8_t model_id[4]; /* files of this rate have the same */
 } rdeic_rate;
 
@@ -184,7 +184,8 @@ RDEIC_API void rdeic_decoder_destroy(rdeic_decoder* decoder);
  * Results: as rdeic_decode, but for the 4x ones. */
 RDEIC_NODISCARD RDEIC_API rdeic_result rdeic_decoder_prepare(rdeic_decoder* decoder, uint32_t rate, rdeic_error* error);
 
-/* Parts of a decode, in order, once the file's structure has been found right. */
+/* Parts of a decode, in order, once the file's structure has been found right. Bundles of other families than rdeic may
+ * lack some, or have one more than once. */
 typedef enum rdeic_stage {
   RDEIC_STAGE_ENTROPY = 0,
   RDEIC_STAGE_SYNTHESIS = 1,
@@ -201,7 +202,8 @@ typedef int (*rdeic_progress)(void* user, rdeic_stage stage, uint32_t done, uint
 /* How one file is decoded. */
 typedef struct rdeic_decode_options {
   size_t struct_bytes;
-  double sharpness; /* 1: as trained; towards 0 smoother, above 1 sharper, and up to twice the time */
+  double sharpness; /* 1: as trained; towards 0 smoother, above 1 sharper, and up to twice the time. Only 1 where the
+                     * bundle says that a rate is not guided */
   uint64_t seed;    /* of the noise, if has_seed is not 0; else the file's checksum is taken */
   int has_seed;
   uint32_t steps;          /* 0: the rate's own number */
