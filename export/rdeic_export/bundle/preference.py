@@ -21,6 +21,7 @@ DEFAULT: Mapping[str, tuple[str, ...]] = {
     "cuda": ("fp16", "fp32"),
     "openvino": ("fp32", "int8-cpu"),
     "tensorrt": ("fp16", "int8", "fp32"),
+    "tensorrt-rtx": ("fp16", "fp32"),  # librdeic's: ONNX Runtime's provider, not plans
 }
 # Backends that run on the machine that builds.
 MEASURED = ("cpu", "openvino")
