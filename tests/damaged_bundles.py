@@ -128,7 +128,7 @@ def damage(source: Path, folder: Path, count: int) -> Iterator[tuple[str, Path]]
 
 
 def leak(target: Path, location: str) -> None:
-    """Have the VAE put the first 60 bytes of a file into the first row of the picture."""
+    """Have the VAE put the first 60 bytes of a file into the first row of the image."""
     model = onnx.load(target / GRAPH)
     graph, out = model.graph, model.graph.output[0].name
     leaked = hostile_graphs.outside(location, 60, name="leak")
@@ -423,7 +423,7 @@ CONTRADICTIONS: dict[str, Change] = {
     "synthesis that is no number": edited("synthesis_r0.onnx", _not_a_number),
     "operator that nobody has": edited(GRAPH, output_through(("NoSuchOperator", {}))),
     "operator with a wrong attribute": edited(GRAPH, output_through(("Transpose", {"perm": [0, 1]}))),
-    "picture turned on its side": edited(GRAPH, output_through(("Transpose", {"perm": [0, 2, 1, 3]}))),
+    "image turned on its side": edited(GRAPH, output_through(("Transpose", {"perm": [0, 2, 1, 3]}))),
     "colours first": edited(GRAPH, output_through(("Transpose", {"perm": [0, 3, 1, 2]}))),
     "latent turned on its side": edited("unet_step.onnx", output_through(("Transpose", {"perm": [0, 1, 3, 2]}))),
     "z_c turned on its side": edited("synthesis_r0.onnx", output_through(("Transpose", {"perm": [0, 1, 3, 2]}))),

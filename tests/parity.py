@@ -4,7 +4,7 @@
     python -m tests.parity build/tests/cpp/parity --photos DIR --bundle engines/tiny --count 200
 
 Files compared: the golden files, and their previews; crops of photos, freshly encoded at every rate of the bundle, and
-with a bundle that has levels at some of these too; pictures that are decoded in tiles; and damaged files, made here
+with a bundle that has levels at some of these too; images that are decoded in tiles; and damaged files, made here
 from golden ones: cut, flipped and overwritten, with the old checksum and with one that fits. Then damaged and hostile
 bundles (`damaged_bundles`), with golden files; and graphs, hostile and randomly changed, of which both must accept the
 same and find the same weights in them.
@@ -60,7 +60,7 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("parity", type=Path, help="the program built from parity.cc")
     p.add_argument("--bundle", type=Path, default=ROOT / "engines/tiny", help="for freshly encoded photos")
-    p.add_argument("--photos", type=Path, default=ROOT / "tests/data/photos", help="folder of pictures")
+    p.add_argument("--photos", type=Path, default=ROOT / "tests/data/photos", help="folder of images")
     p.add_argument("--count", type=int, default=4, help="crops of photos, each at every rate")
     p.add_argument("--side", type=int, default=256, help="largest side of a crop")
     p.add_argument("--damaged", type=int, default=600, help="random damaged files, besides cuts at every length")
@@ -79,7 +79,7 @@ def main() -> None:
     tiled = rdeic_rt.load(GOLDEN / "bundle", backend="cpu", threads=1, tile_px=256)
     photo = np.asarray(Image.open(ROOT / "tests/data/photos/astronaut.jpg").convert("RGB"))
     large = [tiled.encode(np.ascontiguousarray(photo[:h, :w])) for h, w in ((300, 440), (64, 500), (430, 90))]
-    differing += compare(args.parity, tiled, large, "pixels", what="pictures in tiles", tile_px=256)
+    differing += compare(args.parity, tiled, large, "pixels", what="images in tiles", tile_px=256)
     differing += compare_levels(args.parity, args.photos, args.count, args.side)
     with tempfile.TemporaryDirectory() as folder:
         for kind, some in bundles(GOLDEN / "bundle", Path(folder).resolve(), args.bundles).items():

@@ -19,7 +19,7 @@ from rdeic_export.modules.model import RdeicModel
 from rdeic_export.weights.recipe import MODELS
 
 from . import data, loop
-from .loop import Schedule
+from .loop import TrainingSchedule
 
 VALIDATION_PX = 256
 
@@ -44,7 +44,7 @@ class Setup:
     model: RdeicModel
     squares: NDArray[np.uint8]
     validation: Tensor
-    schedule: Schedule
+    schedule: TrainingSchedule
     options: dict[str, Any]
     out: Path
     seed: int
@@ -84,9 +84,9 @@ def prepare(args: argparse.Namespace, stage: str) -> Setup:
     torch.manual_seed(args.seed)
     settings = tomllib.loads(args.config.read_text())
     options = settings[stage]
-    fields = {k: options.pop(k) for k in list(options) if k in Schedule.__dataclass_fields__}
+    fields = {k: options.pop(k) for k in list(options) if k in TrainingSchedule.__dataclass_fields__}
     fields |= {k: getattr(args, k) for k in ("steps", "batch") if getattr(args, k)}
-    schedule = Schedule(**fields)
+    schedule = TrainingSchedule(**fields)
     photos = data.load_photos(args.validation, VALIDATION_PX)[: args.samples]
     squares = np.stack([data.centre(photo, VALIDATION_PX) for photo in photos])
     return Setup(

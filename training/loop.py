@@ -1,4 +1,4 @@
-"""The training loop all stages share: resumable, seeded, averaged weights, metrics and sample pictures as it goes."""
+"""The training loop all stages share: resumable, seeded, averaged weights, metrics and sample images as it goes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ AUTO, FP32, BF16 = "auto", "fp32", "bf16"
 
 
 @dataclass(frozen=True)
-class Schedule:
+class TrainingSchedule:
     """How one stage is trained.
 
     Attributes:
@@ -61,7 +61,7 @@ def run(
     trained: nn.ModuleDict,
     step_loss: Callable[[int], tuple[Tensor, Metrics]],
     samples: Callable[[], tuple[NDArray[np.uint8], Metrics]],
-    schedule: Schedule,
+    schedule: TrainingSchedule,
     out: Path,
     *,
     seed: int,
@@ -213,12 +213,12 @@ def load_weights(module: nn.Module, *paths: Path) -> None:
 
 
 def sheet(*columns: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return one picture, uint8 [H, W, 3], of batches [B, h, w, 3] side by side, one photo a row."""
+    """Return one image, uint8 [H, W, 3], of batches [B, h, w, 3] side by side, one photo a row."""
     rows = [np.concatenate(row, axis=1) for row in zip(*columns, strict=True)]
     return np.concatenate(rows, axis=0)
 
 
-def lr_factor(step: int, schedule: Schedule) -> float:
+def lr_factor(step: int, schedule: TrainingSchedule) -> float:
     """Return the learning rate of a step over the peak one."""
     warm = min(1.0, (step + 1) / schedule.warmup)
     left = (schedule.steps - step) / (schedule.steps * schedule.decay)

@@ -1,4 +1,4 @@
-"""How close a decoded picture is to its photo: PSNR, MS-SSIM, the distance that networks see, and two common faults.
+"""How close a decoded image is to its photo: PSNR, MS-SSIM, the distance that networks see, and two common faults.
 
 The faults are what learned codecs are prone to: colours that are off over large areas (`block_errors`), and a lattice
 of a few pixels in areas that should be smooth (`flat_areas`, `lattice`).
@@ -73,7 +73,7 @@ JUDGES = (
     _lite("lite1"),
     _lite("lite2"),
 )
-# pytorch-msssim halves the picture four times and then needs more than its window of 11 x 11.
+# pytorch-msssim halves the image four times and then needs more than its window of 11 x 11.
 MS_SSIM_SMALLEST_SIDE_PX = 161
 BLOCK_SIDE_PX = 16
 # Of lattices: the pixel shuffle by 4 at the end of the decoder, and the stride of 8 of its latents.
@@ -83,14 +83,14 @@ _FLAT_WINDOW_PX = 9
 _FLAT_STEP = 3.0
 # Fewer flat pixels say little: each of 8 columns has 512 of these, a standard error of about 4 % of its mean step.
 LEAST_FLAT_PX = 4096
-# Added to mean steps, in grey levels, so that pictures without any step have no lattice and none has an infinite one.
+# Added to mean steps, in grey levels, so that images without any step have no lattice and none has an infinite one.
 _LEAST_STEP = 0.01
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 
 @dataclass(frozen=True)
 class Metric:
-    """What is measured of a picture: its key in `Scores`, its name for people, its digits, and which way is up."""
+    """What is measured of an image: its key in `Scores`, its name for people, its digits, and which way is up."""
 
     key: str
     label: str
@@ -107,7 +107,7 @@ METRICS = (
     Metric("ms_ssim", "MS-SSIM", 4, True),
     *(Metric(judge.key, judge.label, 4, False) for judge in JUDGES),
 )
-# Shown apart: they tell what is wrong with a picture rather than how good it is.
+# Shown apart: they tell what is wrong with an image rather than how good it is.
 FAULTS = (
     Metric("mse", "MSE", 1, False),
     Metric("mse_16px", "of 16-px means", 1, False),
@@ -120,14 +120,14 @@ FAULTS = (
     ),
 )
 
-# By metric and fault. None where one does not exist: the picture is too small, equal to the photo (PSNR, the share of
+# By metric and fault. None where one does not exist: the image is too small, equal to the photo (PSNR, the share of
 # the MSE), or has hardly any flat area (lattices).
 Scores = Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A photo, and what of it is needed again for every picture that is compared with it.
+    """A photo, and what of it is needed again for every image that is compared with it.
 
     Attributes:
         photo: uint8 [H, W, 3].
@@ -141,7 +141,7 @@ class Reference:
 
 
 class Judge:
-    """Holds the networks; compares pictures with photos on the CPU."""
+    """Holds the networks; compares images with photos on the CPU."""
 
     def __init__(self, names: Iterable[str] | None = None) -> None:
         """Load the networks.

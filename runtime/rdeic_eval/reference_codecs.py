@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError, features
 
 from rdeic_rt.errors import ImageError
 
-# What Pillow and its plugins raise when a codec refuses a picture.
+# What Pillow and its plugins raise when a codec refuses an image.
 _CODEC_ERRORS = (OSError, ValueError, RuntimeError, SystemError, UnidentifiedImageError)
 
 
@@ -195,10 +195,10 @@ class Encodings:
         return self.at(reached)
 
     def decode(self, file: CodedFile) -> tuple[NDArray[np.uint8], float]:
-        """Return the picture in one of the files, in the photo's size, and the time it took in milliseconds."""
+        """Return the image in one of the files, in the photo's size, and the time it took in milliseconds."""
         began = time.perf_counter()
         image = self._codec.decode(file.data)
         if image.size != self._size:
             image = image.resize(self._size, Image.Resampling.LANCZOS)
-        picture = np.asarray(image)
-        return picture, 1e3 * (time.perf_counter() - began)
+        samples = np.asarray(image)
+        return samples, 1e3 * (time.perf_counter() - began)

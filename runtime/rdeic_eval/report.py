@@ -11,7 +11,7 @@ from .results import OURS, PREVIEW, Evaluation, Measurement, PhotoResult, Summar
 
 
 def as_json(evaluation: Evaluation) -> dict[str, Any]:
-    """Return everything but the pictures, in types that JSON has; docs/evaluation.md describes it."""
+    """Return everything but the images, in types that JSON has; docs/evaluation.md describes it."""
     return {
         "bundle": evaluation.bundle,
         "backend": dict(evaluation.backend),

@@ -21,7 +21,7 @@ SAME_SIZE = 1.1
 
 
 def downscaled(codec: str) -> str:
-    """Return the name of a codec whose pictures are made smaller first."""
+    """Return the name of a codec whose images are made smaller first."""
     return codec + _DOWNSCALED
 
 
@@ -36,7 +36,7 @@ class Measurement:
         size_bytes: of the whole file. bpp: bits per pixel of the photo.
         encode_ms, decode_ms: wall-clock time, of one run.
         scores: by metric.
-        picture: the middle of the decoded picture, where it is kept.
+        image: the middle of the decoded image, where it is kept.
     """
 
     codec: str
@@ -48,7 +48,7 @@ class Measurement:
     encode_ms: float
     decode_ms: float
     scores: Scores
-    picture: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
+    image: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class PhotoResult:
 
     Attributes:
         own: lattices of the photo itself, by fault.
-        picture: its middle, where it is kept.
+        image: its middle, where it is kept.
     """
 
     name: str
@@ -65,7 +65,7 @@ class PhotoResult:
     measurements: tuple[Measurement, ...]
     sweep: tuple[Measurement, ...]
     own: Scores = field(default_factory=dict)
-    picture: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
+    image: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
 
     def find(self, codec: str, rate: int) -> Measurement | None:
         """Return what a codec did at the size of a rate; the full size where downscaling was not called for."""

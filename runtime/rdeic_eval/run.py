@@ -34,9 +34,9 @@ from .results import (
     downscaled,
 )
 
-# Sides of the picture that a codec is given instead, where its smallest file of the whole is too large.
+# Sides of the image that a codec is given instead, where its smallest file of the whole is too large.
 SCALES = (0.75, 0.5, 0.375, 0.25, 0.125)
-# What is kept of a picture for the sheet: its middle, at most this large.
+# What is kept of an image for the sheet: its middle, at most this large.
 KEPT_SIDE_PX = 480
 _WARM_UP_PX = 64
 _log = logging.getLogger("rdeic_eval")
@@ -49,7 +49,7 @@ def evaluate(
     rates: Sequence[int] | None = None,
     codecs: Iterable[str] = reference_codecs.IDS,
     curves: bool = True,
-    keep_pictures: int = 0,
+    keep_images: int = 0,
     threads: int | None = None,
     progress: Callable[[int, str], None] | None = None,
 ) -> Evaluation:
@@ -63,7 +63,7 @@ def evaluate(
         rates: indices into ``bundle.rates``; None for all.
         codecs: ids of `reference_codecs.CODECS`; those that cannot run here are left out, and named in the result.
         curves: also code each photo over a sweep of qualities, for curves and BD-rates.
-        keep_pictures: of how many photos the decoded pictures are kept.
+        keep_images: of how many photos the decoded images are kept.
         threads: of PyTorch, in the whole process and from now on; None for as many as it has.
         progress: called with the number of photos done and the name of the next.
     Raises:
@@ -84,7 +84,7 @@ def evaluate(
             progress(len(done) + len(failures), name)
         try:
             photo, _ = pixels.read_image(path, codec.limits)
-            bench = _Photo(codec, judge, photo, keep=len(done) < keep_pictures)
+            bench = _Photo(codec, judge, photo, keep=len(done) < keep_images)
             done.append(bench.measure(name, chosen, available.codecs, curves=curves))
         except (RdeicError, OSError) as error:
             failures.append(Failure(name, error))
@@ -93,7 +93,7 @@ def evaluate(
     curve = summary.curve(done, [rate.index for rate in chosen]) if curves else ()
     return Evaluation(
         bundle=codec.bundle.name,
-        backend={"name": codec.backend, **codec.facts()},
+        backend={"name": codec.backend, **codec.description()},
         rates=tuple(_facts(codec, rate) for rate in chosen),
         settings={c.name: f"{c.settings} ({available.libraries[c.name]})" for c in available.codecs},
         left_out=available.left_out,
@@ -153,14 +153,14 @@ class _Photo:
             encode_ms=1e3 * (encoded - began),
             decode_ms=1e3 * (decoded - encoded),
             scores=self.judge.scores(image, reference),
-            picture=self.kept(image),
+            image=self.kept(image),
         )
         rough = replace(
             whole,
             codec=PREVIEW,
             decode_ms=1e3 * (previewed - decoded),
             scores=self.judge.scores(preview, reference),
-            picture=self.kept(preview),
+            image=self.kept(preview),
         )
         return [whole, rough]
 
@@ -169,7 +169,7 @@ class _Photo:
         return 8 * size_bytes / int(self.photo.shape[0] * self.photo.shape[1])
 
     def kept(self, image: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
-        """Return the middle of a picture, where it is to be kept."""
+        """Return the middle of an image, where it is to be kept."""
         if not self.keep:
             return None
         top, left = (max(side - KEPT_SIDE_PX, 0) // 2 for side in image.shape[:2])
@@ -186,7 +186,7 @@ class _Files:
         self._judged: dict[tuple[float, int], tuple[Scores, float, NDArray[np.uint8] | None]] = {}
 
     def near(self, rate: int, size_bytes: int) -> list[Measurement]:
-        """Return the smallest file at or above a size, and where that is too large, the best of a smaller picture."""
+        """Return the smallest file at or above a size, and where that is too large, the best of a smaller image."""
         full = self.measured(self.full.at_least(size_bytes), self._other.name, rate)
         if full.size_bytes <= SAME_SIZE * size_bytes:
             return [full]
@@ -222,7 +222,7 @@ class _Files:
             image, decode_ms = self._at_scale[file.scale].decode(file)
             scores = self._photo.judge.scores(image, self._reference)
             self._judged[key] = (scores, decode_ms, self._photo.kept(image))
-        scores, decode_ms, picture = self._judged[key]
+        scores, decode_ms, kept = self._judged[key]
         return Measurement(
             codec=name,
             rate=rate,
@@ -233,12 +233,12 @@ class _Files:
             encode_ms=file.encode_ms,
             decode_ms=decode_ms,
             scores=scores,
-            picture=picture if rate is not None else None,
+            image=kept if rate is not None else None,
         )
 
 
 def _badness(measured: Measurement) -> float:
-    """Return what the judges hold against a picture; its negative PSNR where it is too small for them."""
+    """Return what the judges hold against an image; its negative PSNR where it is too small for them."""
     distance = mean_distance(measured.scores)
     if distance is not None:
         return distance

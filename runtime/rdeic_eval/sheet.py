@@ -1,8 +1,8 @@
-"""Pictures side by side: the photo, ours, and the others at the size of our file; a row for each photo and rate.
+"""Images side by side: the photo, ours, and the others at the size of our file; a row for each photo and rate.
 
 photo.jpg        rdeic-rt, rate 0     JPEG, downscaled     WebP ...
 451x300          1520 bytes ...       1562 bytes ...
-[picture]        [picture]            [picture]
+[image]        [image]            [image]
 """
 
 from __future__ import annotations
@@ -23,39 +23,39 @@ _LINES = 3
 
 
 def draw(evaluation: Evaluation) -> NDArray[np.uint8]:
-    """Return the sheet, uint8 [H, W, 3], of the photos whose pictures were kept.
+    """Return the sheet, uint8 [H, W, 3], of the photos whose images were kept.
 
-    Of another codec it shows the file at our size: the downscaled one where the whole picture's is more than 10 % too
-    large. Pictures are shown pixel by pixel, the middle of those that are larger than `run.KEPT_SIDE_PX`.
+    Of another codec it shows the file at our size: the downscaled one where the whole image's is more than 10 % too
+    large. Images are shown pixel by pixel, the middle of those that are larger than `run.KEPT_SIDE_PX`.
 
     Raises:
-        ValueError: no pictures were kept.
+        ValueError: no images were kept.
     """
     rows = [
-        [(_photo_text(photo), photo.picture)]
-        + [(_text(m), m.picture) for m in _shown(photo, rate.index, evaluation) if m.picture is not None]
+        [(_photo_text(photo), photo.image)]
+        + [(_text(m), m.image) for m in _shown(photo, rate.index, evaluation) if m.image is not None]
         for photo in evaluation.photos
         for rate in evaluation.rates
-        if photo.picture is not None
+        if photo.image is not None
     ]
-    cells = [[(text, picture) for text, picture in row if picture is not None] for row in rows]
+    cells = [[(text, image) for text, image in row if image is not None] for row in rows]
     if not cells:
-        raise ValueError("there are no pictures to show: none were kept, or no photo could be measured")
-    column = max(picture.shape[1] for row in cells for _, picture in row)
+        raise ValueError("there are no images to show: none were kept, or no photo could be measured")
+    column = max(image.shape[1] for row in cells for _, image in row)
     font = ImageFont.load_default(size=_TEXT_PX)
     texts = [line for row in cells for text, _ in row for line in text]
     column = max(column, *(int(font.getlength(text)) + 1 for text in texts))
-    heights = [max(picture.shape[0] for _, picture in row) + _LINES * _LINE_PX + _GAP_PX for row in cells]
+    heights = [max(image.shape[0] for _, image in row) + _LINES * _LINE_PX + _GAP_PX for row in cells]
     width = max(map(len, cells)) * (column + _GAP_PX) + _GAP_PX
     sheet = Image.new("RGB", (width, sum(heights) + _GAP_PX), "white")
     pen = ImageDraw.Draw(sheet)
     top = _GAP_PX
     for row, height in zip(cells, heights, strict=True):
-        for index, (text, picture) in enumerate(row):
+        for index, (text, image) in enumerate(row):
             left = _GAP_PX + index * (column + _GAP_PX)
             for number, line in enumerate(text):
                 pen.text((left, top + number * _LINE_PX), line, fill="black", font=font)
-            sheet.paste(Image.fromarray(picture), (left, top + _LINES * _LINE_PX))
+            sheet.paste(Image.fromarray(image), (left, top + _LINES * _LINE_PX))
         top += height
     return np.asarray(sheet)
 

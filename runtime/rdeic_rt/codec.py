@@ -86,9 +86,9 @@ class Codec:
         """Why the backends that ``auto`` prefers to this one could not be taken, by name."""
         return dict(self._selection.skipped)
 
-    def facts(self) -> dict[str, str]:
+    def description(self) -> dict[str, str]:
         """Return versions, device and threads of the backend, by name."""
-        return self._selection.backend.facts()
+        return self._selection.backend.description()
 
     def peak_device_bytes(self) -> int | None:
         """Return the most device memory that the backend has had in use; None where it works in the host's."""
@@ -122,7 +122,7 @@ class Codec:
             target_bytes: instead of a rate, the most bytes that the whole file may have: of the rates, or levels, with
                 which it has no more, the one of most bits per pixel is taken.
             target_bpp: the same in bits per pixel of the image.
-            metadata: ICC profile and EXIF to keep in the file; `pixels.read_image` returns a picture's own.
+            metadata: ICC profile and EXIF to keep in the file; `pixels.read_image` returns an image's own.
 
         Raises:
             ValueError: no such rate, not an image, more than one of rate and targets, or a target that is not over 0.
@@ -414,7 +414,7 @@ def load(
         stream=stream,
     )
     loading.check_precision(selection.backend, found, precision)
-    facts = ", ".join(f"{name} {value}" for name, value in selection.backend.facts().items())
+    facts = ", ".join(f"{name} {value}" for name, value in selection.backend.description().items())
     _log.info(
         "bundle %s in %s on %s (%s), Python %s, %s",
         found.name,

@@ -66,7 +66,7 @@ class Header:
     """What must be known before the sections can be decoded.
 
     Attributes:
-        size: of the source picture, each side 1 to 2**32 - 1.
+        size: of the source image, each side 1 to 2**32 - 1.
         model_id: 4 bytes that identify the entropy model, networks and tables.
         rate: index of the rate in its bundle, 0 to 255.
         z_is_plain: section z holds indices of fixed width instead of range-coded ones.
@@ -86,7 +86,7 @@ class RdcFile:
         header: what it is.
         z: section of the VQ indices.
         y: section of the latents; of a file that is cut short, its beginning.
-        metadata: of the source picture; empty where its section is not whole.
+        metadata: of the source image; empty where its section is not whole.
         crc: CRC-32C of all bytes before it; the default seed of the noise. Of a file that is cut short, of those bytes
             that are there.
         missing_bytes: how many were cut off; 0 for a whole file, more only with ``allow_partial``.
@@ -155,7 +155,7 @@ def parse(
         NotRdcError: it begins otherwise.
         TruncatedError: it ends too early.
         UnsupportedVersionError: another version, or a flag that version 1 does not have.
-        LimitExceededError: the file, the picture or the inflated metadata is over a limit.
+        LimitExceededError: the file, the image or the inflated metadata is over a limit.
         ChecksumError: it is complete, but a byte has changed.
         BitstreamError: a side of 0, a varint that is too long or over 32 bits, bytes after the end, malformed metadata.
     """
@@ -299,7 +299,7 @@ def _read_size(reader: _Reader, limits: Limits) -> Size:
     height = reader.varint("height")
     place = reader.place("size", start)
     if width == 0 or height == 0:
-        raise BitstreamError(f"{place}: {width}x{height} pixels, a picture has at least 1x1. {_NO_ENCODER}")
+        raise BitstreamError(f"{place}: {width}x{height} pixels, an image has at least 1x1. {_NO_ENCODER}")
     size = Size(height=height, width=width)
     try:
         limits.check_size(size)

@@ -55,7 +55,7 @@ class BitstreamError(FileFormatError):
 
 
 class ImageError(RdeicError):
-    """A picture cannot be encoded (damaged, of an unsupported kind, no rate small enough), or not be written."""
+    """An image cannot be encoded (damaged, of an unsupported kind, no rate small enough), or not be written."""
 
     exit_code = 4
 

@@ -1,4 +1,4 @@
-"""The one field of EXIF that matters to a codec: which way up the picture is."""
+"""The one field of EXIF that matters to a codec: which way up the image is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures: files and arrays to uint8 RGB and back, upright, padded for the model and cropped again.
+"""Images: files and arrays to uint8 RGB and back, upright, padded for the model and cropped again.
 
     file ─ read_image ─▶ RGB + Metadata ─ pad ─▶ model ... model ─ crop ─▶ RGB ─ write_image ─▶ file
 
@@ -64,7 +64,7 @@ _TAG_EXIF_IFD = 0x8769
 
 
 def read_image(source: str | Path | BinaryIO, limits: Limits = DEFAULT_LIMITS) -> tuple[NDArray[np.uint8], Metadata]:
-    """Return a picture as it is meant to be seen, and the metadata worth keeping.
+    """Return an image as it is meant to be seen, and the metadata worth keeping.
 
     The EXIF orientation is applied, and set to 1 in the EXIF that is returned. An ICC profile of RGB samples is
     returned; samples of another kind are converted to sRGB by their profile, which is dropped. EXIF is taken from
@@ -72,18 +72,18 @@ def read_image(source: str | Path | BinaryIO, limits: Limits = DEFAULT_LIMITS) -
 
     Args:
         source: a path, ``-`` for standard input, or a stream at its beginning.
-        limits: of the file and the picture.
+        limits: of the file and the image.
     Returns:
         uint8 [H, W, 3], RGB, C-contiguous; and the metadata.
     Raises:
-        ImageError: not a picture, damaged, cut short, too large, or of a kind that is not supported.
+        ImageError: not an image, damaged, cut short, too large, or of a kind that is not supported.
         OSError: it cannot be read.
     """
     try:
         if isinstance(source, (str, Path)):
             data = files.read_bytes(source, limits.max_file_bytes)
         else:
-            data = files.read_stream(source, limits.max_file_bytes, str(getattr(source, "name", "picture")))
+            data = files.read_stream(source, limits.max_file_bytes, str(getattr(source, "name", "image")))
     except LimitExceededError as error:
         raise ImageError(str(error)) from None
     return _read(_load(data, limits), data)
@@ -213,7 +213,7 @@ def format_from_suffix(path: str | Path) -> str:
     for suffix, format_name in _FORMAT_OF_SUFFIX.items():
         if name.endswith(suffix):
             return format_name
-    raise ValueError(f"{path}: pictures are written as one of {', '.join(_FORMAT_OF_SUFFIX)}")
+    raise ValueError(f"{path}: images are written as one of {', '.join(_FORMAT_OF_SUFFIX)}")
 
 
 def write_image(
@@ -224,7 +224,7 @@ def write_image(
     *,
     overwrite: bool = True,
 ) -> None:
-    """Write a picture, atomically where the target is a path.
+    """Write an image, atomically where the target is a path.
 
     PNG, WebP, TIFF, BMP and PPM keep every pixel; JPEG is written with quality 95 and full colour resolution. What the
     format cannot carry of the metadata is left out, with a warning in the log.
@@ -237,7 +237,7 @@ def write_image(
         overwrite: replace a file that exists.
     Raises:
         ValueError: the format or suffix is unknown, or the image is not uint8 [H, W, 3].
-        ImageError: the format cannot hold a picture of this size.
+        ImageError: the format cannot hold an image of this size.
         FileExistsError: there is such a file, and it may not be replaced.
         OSError: it cannot be written.
     """
@@ -276,25 +276,25 @@ def _encode(image: NDArray[np.uint8], metadata: Metadata, format_name: str) -> b
 
 
 def _load(data: bytes, limits: Limits) -> ImageFile.ImageFile:
-    """Return the first frame, decoded; nothing is decoded of a picture that is too large."""
+    """Return the first frame, decoded; nothing is decoded of an image that is too large."""
     try:
         image = Image.open(BytesIO(data))
         limits.check_size(Size(height=image.height, width=image.width))
         if image.format in _REFUSED_FORMATS:
-            raise ImageError(f"{image.format} pictures are not supported; convert it to PNG")
-        # A camera's MPO holds one picture, and smaller copies or other views of it.
+            raise ImageError(f"{image.format} images are not supported; convert it to PNG")
+        # A camera's MPO holds one image, and smaller copies or other views of it.
         if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
             _warn("the first of several frames; the others are left out")
         image.load()
     except UnidentifiedImageError:
         start = data[:8].hex(" ") or "nothing"
         raise ImageError(
-            f"not a picture in a format that Pillow reads, or damaged at its beginning ({len(data)} bytes: {start} ...)"
+            f"not an image in a format that Pillow reads, or damaged at its beginning ({len(data)} bytes: {start} ...)"
         ) from None
     except LimitExceededError as error:
         raise ImageError(str(error)) from None
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{error}; raise PIL.Image.MAX_IMAGE_PIXELS too if the picture is trusted") from None
+        raise ImageError(f"{error}; raise PIL.Image.MAX_IMAGE_PIXELS too if the image is trusted") from None
     except _PILLOW_ERRORS as error:
         raise ImageError(_undecodable(error)) from None
     return image
@@ -329,7 +329,7 @@ def _kept(icc: bytes | None, exif: bytes | None) -> Metadata:
     metadata = Metadata(icc=icc, exif=exif)
     for name, item in (("icc", metadata.icc), ("exif", metadata.exif)):
         if item and len(item) > _MAX_ITEM_BYTES:
-            _log.warning("the picture's %s takes %d bytes; it is left out", name.upper(), len(item))
+            _log.warning("the image's %s takes %d bytes; it is left out", name.upper(), len(item))
             metadata = replace(metadata, **{name: None})
     return metadata
 
@@ -343,7 +343,7 @@ def _convert(image: Image.Image) -> tuple[Image.Image, bytes | None]:
         deep = np.asarray(image).astype(np.uint32)
         image = Image.fromarray(((deep * 255 + 32767) // 65535).astype(np.uint8), "L")
     if image.mode not in _DIRECT_MODES:
-        raise ImageError(f"samples of Pillow's mode {image.mode} are not supported; convert the picture to 8-bit RGB")
+        raise ImageError(f"samples of Pillow's mode {image.mode} are not supported; convert the image to 8-bit RGB")
     if image.mode in ("1", "L", "LA"):
         _warn("grey, and is coded as colour")
     elif image.mode == "CMYK":
@@ -357,7 +357,7 @@ def _convert(image: Image.Image) -> tuple[Image.Image, bytes | None]:
     if samples in (b"GRAY", b"CMYK"):
         image = _srgb_by_profile(image, icc or b"", samples)
     elif icc is not None:
-        _log.warning("the picture's ICC profile does not describe its samples; it is left out")
+        _log.warning("the image's ICC profile does not describe its samples; it is left out")
     return image.convert("RGB"), None
 
 
@@ -376,7 +376,7 @@ def _srgb_by_profile(image: Image.Image, icc: bytes, samples: bytes) -> Image.Im
                 return converted
         except (ImageCms.PyCMSError, OSError):
             pass
-    _log.warning("the picture's ICC profile cannot be applied; it is left out")
+    _log.warning("the image's ICC profile cannot be applied; it is left out")
     return image
 
 
@@ -400,9 +400,9 @@ def _flatten(image: Image.Image) -> Image.Image:
 
 
 def _orientation_of(image: Image.Image) -> tuple[int, bytes | None]:
-    """Return a picture's orientation, and its EXIF with orientation 1 if it has one that is well-formed."""
+    """Return an image's orientation, and its EXIF with orientation 1 if it has one that is well-formed."""
     if image.format == "TIFF":
-        # A field of the picture itself here; recent Pillows have applied and removed it.
+        # A field of the image itself here; recent Pillows have applied and removed it.
         return int(image.getexif().get(_TAG_ORIENTATION, 1)), None
     found = image.info.get("exif")
     try:
@@ -412,7 +412,7 @@ def _orientation_of(image: Image.Image) -> tuple[int, bytes | None]:
         found = found.removeprefix(exif.PREFIX) if isinstance(found, bytes) else None
         return exif.split_orientation(found) if found else (1, None)
     except _PILLOW_ERRORS as error:
-        _log.warning("the picture's EXIF is malformed: %s. It is left out, and no orientation is applied", error)
+        _log.warning("the image's EXIF is malformed: %s. It is left out, and no orientation is applied", error)
         return 1, None
 
 
@@ -430,8 +430,8 @@ def _reflected(length: int, multiple: int) -> NDArray[np.intp]:
 
 def _undecodable(error: Exception) -> str:
     reason = str(error) or type(error).__name__
-    return f"the picture cannot be decoded: {reason}. Fetch it again, or convert it to PNG"
+    return f"the image cannot be decoded: {reason}. Fetch it again, or convert it to PNG"
 
 
 def _warn(problem: str) -> None:
-    _log.warning("the picture is %s", problem)
+    _log.warning("the image is %s", problem)

@@ -42,7 +42,7 @@ class Stage:
         inputs: how each of its inputs lies over the image, by name.
         outputs: how what it returns does, in order.
         run: buffers by name -> outputs. It must not call `Backend.put` or `Backend.get`.
-        finite: an input that must hold no infinity and no NaN, of which the stage would make a picture as of anything
+        finite: an input that must hold no infinity and no NaN, of which the stage would make an image as of anything
             else. It is looked at only where that need not be waited for.
         number: among the stages of its name.
         is_part: whether progress is told of it; not of what takes no time.

@@ -32,9 +32,9 @@ def best(bundle: Bundle, encode_at: EncodeAt, most_bytes: float, size: Size) -> 
         return first_that_fits
     n_bytes, rate = min(((length, rate) for length, rate in tried), key=lambda pair: pair[0])
     raise ImageError(
-        f"{int(most_bytes)} bytes are the target, but the smallest file of this {size.width}x{size.height} picture "
+        f"{int(most_bytes)} bytes are the target, but the smallest file of this {size.width}x{size.height} image "
         f"is {n_bytes} bytes, {8 * n_bytes / (size.width * size.height):.4f} bits per pixel, at rate {rate.index} of "
-        f"bundle {bundle.name!r}. Raise the target, scale the picture down, or leave out its metadata"
+        f"bundle {bundle.name!r}. Raise the target, scale the image down, or leave out its metadata"
     )
 
 

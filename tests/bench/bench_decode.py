@@ -4,7 +4,7 @@
     python tests/bench/bench_decode.py --bundle engines/tiny-int8 --backend cpu,cpu:int8,openvino,openvino:int8
 
 Also prints entropy decoding on its own (ms and symbols/s), the PSNR of each further backend against the first, the
-whole process from start to written picture, and its peak memory. The photo is a test photo resized to the asked size.
+whole process from start to written image, and its peak memory. The photo is a test photo resized to the asked size.
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ def main() -> None:
     names = ("rdeic-rt", "onnxruntime", "torch", "numpy", "constriction")
     print(", ".join(f"{name} {version(name)}" for name in names))
     for side, codec in codecs.items():
-        print(f"{side}: {codec.backend}, " + ", ".join(f"{name} {value}" for name, value in codec.facts().items()))
+        print(
+            f"{side}: {codec.backend}, " + ", ".join(f"{name} {value}" for name, value in codec.description().items())
+        )
     print(f"{platform.machine()}, {args.threads} threads, {args.size}, median of {args.runs} (min-max)\n")
     chosen = recipes.load(args.recipe)
     for index, rate in enumerate(chosen.rates):

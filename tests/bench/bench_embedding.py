@@ -1,4 +1,4 @@
-"""librdeic against the Python runtime, in one run: start to first picture, warm decodes, memory, size.
+"""librdeic against the Python runtime, in one run: start to first image, warm decodes, memory, size.
 
     cmake -B build && cmake --build build
     python tests/bench/bench_embedding.py --build build [--size 768x512] [--processes 5] [--runs 5] [--threads 2]
@@ -51,7 +51,7 @@ class Run:
 
     Attributes:
         ready: from before it was started until the bundle was open.
-        first: likewise until the first picture.
+        first: likewise until the first image.
         warm: of each further decode.
         cpu: processor time of the process.
         peak_mb: largest resident set.
@@ -96,7 +96,7 @@ def main() -> None:
     print(f"{args.threads} threads, {args.size}, {len(data)} bytes; medians of {args.processes} processes\n")
     print(f"{'':34s}{'librdeic':>10s}{'Python':>10s}{'ratio':>8s}")
     row("process start to bundle open, ms", found, lambda r: [r.ready])
-    row("process start to first picture, ms", found, lambda r: [r.first])
+    row("process start to first image, ms", found, lambda r: [r.first])
     row("warm decode, ms", found, lambda r: r.warm)
     row("start, less a warm decode, ms", found, lambda r: [r.first - statistics.median(r.warm)])
     row("processor time of the process, ms", found, lambda r: [r.cpu])

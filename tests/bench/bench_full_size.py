@@ -6,7 +6,7 @@
 
 Each side runs in a process of its own, so that memory is its own too. Printed are the medians of the whole decode and
 of its stages (for PyTorch: of the same parts), peak memory, the time that the arithmetic alone would take on this
-device, and how far each side's picture is from the last one's.
+device, and how far each side's image is from the last one's.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def backend_side(args: argparse.Namespace) -> dict[str, Any]:
     )
     data = (args.folder / "photo.rdc").read_bytes()
     image = codec.decode(data)
-    result = {"first_s": time.perf_counter() - begin, "image": save(args, image), "device": str(codec.facts())}
+    result = {"first_s": time.perf_counter() - begin, "image": save(args, image), "device": str(codec.description())}
     result["decode_s"] = [seconds(lambda: codec.decode(data)) for _ in range(args.runs)]
     staged = (
         rdeic_rt.load(
@@ -209,7 +209,7 @@ SIDES: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
 
 
 def save(args: argparse.Namespace, image: NDArray[np.uint8]) -> str:
-    """Keep a side's picture for the comparison; return the file."""
+    """Keep a side's image for the comparison; return the file."""
     path = args.folder / f"{args.only}.npy"
     np.save(path, image)
     return str(path)

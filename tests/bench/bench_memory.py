@@ -2,7 +2,7 @@
 
     python tests/bench/bench_memory.py [--sizes 768x512,4000x3000] [--tiles 512,1024] [--backend cpu] [--bundle B]
 
-Beside the peak stands what the picture itself takes (3 bytes a pixel), which the process holds once as the source or
+Beside the peak stands what the image itself takes (3 bytes a pixel), which the process holds once as the source or
 the result, and again padded. The photo is a test photo resized to the asked size.
 """
 
@@ -49,7 +49,7 @@ def main() -> None:
     p.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of a graph")
     args = p.parse_args()
     print(f"rdeic-rt {version('rdeic-rt')}, backend {args.backend}, {platform.machine()}, {args.threads} threads\n")
-    print("| size | tile_px | picture MB | encode s | encode peak MB | decode s | decode peak MB |")
+    print("| size | tile_px | image MB | encode s | encode peak MB | decode s | decode peak MB |")
     print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for size in args.sizes.split(","):

@@ -33,7 +33,7 @@ PAGE = "Where a detail has to be evidence, as in documents, medicine and surveil
 def main() -> None:
     """Write the sheet."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--out", type=Path, required=True, help="picture file")
+    p.add_argument("--out", type=Path, required=True, help="image file")
     p.add_argument("--bundle", help="bundle to show (default: the embedded one)")
     args = p.parse_args()
     codec = rdeic_rt.load(args.bundle)
@@ -45,13 +45,13 @@ def main() -> None:
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=TEXT_PX)
     for row, (title, name, (left, top)) in enumerate(rows):
         photo = sources[name]
-        pictures = [(title, photo)]
+        images = [(title, photo)]
         for rate in codec.bundle.rates:
             data = codec.encode(photo, rate=rate.index)
             bpp = 8 * len(data) / (photo.width * photo.height)
-            pictures.append((f"rate {rate.index}, {bpp:.3f} bpp", Image.fromarray(codec.decode(data))))
-        for column, (text, picture) in enumerate(pictures):
-            detail = picture.crop((left, top, left + SIDE_PX, top + SIDE_PX))
+            images.append((f"rate {rate.index}, {bpp:.3f} bpp", Image.fromarray(codec.decode(data))))
+        for column, (text, image) in enumerate(images):
+            detail = image.crop((left, top, left + SIDE_PX, top + SIDE_PX))
             x, y = column * (side + GAP_PX), row * (side + TEXT_PX + 2 * GAP_PX)
             pen.text((x, y), text, fill="black", font=font)
             sheet.paste(detail.resize((side, side), Image.Resampling.NEAREST), (x, y + TEXT_PX + GAP_PX))

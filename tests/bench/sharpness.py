@@ -33,7 +33,7 @@ def main() -> None:
     p.add_argument("photos", help="folder, or one photo")
     p.add_argument("--bundle", help="bundle to measure (default: the embedded one)")
     p.add_argument("--limit", type=int, help="only the first N photos")
-    p.add_argument("--sheet", type=Path, help="write a picture: the first photos at some values, a row for each")
+    p.add_argument("--sheet", type=Path, help="write an image: the first photos at some values, a row for each")
     p.add_argument("--crop-px", type=int, default=240, help="side of the part that the sheet shows")
     args = p.parse_args()
     photos = [np.asarray(Image.open(path).convert("RGB")) for path in find_photos([args.photos])[: args.limit]]
@@ -63,13 +63,11 @@ def sheet(codec: rdeic_rt.Codec, photos: list[NDArray[np.uint8]], side_px: int) 
     for row, photo in enumerate(photos):
         data = codec.encode(photo)
         top, left = ((side - side_px) // 2 for side in photo.shape[:2])
-        pictures = {f"lambda_s = {s:g}": codec.decode(data, DecodeOptions(sharpness=s)) for s in SHOWN} | {
-            "photo": photo
-        }
-        for column, (text, picture) in enumerate(pictures.items()):
+        images = {f"lambda_s = {s:g}": codec.decode(data, DecodeOptions(sharpness=s)) for s in SHOWN} | {"photo": photo}
+        for column, (text, image) in enumerate(images.items()):
             x, y = column * (side_px + 4), row * (side_px + TEXT_PX + 8)
             pen.text((x, y), text, fill="black", font=font)
-            page.paste(Image.fromarray(picture[top : top + side_px, left : left + side_px]), (x, y + TEXT_PX + 4))
+            page.paste(Image.fromarray(image[top : top + side_px, left : left + side_px]), (x, y + TEXT_PX + 4))
     return page
 
 

@@ -175,7 +175,7 @@ def report_transfers() -> None:
     values = height * width * channels
     row("", "before", "after")
     rule(3)
-    row("picture to the host: float32 NCHW or uint8 NHWC", f"{4 * values / 1e6:.2f} MB", f"{values / 1e6:.2f} MB")
+    row("image to the host: float32 NCHW or uint8 NHWC", f"{4 * values / 1e6:.2f} MB", f"{values / 1e6:.2f} MB")
     row("host passes over it: scale, clamp, round, layout", 4, 0)
     row("update outside the step: launches a step (3 products, 2 sums)", 5, 0)
     row("... or on the host: latents over the bus a step (eps down, z up)", f"{2 * latent / 1e3:.0f} kB", "0 kB")

@@ -19,17 +19,17 @@ SMALL = (40, 48)  # too small for MS-SSIM
 
 @pytest.fixture(scope="session")
 def crops(photo: NDArray[np.uint8], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two cuts from a real photo, and between them a file that is no picture."""
+    """Two cuts from a real photo, and between them a file that is no image."""
     folder = tmp_path_factory.mktemp("crops")
     for name, (height, width) in (("a.png", LARGE), ("c.png", SMALL)):
         Image.fromarray(photo[60 : 60 + height, 100 : 100 + width]).save(folder / name)
-    (folder / "b.png").write_bytes(b"no picture")
+    (folder / "b.png").write_bytes(b"no image")
     return sorted(folder.iterdir())
 
 
 @pytest.fixture(scope="session")
 def evaluation(codec: Codec, crops: list[Path]) -> Evaluation:
-    return evaluate(codec, crops, codecs=("jpeg", "webp"), keep_pictures=1)
+    return evaluate(codec, crops, codecs=("jpeg", "webp"), keep_images=1)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Ways to spoil a picture, for the tests of what judges it."""
+"""Ways to spoil an image, for the tests of what judges it."""
 
 from __future__ import annotations
 

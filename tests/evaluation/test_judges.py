@@ -137,7 +137,7 @@ def test_resnet_features_are_the_same_every_time(photo: NDArray[np.uint8]) -> No
     assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
 
 
-def test_resnet_finds_a_picture_of_few_colours_worse_than_a_blurred_one(
+def test_resnet_finds_an_image_of_few_colours_worse_than_a_blurred_one(
     residual: ResNetFeatures, photo: NDArray[np.uint8]
 ) -> None:
     """JPEG at its lowest quality keeps edges and little else; anyone prefers the blur."""

@@ -39,7 +39,7 @@ def test_ms_ssim_exists_from_161_pixels_on(photo: NDArray[np.uint8], height: int
         assert metrics.ms_ssim(cut, cut) == pytest.approx(1.0, abs=1e-6)
 
 
-def test_scores_have_every_metric_and_none_for_pictures_too_small_for_the_networks(
+def test_scores_have_every_metric_and_none_for_images_too_small_for_the_networks(
     judge: Judge, photo: NDArray[np.uint8]
 ) -> None:
     keys = {metric.key for metric in METRICS}
@@ -211,7 +211,7 @@ def test_flat_areas_are_where_the_photo_hardly_changes() -> None:
     assert not metrics.flat_areas((5 * slope).astype(np.uint8))[5:-5, 5:-5].any()
 
 
-def test_faults_of_a_picture_with_a_lattice_and_wrong_colours_are_told_apart(
+def test_faults_of_an_image_with_a_lattice_and_wrong_colours_are_told_apart(
     judge: Judge, photo: NDArray[np.uint8]
 ) -> None:
     """On a real photo: each fault moves its own measure, and not the other's."""

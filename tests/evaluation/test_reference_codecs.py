@@ -43,9 +43,9 @@ def test_files_are_made_once_and_decode_to_the_photo_s_size(other: OtherCodec, p
         files = Encodings(other, cut, scale)
         file = files.at(other.qualities[20])
         assert files.at(other.qualities[20]) is file
-        picture, decode_ms = files.decode(file)
-        assert picture.shape == cut.shape
-        assert picture.dtype == np.uint8
+        image, decode_ms = files.decode(file)
+        assert image.shape == cut.shape
+        assert image.dtype == np.uint8
         assert decode_ms > 0
         assert file.encode_ms > 0
         sizes.append(len(file.data))
@@ -56,8 +56,8 @@ def test_higher_quality_is_closer_to_the_photo(other: OtherCodec, photo: NDArray
     files = Encodings(other, photo[:96, :128])
     errors = []
     for quality in (other.qualities[0], other.qualities[-1]):
-        picture, _ = files.decode(files.at(quality))
-        errors.append(np.square(picture.astype(float) - photo[:96, :128]).mean())
+        image, _ = files.decode(files.at(quality))
+        errors.append(np.square(image.astype(float) - photo[:96, :128]).mean())
     assert errors[1] < errors[0] / 4
 
 
@@ -67,7 +67,7 @@ def test_sweep_is_of_qualities_that_exist_in_order() -> None:
         assert list(codec.sweep) == sorted(set(codec.sweep))
 
 
-def test_picture_a_codec_refuses_is_an_image_error_that_names_it() -> None:
+def test_image_a_codec_refuses_is_an_image_error_that_names_it() -> None:
     webp = next(codec for codec in CODECS if codec.id == "webp")
     with pytest.raises(ImageError, match="WebP cannot encode 17000x1 pixels"):
         webp.encode(Image.new("RGB", (17000, 1)), 50)

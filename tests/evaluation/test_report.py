@@ -1,4 +1,4 @@
-"""What is written of an evaluation: text, JSON, curves, pictures."""
+"""What is written of an evaluation: text, JSON, curves, images."""
 
 from __future__ import annotations
 
@@ -90,8 +90,8 @@ def test_plot_without_curves_or_of_another_format_is_refused(evaluation: Evaluat
 def test_sheet_shows_the_photo_ours_and_the_others_pixel_by_pixel(evaluation: Evaluation) -> None:
     drawn = sheet.draw(evaluation)
     photo = evaluation.photos[0]
-    assert photo.picture is not None
-    height, width = photo.picture.shape[:2]
+    assert photo.image is not None
+    height, width = photo.image.shape[:2]
     column = (drawn.shape[1] - 8) // 4 - 8
     row = (drawn.shape[0] - 8) // len(evaluation.rates)
 
@@ -102,13 +102,13 @@ def test_sheet_shows_the_photo_ours_and_the_others_pixel_by_pixel(evaluation: Ev
         for index, one in enumerate(shown):
             left = 8 + index * (column + 8)
             assert one is not None
-            assert one.picture is not None
-            np.testing.assert_array_equal(drawn[top : top + height, left : left + width], one.picture)
+            assert one.image is not None
+            np.testing.assert_array_equal(drawn[top : top + height, left : left + width], one.image)
             # There is text over it, and a gap before the next.
             assert drawn[top - 3 * 18 : top, left : left + column].min() < 100
             assert (drawn[:, left - 8 : left] == 255).all()
 
 
-def test_sheet_without_kept_pictures_is_refused(evaluation: Evaluation) -> None:
+def test_sheet_without_kept_images_is_refused(evaluation: Evaluation) -> None:
     with pytest.raises(ValueError, match="none were kept"):
         sheet.draw(replace(evaluation, photos=evaluation.photos[1:]))

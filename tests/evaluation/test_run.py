@@ -74,13 +74,13 @@ def test_lattices_of_the_photo_itself_are_kept(crops: list[Path], evaluation: Ev
     assert evaluation.photos[0].own == lattices(photo, flat_areas(photo))
 
 
-def test_pictures_are_kept_of_as_many_photos_as_asked_for(crops: list[Path], evaluation: Evaluation) -> None:
+def test_images_are_kept_of_as_many_photos_as_asked_for(crops: list[Path], evaluation: Evaluation) -> None:
     first, second = evaluation.photos
-    assert first.picture is not None
-    np.testing.assert_array_equal(first.picture, np.asarray(Image.open(crops[0])))
-    assert all(m.picture is not None for m in first.measurements)
-    assert second.picture is None
-    assert all(m.picture is None for m in (*second.measurements, *first.sweep))
+    assert first.image is not None
+    np.testing.assert_array_equal(first.image, np.asarray(Image.open(crops[0])))
+    assert all(m.image is not None for m in first.measurements)
+    assert second.image is None
+    assert all(m.image is None for m in (*second.measurements, *first.sweep))
 
 
 def test_evaluate_with_one_rate_and_nothing_else_is_only_that(codec: Codec, crops: list[Path]) -> None:
@@ -98,7 +98,7 @@ def test_evaluate_with_one_rate_and_nothing_else_is_only_that(codec: Codec, crop
     assert named == [(0, str(crops[2]))]
 
 
-def test_evaluate_of_pictures_of_a_few_pixels_measures_what_there_is(codec: Codec, tmp_path: Path) -> None:
+def test_evaluate_of_images_of_a_few_pixels_measures_what_there_is(codec: Codec, tmp_path: Path) -> None:
     Image.new("RGB", (1, 1), (200, 30, 90)).save(tmp_path / "dot.png")
     Image.new("RGB", (17, 3), (20, 30, 90)).save(tmp_path / "line.png")
     found = evaluate(codec, sorted(tmp_path.iterdir()))

@@ -65,7 +65,7 @@ def test_summary_counts_compares_and_pairs() -> None:
     assert ours.ours == {}
     assert ours.means["bpp"].value == 1.5
     assert (jpeg.n_above, jpeg.n_downscaled) == (1, 0)
-    # Where the whole picture was small enough, that is what counts.
+    # Where the whole image was small enough, that is what counts.
     assert (smaller.n_above, smaller.n_downscaled) == (0, 1)
     assert smaller.means["bpp"].value == pytest.approx((1.10 + 2.10) / 2)
     assert smaller.means["psnr_db"].value == (22 + 19) / 2

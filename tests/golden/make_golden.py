@@ -73,13 +73,13 @@ def main() -> None:
 
 
 def at_rates(codec: Codec, crop: NDArray[np.uint8]) -> Iterator[tuple[int, bytes]]:
-    """Yield a picture at each rate of the bundle."""
+    """Yield an image at each rate of the bundle."""
     for rate in codec.bundle.rates:
         yield rate.index, codec.encode(crop, rate=rate.index)
 
 
 def at_levels(codec: Codec, crop: NDArray[np.uint8]) -> Iterator[tuple[int, bytes]]:
-    """Yield a picture at the level of each rate, at one between, and, said to be so, at the last, beyond all rates."""
+    """Yield an image at the level of each rate, at one between, and, said to be so, at the last, beyond all rates."""
     for rate in (0.0, 0.37, 1.0):
         data = codec.encode(crop, rate=rate)
         yield container.parse(data).header.rate, data

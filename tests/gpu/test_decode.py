@@ -42,7 +42,7 @@ def test_decode_agrees_with_the_cpu(
 
 def test_decode_with_tensorrt_in_another_process_uses_compiled_kernels(load: Load, planned_bundle: Path) -> None:
     fast = load("tensorrt")
-    if "tensorrt-rtx" not in fast.facts():
+    if "tensorrt-rtx" not in fast.description():
         pytest.skip("TensorRT compiles while building")
     assert list(planned_bundle.glob("plans/*/*.kernels"))
 

@@ -39,20 +39,20 @@ from rdeic_rt import (
 from rdeic_rt.backends import select
 from tests.images import high_frequency_energy, psnr_db
 
-Picture = NDArray[np.uint8]
+Rgb = NDArray[np.uint8]
 # A JPEG of 25 dB is a recognisable photo; the smallest of these files have less than a tenth of its bits.
 RECOGNISABLE_DB = 18.0
 MAX_OVERHEAD_BYTES = 24
 
 
 @pytest.fixture(scope="module")
-def part(photo: Picture) -> Picture:
+def part(photo: Rgb) -> Rgb:
     """The middle of a photo, small enough for tests that need many decodes; uint8 [130, 190, 3]."""
     return np.ascontiguousarray(photo[60:190, 100:290])
 
 
 @pytest.fixture(scope="module")
-def data(codec: Codec, part: Picture) -> bytes:
+def data(codec: Codec, part: Rgb) -> bytes:
     return codec.encode(part)
 
 
@@ -82,36 +82,36 @@ def test_decode_of_each_photo_at_each_rate_is_that_photo(codec: Codec, photo_pat
             assert 8 * len(data) / (image.shape[0] * image.shape[1]) < 8 * rate.bpp
 
 
-def test_encode_rate_with_larger_lambda_makes_larger_files(codec: Codec, photo: Picture) -> None:
+def test_encode_rate_with_larger_lambda_makes_larger_files(codec: Codec, photo: Rgb) -> None:
     by_lambda = sorted(codec.bundle.rates, key=lambda rate: rate.lambda_r or 0.0)
     sizes = [len(codec.encode(photo, rate.index)) for rate in by_lambda]
     assert sizes == sorted(sizes)
 
 
-def test_encode_again_gives_the_same_bytes(codec: Codec, part: Picture, data: bytes) -> None:
+def test_encode_again_gives_the_same_bytes(codec: Codec, part: Rgb, data: bytes) -> None:
     assert codec.encode(part) == data
     assert rdeic_rt.load(codec.bundle.folder).encode(part) == data
 
 
-def test_encode_takes_pil_images_and_other_arrays(codec: Codec, part: Picture, data: bytes) -> None:
+def test_encode_takes_pil_images_and_other_arrays(codec: Codec, part: Rgb, data: bytes) -> None:
     assert codec.encode(Image.fromarray(part)) == data
     assert codec.encode(np.asfortranarray(part)) == data
     assert codec.encode(part[::-1, ::-1][::-1, ::-1]) == data
 
 
-def test_encode_leaves_its_image_alone(codec: Codec, part: Picture) -> None:
+def test_encode_leaves_its_image_alone(codec: Codec, part: Rgb) -> None:
     image = part.copy()
     codec.encode(image)
     np.testing.assert_array_equal(image, part)
 
 
 @pytest.mark.parametrize("rate", [-1, 99, 1.0, "0", True])
-def test_encode_rate_that_does_not_exist_lists_the_choices(codec: Codec, part: Picture, rate: int) -> None:
+def test_encode_rate_that_does_not_exist_lists_the_choices(codec: Codec, part: Rgb, rate: int) -> None:
     with pytest.raises(ValueError, match="is not one of bundle 'tiny'"):
         codec.encode(part, rate)
 
 
-def test_encode_to_a_target_takes_the_best_rate_that_fits(codec: Codec, photo: Picture) -> None:
+def test_encode_to_a_target_takes_the_best_rate_that_fits(codec: Codec, photo: Rgb) -> None:
     files = [codec.encode(photo, rate.index) for rate in sorted(codec.bundle.rates, key=lambda rate: rate.bpp)]
     n_pixels = photo.shape[0] * photo.shape[1]
     for smaller, larger in zip(files, files[1:], strict=False):
@@ -123,7 +123,7 @@ def test_encode_to_a_target_takes_the_best_rate_that_fits(codec: Codec, photo: P
     assert codec.encode(photo, target_bytes=10**9) == codec.encode(photo, target_bpp=24) == files[-1]
 
 
-def test_encode_to_a_target_counts_metadata(codec: Codec, part: Picture) -> None:
+def test_encode_to_a_target_counts_metadata(codec: Codec, part: Rgb) -> None:
     metadata = Metadata(icc=np.random.default_rng(0).bytes(3000))
     smallest = min(len(codec.encode(part, rate.index, metadata=metadata)) for rate in codec.bundle.rates)
     with pytest.raises(ImageError, match=f"{smallest - 1} bytes are the target.* is {smallest} bytes.*metadata"):
@@ -143,7 +143,7 @@ def test_encode_to_a_target_counts_metadata(codec: Codec, part: Picture) -> None
         {"target_bpp": math.inf},
     ],
 )
-def test_encode_to_a_target_that_makes_no_sense_is_refused(codec: Codec, part: Picture, choice: dict[str, Any]) -> None:
+def test_encode_to_a_target_that_makes_no_sense_is_refused(codec: Codec, part: Rgb, choice: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="target"):
         codec.encode(part, **choice)
 
@@ -162,7 +162,7 @@ def test_preview_of_each_photo_at_each_rate_is_that_photo(codec: Codec, photo_pa
             )
 
 
-def test_preview_is_what_decoding_of_z_c_gives(codec: Codec, part: Picture, data: bytes) -> None:
+def test_preview_is_what_decoding_of_z_c_gives(codec: Codec, part: Rgb, data: bytes) -> None:
     latents = codec.read_latents(data)
     backend = codec._selection.backend
     ((synthesis,), (vae_decoder,)) = (stage.graphs for stage in codec._loaded.previews[latents.rate.index].stages)
@@ -172,7 +172,7 @@ def test_preview_is_what_decoding_of_z_c_gives(codec: Codec, part: Picture, data
     assert (codec.preview(data) != codec.decode(data)).any()
 
 
-def test_preview_loads_no_denoiser(codec: Codec, part: Picture, data: bytes, bundle_copy: Path) -> None:
+def test_preview_loads_no_denoiser(codec: Codec, part: Rgb, data: bytes, bundle_copy: Path) -> None:
     for rate in codec.bundle.rates:
         for role in ("control", "unet_step"):
             path = codec.bundle.reference(rate.graphs[role]).path
@@ -183,8 +183,8 @@ def test_preview_loads_no_denoiser(codec: Codec, part: Picture, data: bytes, bun
         damaged.decode(data)
 
 
-def of_size(photo: Picture, height: int, width: int) -> Picture:
-    """Return a picture of this size, tiled with a photo."""
+def of_size(photo: Rgb, height: int, width: int) -> Rgb:
+    """Return an image of this size, tiled with a photo."""
     times = (-(-height // photo.shape[0]), -(-width // photo.shape[1]), 1)
     return np.ascontiguousarray(np.tile(photo, times)[:height, :width])
 
@@ -192,32 +192,32 @@ def of_size(photo: Picture, height: int, width: int) -> Picture:
 @pytest.mark.parametrize(
     "shape", [(1, 1), (1, 130), (130, 1), (64, 64), (63, 65), (65, 63), (7, 200), (4001, 17), (17, 4001)]
 )
-def test_decode_any_size_at_each_rate_returns_that_size(codec: Codec, photo: Picture, shape: tuple[int, int]) -> None:
+def test_decode_any_size_at_each_rate_returns_that_size(codec: Codec, photo: Rgb, shape: tuple[int, int]) -> None:
     image = of_size(photo, *shape)
     for rate in codec.bundle.rates:
         data = codec.encode(image, rate.index)
         assert codec.decode(data).shape == codec.preview(data).shape == (*shape, 3)
 
 
-def saved(picture: Image.Image, name: str, folder: Path) -> Path:
-    picture.save(folder / name)
+def saved(image: Image.Image, name: str, folder: Path) -> Path:
+    image.save(folder / name)
     return folder / name
 
 
 @pytest.mark.parametrize("kind", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16", "RGB;16"])
-def test_decode_any_kind_of_picture_at_each_rate_is_that_picture(
-    codec: Codec, part: Picture, tmp_path: Path, kind: str
+def test_decode_any_kind_of_image_at_each_rate_is_that_image(
+    codec: Codec, part: Rgb, tmp_path: Path, kind: str
 ) -> None:
     if kind == "RGB;16":
         deep = saved_16_bit_rgb(part, tmp_path)
         image, expected = rdeic_rt.read_image(deep)[0], part
     else:
-        picture = Image.fromarray(part)
+        source = Image.fromarray(part)
         if kind == "I;16":
-            picture = Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 257)
+            source = Image.fromarray(np.asarray(source.convert("L")).astype(np.uint16) * 257)
         else:
-            picture = picture.convert(kind)
-        path = saved(picture, "picture.tiff" if kind == "CMYK" else "picture.png", tmp_path)
+            source = source.convert(kind)
+        path = saved(source, "image.tiff" if kind == "CMYK" else "image.png", tmp_path)
         image = rdeic_rt.read_image(path)[0]
         expected = image
     for rate in codec.bundle.rates:
@@ -227,7 +227,7 @@ def test_decode_any_kind_of_picture_at_each_rate_is_that_picture(
         assert psnr_db(decoded, expected) > (RECOGNISABLE_DB if kind != "1" else 5)
 
 
-def saved_16_bit_rgb(image: Picture, folder: Path) -> Path:
+def saved_16_bit_rgb(image: Rgb, folder: Path) -> Path:
     """Write a PPM of 16 bits a sample, which Pillow cannot."""
     height, width, _ = image.shape
     samples = (image.astype(">u2") * 257).astype(">u2").tobytes()
@@ -235,7 +235,7 @@ def saved_16_bit_rgb(image: Picture, folder: Path) -> Path:
     return folder / "deep.ppm"
 
 
-def test_encode_file_has_little_beside_its_payload(codec: Codec, photo: Picture) -> None:
+def test_encode_file_has_little_beside_its_payload(codec: Codec, photo: Rgb) -> None:
     for rate in codec.bundle.rates:
         data = codec.encode(photo, rate.index)
         file = container.parse(data)
@@ -244,14 +244,14 @@ def test_encode_file_has_little_beside_its_payload(codec: Codec, photo: Picture)
         assert file.header.rate == rate.index
 
 
-def test_encode_metadata_is_kept_and_changes_no_latents(codec: Codec, part: Picture, data: bytes) -> None:
+def test_encode_metadata_is_kept_and_changes_no_latents(codec: Codec, part: Rgb, data: bytes) -> None:
     kept = codec.encode(part, metadata=Metadata(icc=b"profile" * 50, exif=b"II*\x00\x08\x00\x00\x00\x00\x00"))
     file = rdeic_rt.read_header(kept)
     assert file.metadata.icc == b"profile" * 50
     assert (file.z, file.y) == (rdeic_rt.read_header(data).z, rdeic_rt.read_header(data).y)
 
 
-def test_encode_picture_over_the_limit_raises_before_any_work(codec: Codec, part: Picture) -> None:
+def test_encode_image_over_the_limit_raises_before_any_work(codec: Codec, part: Rgb) -> None:
     small = rdeic_rt.load(codec.bundle.folder, limits=Limits(max_pixels=100))
     with pytest.raises(LimitExceededError):
         small.encode(part)
@@ -259,7 +259,7 @@ def test_encode_picture_over_the_limit_raises_before_any_work(codec: Codec, part
         small.decode(codec.encode(part[:11, :10]))
 
 
-def test_decode_again_gives_the_same_picture_and_seed_is_the_checksum(codec: Codec, data: bytes) -> None:
+def test_decode_again_gives_the_same_image_and_seed_is_the_checksum(codec: Codec, data: bytes) -> None:
     image = codec.decode(data)
     np.testing.assert_array_equal(codec.decode(bytearray(data)), image)
     np.testing.assert_array_equal(
@@ -268,7 +268,7 @@ def test_decode_again_gives_the_same_picture_and_seed_is_the_checksum(codec: Cod
     assert (codec.decode(data, DecodeOptions(seed=1)) != image).any()
 
 
-def test_decode_sharpness_moves_the_picture_step_by_step(codec: Codec, data: bytes) -> None:
+def test_decode_sharpness_moves_the_image_step_by_step(codec: Codec, data: bytes) -> None:
     plain = codec.decode(data, DecodeOptions(sharpness=1.0))
     np.testing.assert_allclose(codec.decode(data, DecodeOptions(sharpness=1 + 1e-9)), plain, atol=1)
     assert psnr_db(codec.decode(data, DecodeOptions(sharpness=0.9)), plain) > psnr_db(
@@ -280,8 +280,8 @@ def test_decode_sharpness_raises_the_high_frequency_energy_at_each_rate(codec: C
     for path in photo_paths:
         for rate in codec.bundle.rates:
             data = codec.encode(np.asarray(Image.open(path).convert("RGB")), rate=rate.index)
-            pictures = [codec.decode(data, DecodeOptions(sharpness=value)) for value in (0.0, 0.5, 1.0, 1.5)]
-            energies = [high_frequency_energy(picture) for picture in pictures]
+            images = [codec.decode(data, DecodeOptions(sharpness=value)) for value in (0.0, 0.5, 1.0, 1.5)]
+            energies = [high_frequency_energy(image) for image in images]
             assert energies == sorted(set(energies)), (path.name, rate.index)
 
 
@@ -305,7 +305,7 @@ def test_decode_largest_seed_is_accepted_as_any_kind_of_integer(codec: Codec, da
         codec.decode(data, DecodeOptions(seed=0.5))  # type: ignore[arg-type]
 
 
-def test_decode_in_another_number_of_steps_of_the_bundle(codec: Codec, part: Picture) -> None:
+def test_decode_in_another_number_of_steps_of_the_bundle(codec: Codec, part: Rgb) -> None:
     for rate in codec.bundle.rates:
         data = codec.encode(part, rate.index)
         own = codec.bundle.choose_schedule(rate, None)
@@ -342,7 +342,7 @@ def test_read_latents_on_one_thread_and_on_two_are_equal(codec: Codec, data: byt
     assert psnr_db(one.decode(data), two.decode(data)) > 50
 
 
-def test_encode_loads_no_decoder_graph_and_decode_no_analysis(codec: Codec, part: Picture, bundle_copy: Path) -> None:
+def test_encode_loads_no_decoder_graph_and_decode_no_analysis(codec: Codec, part: Rgb, bundle_copy: Path) -> None:
     decoding = {rate.graphs["synthesis"] for rate in codec.bundle.rates}
     for graph_id in decoding:
         (bundle_copy / codec.bundle.reference(graph_id).path.name).write_bytes(
@@ -358,7 +358,7 @@ def test_encode_loads_no_decoder_graph_and_decode_no_analysis(codec: Codec, part
         rdeic_rt.load(bundle_copy)
 
 
-def test_encode_with_an_entropy_model_of_another_id_is_refused(part: Picture, bundle_copy: Path) -> None:
+def test_encode_with_an_entropy_model_of_another_id_is_refused(part: Rgb, bundle_copy: Path) -> None:
     document = json.loads((bundle_copy / "bundle.json").read_text())
     for rate in document["rates"]:
         rate["model_id"] = "deadbeef"
@@ -389,7 +389,7 @@ def test_decode_inside_a_collector_books_every_stage_and_nothing_after(codec: Co
 
 
 @pytest.fixture
-def paths(codec: Codec, photo: Picture, tmp_path: Path) -> list[Path]:
+def paths(codec: Codec, photo: Rgb, tmp_path: Path) -> list[Path]:
     """Three files of different sizes."""
     made = []
     for height, width in ((64, 70), (100, 64), (30, 40)):
@@ -466,7 +466,7 @@ def test_decode_many_without_workers_is_refused_at_once(codec: Codec, paths: lis
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_encode_many_gives_the_files_that_encode_gives(
-    codec: Codec, part: Picture, photo_paths: list[Path], workers: int
+    codec: Codec, part: Rgb, photo_paths: list[Path], workers: int
 ) -> None:
     path = photo_paths[0]
     image, metadata = rdeic_rt.read_image(path)
@@ -477,7 +477,7 @@ def test_encode_many_gives_the_files_that_encode_gives(
     assert results[3][0] is part
 
 
-def test_encode_many_with_on_error_does_the_rest(codec: Codec, part: Picture, tmp_path: Path) -> None:
+def test_encode_many_with_on_error_does_the_rest(codec: Codec, part: Rgb, tmp_path: Path) -> None:
     problems: list[tuple[Any, Exception]] = []
     results = list(
         codec.encode_many([tmp_path / "gone.png", b"no image", part], on_error=lambda *p: problems.append(p))
@@ -497,7 +497,7 @@ def test_progress_tells_of_every_part_in_order(codec: Codec, data: bytes) -> Non
     assert told == [("entropy", 0, 3), ("synthesis", 1, 3), ("vae", 2, 3), ("done", 3, 3)]
 
 
-def test_progress_in_tiles_tells_of_each_with_the_numbers_of_its_part(bundle_copy: Path, photo: Picture) -> None:
+def test_progress_in_tiles_tells_of_each_with_the_numbers_of_its_part(bundle_copy: Path, photo: Rgb) -> None:
     codec = rdeic_rt.load(bundle_copy, backend="cpu", tile_px=256)
     told: list[tuple[str, int, int]] = []
     codec.preview(codec.encode(photo), DecodeOptions(on_progress=lambda *part: told.append(part)))

@@ -13,10 +13,10 @@ N_THREADS = 8
 
 
 def test_eight_threads_on_one_fresh_codec_agree_with_one_thread(codec: Codec, photo: NDArray[np.uint8]) -> None:
-    """Each thread has its own picture, size and rate; all of them start by loading the same graphs."""
+    """Each thread has its own photo, size and rate; all of them start by loading the same graphs."""
     rates = len(codec.bundle.rates)
-    pictures = [np.ascontiguousarray(photo[10 * n : 10 * n + 64 + 5 * n, 20 * n :][:, : 64 + 9 * n]) for n in range(8)]
-    files = [codec.encode(picture, n % rates) for n, picture in enumerate(pictures)]
+    photos = [np.ascontiguousarray(photo[10 * n : 10 * n + 64 + 5 * n, 20 * n :][:, : 64 + 9 * n]) for n in range(8)]
+    files = [codec.encode(photo, n % rates) for n, photo in enumerate(photos)]
     images = [codec.decode(file, DecodeOptions(sharpness=1.0 if n % 3 else 0.7)) for n, file in enumerate(files)]
 
     fresh = rdeic_rt.load(codec.bundle.folder, backend="cpu")
@@ -25,7 +25,7 @@ def test_eight_threads_on_one_fresh_codec_agree_with_one_thread(codec: Codec, ph
     def work(n: int) -> None:
         start.wait()
         for _ in range(3):
-            assert fresh.encode(pictures[n], n % rates) == files[n]
+            assert fresh.encode(photos[n], n % rates) == files[n]
             decoded = fresh.decode(files[n], DecodeOptions(sharpness=1.0 if n % 3 else 0.7))
             np.testing.assert_array_equal(decoded, images[n])
 

@@ -231,7 +231,7 @@ def test_parse_side_of_zero_raises_bitstream_error(size: bytes, text: str) -> No
     ("width", "height", "limit"),
     [(65_536, 1, "max_side_px"), (1, 2**32 - 1, "max_side_px"), (8193, 8192, "max_pixels")],
 )
-def test_parse_picture_over_a_limit_raises_limit_exceeded(width: int, height: int, limit: str) -> None:
+def test_parse_image_over_a_limit_raises_limit_exceeded(width: int, height: int, limit: str) -> None:
     data = with_fields(size=varint(width) + varint(height))
     with pytest.raises(LimitExceededError, match=f"size at byte 11: {width}x{height} .*{limit}"):
         parse(data)
@@ -239,7 +239,7 @@ def test_parse_picture_over_a_limit_raises_limit_exceeded(width: int, height: in
 
 
 @pytest.mark.parametrize(("width", "height"), [(65_535, 1), (1, 65_535), (8192, 8192)])
-def test_parse_picture_at_a_limit_is_accepted(width: int, height: int) -> None:
+def test_parse_image_at_a_limit_is_accepted(width: int, height: int) -> None:
     data = with_fields(size=varint(width) + varint(height))
     assert parse(data).header.size == Size(height=height, width=width)
 

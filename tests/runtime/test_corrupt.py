@@ -1,4 +1,4 @@
-"""Damaged files end in a typed error: never a hang, a crash or a picture that is not the one that was sent."""
+"""Damaged files end in a typed error: never a hang, a crash or an image that is not the one that was sent."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def decode(bundle: Path, file: bytes, *, verify: bool = True, **options: Any) ->
 
 
 def test_decode_with_a_graph_that_shows_another_file_is_refused(golden_bundle: Path, folder: Path, file: bytes) -> None:
-    """Up to ONNX Runtime 1.23, /etc/passwd was the first row of the picture."""
+    """Up to ONNX Runtime 1.23, /etc/passwd was the first row of the image."""
     for verify in (True, False):
         bundle = copy(golden_bundle, folder / f"verify{verify}", lambda target, _: leak(target, "/etc/passwd"))
         with pytest.raises(BundleCorruptError, match=r"'/etc/passwd', which is not among"):
@@ -93,7 +93,7 @@ def test_decode_with_levels_that_do_not_fit_raises_corrupt(folder: Path, name: s
 def test_decode_in_tiles_and_preview_refuse_the_same(golden_bundle: Path, folder: Path, file: bytes) -> None:
     contradictions = damaged_bundles.CONTRADICTIONS
     large = (GOLDEN / "astronaut_r0.rdc").read_bytes()
-    for name in ("weights that are no numbers", "picture turned on its side", "latent turned on its side"):
+    for name in ("weights that are no numbers", "image turned on its side", "latent turned on its side"):
         bundle = copy(golden_bundle, folder / name, contradictions[name])
         codec = rdeic_rt.load(bundle, backend="cpu", threads=1, tile_px=256)
         with pytest.raises(BundleCorruptError):

@@ -99,7 +99,7 @@ def test_decode_whole_file_with_permission_is_the_same_and_says_nothing(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def test_decode_without_its_checksum_is_the_whole_picture_and_says_so(
+def test_decode_without_its_checksum_is_the_whole_image_and_says_so(
     codec: Codec, small: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole = codec.decode(small)
@@ -109,7 +109,7 @@ def test_decode_without_its_checksum_is_the_whole_picture_and_says_so(
         assert f"cut short by {n} bytes" in caplog.text
 
 
-def test_decode_cut_again_gives_the_same_picture_and_seed_is_what_is_there(codec: Codec, small: bytes) -> None:
+def test_decode_cut_again_gives_the_same_image_and_seed_is_what_is_there(codec: Codec, small: bytes) -> None:
     cut = small[: len(small) * 3 // 4]
     image = codec.decode(cut, DecodeOptions(allow_partial=True))
     np.testing.assert_array_equal(codec.decode(cut, DecodeOptions(allow_partial=True)), image)
@@ -152,7 +152,7 @@ def test_read_latents_cut_and_changed_is_contained(codec: Codec, small: bytes) -
             continue
 
 
-def test_read_latents_cut_in_the_metadata_keeps_the_picture_and_drops_it(
+def test_read_latents_cut_in_the_metadata_keeps_the_image_and_drops_it(
     codec: Codec, small_photo: NDArray[np.uint8]
 ) -> None:
     data = codec.encode(small_photo, metadata=METADATA)

@@ -1,4 +1,4 @@
-"""Pictures in and out: orientation, metadata, kinds of samples, damage, padding, formats."""
+"""Images in and out: orientation, metadata, kinds of samples, damage, padding, formats."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def small(photo: Rgb) -> Rgb:
     return np.ascontiguousarray(photo[60:107, 100:163])
 
 
-# Reading: what a picture is.
+# Reading: what an image is.
 
 
 def test_read_image_photos_have_their_size_and_pixels(photo_paths: list[Path]) -> None:
@@ -64,8 +64,8 @@ def test_read_image_photos_have_their_size_and_pixels(photo_paths: list[Path]) -
         sizes[path.stem] = image.shape
         assert image.dtype == np.uint8 and image.flags.c_contiguous
         assert metadata.exif is None
-        with Image.open(path) as picture:
-            np.testing.assert_array_equal(image, np.asarray(picture))
+        with Image.open(path) as source:
+            np.testing.assert_array_equal(image, np.asarray(source))
     expected = {"astronaut": (471, 313, 3), "chelsea": (300, 451, 3), "coffee": (384, 512, 3), "rocket": (320, 480, 3)}
     assert sizes == expected
 
@@ -116,7 +116,7 @@ def test_read_image_orientation_is_applied_once(small: Rgb, format: str, orienta
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_read_image_orientation_of_written_picture_stays_upright(small: Rgb, orientation: int) -> None:
+def test_read_image_orientation_of_written_image_stays_upright(small: Rgb, orientation: int) -> None:
     image, metadata = pixels.read_image(saved(Image.fromarray(small), exif=exif_bytes(orientation)))
     for format in ("png", "webp"):
         stream = io.BytesIO()
@@ -360,16 +360,16 @@ def test_read_image_truncated_jpeg_says_so(photo_paths: list[Path]) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"no picture", b"\x89RDC\x01", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"]
+    "data", [b"", b"no image", b"\x89RDC\x01", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"]
 )
-def test_read_image_not_a_picture_raises_image_error(data: bytes) -> None:
+def test_read_image_not_an_image_raises_image_error(data: bytes) -> None:
     with pytest.raises(ImageError):
         pixels.read_image(io.BytesIO(data))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin")
 @given(st.data())
-def test_read_image_damaged_anywhere_gives_a_picture_or_image_error(data: st.DataObject) -> None:
+def test_read_image_damaged_anywhere_gives_an_image_or_image_error(data: st.DataObject) -> None:
     good = DAMAGED[data.draw(st.sampled_from(sorted(DAMAGED)))]
     bad = bytearray(good)
     for _ in range(data.draw(st.integers(1, 4))):
@@ -600,7 +600,7 @@ def test_write_image_existing_file_is_replaced_or_refused(photo: Rgb, small: Rgb
 def test_write_image_unknown_suffix_raises_value_error_and_writes_nothing(
     small: Rgb, tmp_path: Path, name: str
 ) -> None:
-    with pytest.raises(ValueError, match=r"pictures are written as one of \.png, \.jpg"):
+    with pytest.raises(ValueError, match=r"images are written as one of \.png, \.jpg"):
         pixels.write_image(tmp_path / name, small)
     assert list(tmp_path.iterdir()) == []
 

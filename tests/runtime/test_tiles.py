@@ -16,9 +16,9 @@ from tests.images import psnr_db
 
 MULTIPLE_PX = 64
 # Measured on this photo: 37.7 dB plain and 38.9 guided (34.4 to 37.7 and 34.5 to 38.9 on all test photos). Attention
-# and normalisation see a tile instead of the picture; another seed changes the picture more (32.0, or 29.9 to 32.7).
+# and normalisation see a tile instead of the image; another seed changes the image more (32.0, or 29.9 to 32.7).
 MIN_PSNR_DB = 35.0
-# Levels by which the mean step from one row or column to the next may exceed that of the untiled picture: 0.4 with
+# Levels by which the mean step from one row or column to the next may exceed that of the untiled image: 0.4 with
 # ramps, 18 where tiles are cut hard.
 MAX_EXTRA_STEP = 1.0
 

@@ -32,7 +32,9 @@ def train(out: Path, steps: int = 6, stop_at: int | None = None) -> None:
         x = torch.randn(16, 8) * (step + 1)
         return (layer(x) - x).square().mean(), {"value": float(step)}
 
-    schedule = loop.Schedule(steps=steps, batch=1, lr=1e-2, warmup=2, checkpoint_minutes=0, log_every=1, sample_every=3)
+    schedule = loop.TrainingSchedule(
+        steps=steps, batch=1, lr=1e-2, warmup=2, checkpoint_minutes=0, log_every=1, sample_every=3
+    )
     samples = (np.zeros((4, 4, 3), np.uint8), {"psnr": 1.0})
     loop.run(nn.ModuleDict({"m": layer}), step_loss, lambda: samples, schedule, out, **HOW)
 
@@ -75,7 +77,7 @@ def test_faster_precision_times_both_and_takes_the_faster_one(caplog: pytest.Log
 
 
 def test_learning_rate_warms_up_stays_and_falls() -> None:
-    schedule = loop.Schedule(steps=100, batch=1, lr=1.0, warmup=10, decay=0.2)
+    schedule = loop.TrainingSchedule(steps=100, batch=1, lr=1.0, warmup=10, decay=0.2)
     factors = [loop.lr_factor(step, schedule) for step in (0, 9, 50, 80, 90, 99)]
     assert factors == pytest.approx([0.1, 1.0, 1.0, 1.0, 0.5, 0.05])
 
@@ -88,7 +90,7 @@ def train_share(rank: int, folder: str) -> None:
     torch.manual_seed(7)
     layer = nn.Linear(8, 8)
     rows = torch.randn(16, 8)[max(rank, 0) :: loop.process_count()]
-    schedule = loop.Schedule(steps=5, batch=1, lr=1e-2, warmup=2, sample_every=3)
+    schedule = loop.TrainingSchedule(steps=5, batch=1, lr=1e-2, warmup=2, sample_every=3)
 
     def step_loss(step: int) -> tuple[Tensor, loop.Metrics]:
         return (layer(rows) - rows).square().mean(), {}

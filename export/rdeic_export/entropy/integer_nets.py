@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rdeic_rt.entropy.arrays import ArrayReader
 from rdeic_rt.entropy.hyperprior import GRID_BITS, Y_LIMIT
-from rdeic_rt.entropy.layers import Layer, MatMul, Rescale
+from rdeic_rt.entropy.layers import Layer, MatMul, Requantize
 from rdeic_rt.entropy.nets import SLOPE_BITS, HyperBlock, pixel_shuffle
 from rdeic_rt.entropy.order import Slice, scatter, slices_of, squeeze
 from rdeic_rt.errors import ExportError
@@ -203,7 +203,7 @@ def _quantise_slice(part: Slice, y_hat: Floats, arrays: Arrays) -> Signal:
     name = f"y.{part.index}"
     arrays |= rescaled(name, np.full(part.width, 2.0**-GRID_BITS), grid)
     arrays[f"{name}.zero"] = grid.zero.astype(np.uint16)
-    rescale = Rescale.read(ArrayReader(arrays), name, part.width, Y_LIMIT)
+    rescale = Requantize.read(ArrayReader(arrays), name, part.width, Y_LIMIT)
     return Signal([rescale(np.rint(v * 2**GRID_BITS).astype(np.int32)) for v in y_hat], grid)
 
 

@@ -200,7 +200,7 @@ def from_checkpoints(
 def random(model: str, steps: Sequence[int], *, half_weights: bool) -> Recipe:
     """Return a recipe of random weights, one rate for each number of steps: for latency, memory and parity."""
     rates = tuple(RateRecipe(f"random, {n} steps", 1.0 / n, n, Path()) for n in steps)
-    provenance = {"weights": "random: pictures are noise"}
+    provenance = {"weights": "random: images are noise"}
     return Recipe(f"{model}-random", MODELS[model], "none", 0, (), half_weights, rates, provenance, RANDOM)
 
 

@@ -138,7 +138,7 @@ class Backend(Protocol):
     def runs_plans(self) -> bool:
         """Whether it runs plans that were built from a graph's reference form, in whatever precision they are."""
 
-    def facts(self) -> dict[str, str]:
+    def description(self) -> dict[str, str]:
         """Return versions, device and threads for `doctor`, benchmarks and the log, by name."""
 
     def load(self, spec: GraphSpec) -> Graph:

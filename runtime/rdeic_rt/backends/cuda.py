@@ -70,7 +70,7 @@ class Device:
     driver: str
     runtime: str
 
-    def facts(self) -> dict[str, str]:
+    def description(self) -> dict[str, str]:
         """Return what `doctor`, benchmarks and the log show of it, by name."""
         return {
             "gpu": f"{self.name}, sm_{self.capability}, {self.total_bytes / 2**30:.1f} GiB",

@@ -178,7 +178,7 @@ class DeviceBackend(ABC):
         self.workspace = workspace
 
     @abstractmethod
-    def facts(self) -> dict[str, str]:
+    def description(self) -> dict[str, str]:
         """Return versions and device, by name."""
 
     @abstractmethod

@@ -62,7 +62,7 @@ class OpenVinoBackend(HostArrays):
         if threads is not None:
             self._config["INFERENCE_NUM_THREADS"] = str(threads)
 
-    def facts(self) -> dict[str, str]:
+    def description(self) -> dict[str, str]:
         """Return the version of OpenVINO, the CPU, what it computes in and the number of threads."""
         return {
             "openvino": _VERSION,

@@ -49,7 +49,7 @@ class OrtBackend(HostArrays):
     def __init__(self, threads: int | None) -> None:
         self.threads = threads
 
-    def facts(self) -> dict[str, str]:
+    def description(self) -> dict[str, str]:
         """Return the version of ONNX Runtime and the number of threads."""
         return {"onnxruntime": ort.__version__, "threads": str(self.threads or "one per physical core")}
 

@@ -65,9 +65,9 @@ class OrtCudaBackend(DeviceBackend):
             )
         return backend
 
-    def facts(self) -> dict[str, str]:
+    def description(self) -> dict[str, str]:
         """Return the versions of ONNX Runtime, driver and CUDA, and the device."""
-        return {"onnxruntime": ort.__version__, **self.workspace.device.facts()}
+        return {"onnxruntime": ort.__version__, **self.workspace.device.description()}
 
     def load(self, spec: GraphSpec) -> OrtCudaGraph:
         """Return a session for the graph; errors as in `base.Backend.load`."""

@@ -132,7 +132,7 @@ def _encoder(backend: Backend, options: Options) -> Backend:
 
 def _check_fastest(backend: Backend, options: Options) -> None:
     """Raise BackendAbsentError where one that comes later is faster (docs/openvino.md)."""
-    if backend.name == "openvino" and options.precision != "int8" and backend.facts()["arithmetic"] == "f32":
+    if backend.name == "openvino" and options.precision != "int8" and backend.description()["arithmetic"] == "f32":
         why = "this CPU has no bfloat16" if options.precision == AUTO else f"{options.precision} was asked for"
         raise BackendAbsentError(f"openvino: slower than cpu in float32, and {why}. Backend 'openvino' takes it.")
 

@@ -110,10 +110,10 @@ class TrtBackend(DeviceBackend):
         self._largest: dict[tuple[object, ...], Size] = {}
         self._captures = Captures(workspace) if options.capture else None
 
-    def facts(self) -> dict[str, str]:
+    def description(self) -> dict[str, str]:
         """Return library, version and precision, and the device."""
         facts = {self.library.name: self.library.version, "plans": self.precision}
-        return {**facts, **self.workspace.device.facts()}
+        return {**facts, **self.workspace.device.description()}
 
     def load(self, spec: GraphSpec) -> TrtGraph:
         """Return the graph, ready to run.

@@ -198,7 +198,9 @@ class TrtGraph:
         """Raise BackendError unless a call of the library worked."""
         if not worked:
             library = self._library
-            raise BackendError(f"{library.name} {library.version}, graph {self.spec.id!r}: {name}: {library.said()}")
+            raise BackendError(
+                f"{library.name} {library.version}, graph {self.spec.id!r}: {name}: {library.last_error()}"
+            )
 
 
 def _between(least: int, dim: int, most: int) -> bool:

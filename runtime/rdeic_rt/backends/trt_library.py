@@ -43,7 +43,7 @@ class Library:
         """The library's version."""
         return str(self.module.__version__)
 
-    def said(self) -> str:
+    def last_error(self) -> str:
         """Return its last report, and forget all of them."""
         text = self.errors[-1] if self.errors else "no reason given"
         self.errors.clear()
@@ -64,7 +64,7 @@ def open_library(name: str) -> Library:
     errors: deque[str] = deque(maxlen=8)
     library = Library(name, module, module.Runtime(_logger(module, errors)), errors)
     if library.runtime is None:
-        raise BackendError(f"{name} {library.version}: Runtime: {library.said()}")
+        raise BackendError(f"{name} {library.version}: Runtime: {library.last_error()}")
     return library
 
 
@@ -81,7 +81,7 @@ def deserialise(plan: Plan, library: Library, device: Device) -> Any:
     engine = library.runtime.deserialize_cuda_engine(data)
     if engine is not None:
         return engine
-    said = library.said()
+    said = library.last_error()
     if "memory" in said.lower():
         raise DeviceMemoryError(
             f"{plan.path}: {plan.size_bytes} bytes of weights wanted, {device.free_bytes()} free of "

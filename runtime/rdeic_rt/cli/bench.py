@@ -38,7 +38,7 @@ def add_parser(commands: options.Commands[argparse.ArgumentParser]) -> argparse.
         arguments="",
         summary="measure how long encoding and decoding take here",
         description="""\
-Encode and decode one picture again and again, and show the time of the whole and of
+Encode and decode one image again and again, and show the time of the whole and of
 each stage (median, fastest and slowest), how long the first decode takes, and the
 most memory that was used.
 
@@ -46,19 +46,19 @@ A backend that records the work on the GPU and replays it has no stages any more
 the whole is measured replayed, and the stages in a second codec that records nothing.""",
         epilog="""\
 examples:
-  rdeic-rt bench                              a drawn picture of 768x512
+  rdeic-rt bench                              a drawn image of 768x512
   rdeic-rt bench --photo me.jpg --runs 20     a photo, in its own size
   rdeic-rt bench --json run.json --plot run.svg
   nsys profile -t cuda,nvtx rdeic-rt bench --nvtx     see docs/profiling.md""",
     )
-    group = parser.add_argument_group("picture")
+    group = parser.add_argument_group("image")
     group.add_argument(
-        "--photo", metavar="FILE", help="a picture to use, or '-' for standard input. Default: one is drawn"
+        "--photo", metavar="FILE", help="an image to use, or '-' for standard input. Default: one is drawn"
     )
     group.add_argument(
         "--size",
         metavar="WxH",
-        type=picture_size,
+        type=image_size,
         help="width and height in pixels; a photo is scaled to it. Default: the photo's own, or 768x512",
     )
     group = parser.add_argument_group("measurement")
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         raise UsageError("--nvtx needs nvtx, which is not installed. Install it with `pip install 'rdeic-rt[nvtx]'`")
     limits = options.limits_from(args)
     try:
-        image = _picture(args, limits)
+        image = _image(args, limits)
     except (RdeicError, OSError) as error:
         console.error(describe(error, args.photo), error)
         return exit_code(error)
@@ -114,13 +114,13 @@ def run(args: argparse.Namespace, console: Console) -> int:
             "steps": steps,
             "sharpness": args.sharpness,
         },
-        "backend": {"name": codec.backend, "precision": args.precision, **codec.facts()},
+        "backend": {"name": codec.backend, "precision": args.precision, **codec.description()},
         "skipped_backends": codec.skipped_backends,
         "runs": args.runs,
         **times,
     }
     result["ms"]["load"] = load_ms
-    result["picture"] = {"photo": args.photo, "width": image.shape[1], "height": image.shape[0], **result["picture"]}
+    result["image"] = {"photo": args.photo, "width": image.shape[1], "height": image.shape[0], **result["image"]}
     _write(result, args)
     return 0
 
@@ -150,7 +150,7 @@ def _measure(
     }
     console.clear()
     return {
-        "picture": {"bytes": len(data), "bpp": 8 * len(data) / (image.shape[0] * image.shape[1])},
+        "image": {"bytes": len(data), "bpp": 8 * len(data) / (image.shape[0] * image.shape[1])},
         "ms": {
             "first_decode": first_ms,
             "decode": asdict(decode),
@@ -165,7 +165,7 @@ def _measure(
     }
 
 
-def _picture(args: argparse.Namespace, limits: Limits) -> NDArray[np.uint8]:
+def _image(args: argparse.Namespace, limits: Limits) -> NDArray[np.uint8]:
     from .. import pixels
     from ..limits import Size
     from . import measure
@@ -174,7 +174,7 @@ def _picture(args: argparse.Namespace, limits: Limits) -> NDArray[np.uint8]:
         width, height = args.size or _DEFAULT_SIZE
         size = Size(height=height, width=width)
         limits.check_size(size)
-        return measure.drawn_picture(size)
+        return measure.drawn_image(size)
     image, _ = pixels.read_image(args.photo, limits)
     if args.size is None:
         return image
@@ -212,22 +212,22 @@ def _write(result: dict[str, Any], args: argparse.Namespace) -> None:
 
 
 def _title(result: dict[str, Any]) -> str:
-    model, backend, picture = result["model"], result["backend"], result["picture"]
+    model, backend, image = result["model"], result["backend"], result["image"]
     facts = ", ".join(f"{name} {value}" for name, value in backend.items() if name not in ("name", "precision"))
     return (
-        f"{model['bundle']}, rate {model['rate']}, L = {model['steps']}, {picture['width']}x{picture['height']}, "
+        f"{model['bundle']}, rate {model['rate']}, L = {model['steps']}, {image['width']}x{image['height']}, "
         f"{backend['name']} ({facts})"
     )
 
 
 def _text(result: dict[str, Any]) -> str:
-    system, picture, ms, memory = (result[part] for part in ("system", "picture", "ms", "memory_mb"))
+    system, image, ms, memory = (result[part] for part in ("system", "image", "ms", "memory_mb"))
     lines = [
         f"rdeic-rt {result['versions']['rdeic-rt']}, Python {system['python']}, {system['platform']}, {system['cpu']}, "
         f"{system['cores']} cores",
         _title(result),
-        f"{'a drawn picture' if picture['photo'] is None else picture['photo']}, {picture['bytes']} bytes, "
-        f"{picture['bpp']:.4f} bpp; sharpness {result['model']['sharpness']:g}",
+        f"{'a drawn image' if image['photo'] is None else image['photo']}, {image['bytes']} bytes, "
+        f"{image['bpp']:.4f} bpp; sharpness {result['model']['sharpness']:g}",
         "",
         f"{'ms, ' + str(result['runs']) + ' runs':26s} {'median':>9s} {'min':>9s} {'max':>9s}",
     ]
@@ -249,7 +249,7 @@ def _row(name: str, spread: dict[str, float]) -> str:
     return f"{name:26s} {spread['median']:9.1f} {spread['min']:9.1f} {spread['max']:9.1f}"
 
 
-def picture_size(text: str) -> tuple[int, int]:
+def image_size(text: str) -> tuple[int, int]:
     """Return the value of `--size`: width and height."""
     side = options.whole_number(1, 65_535)
     width, cross, height = text.lower().partition("x")

@@ -1,4 +1,4 @@
-"""`rdeic-rt decode`: .rdc files to pictures."""
+"""`rdeic-rt decode`: .rdc files to images."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def add_parser(commands: options.Commands[argparse.ArgumentParser]) -> argparse.
         commands,
         "decode",
         arguments="IN...",
-        summary="turn .rdc files back into pictures",
+        summary="turn .rdc files back into images",
         description="""\
-Turn .rdc files back into pictures.
+Turn .rdc files back into images.
 
 Decoding is reproducible: the noise that the decoder starts from follows from the
 file, unless --seed says otherwise.""",

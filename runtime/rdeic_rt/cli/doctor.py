@@ -42,7 +42,7 @@ def add_parser(commands: options.Commands[argparse.ArgumentParser]) -> argparse.
         description="""\
 Show the CPU and its vector instructions, the versions of what is installed, the
 GPU, which backends can run here and why the others cannot, and which bundles are
-found with which plans; then encode and decode a small picture.
+found with which plans; then encode and decode a small image.
 The exit code is 0 only when that works.""",
         epilog="",
     )
@@ -107,7 +107,7 @@ def _gpu() -> dict[str, str]:
     facts = {}
     try:
         device = cuda.device_facts()
-        facts = {**device.facts(), "free": f"{device.free_bytes() / 2**30:.1f} GiB"}
+        facts = {**device.description(), "free": f"{device.free_bytes() / 2**30:.1f} GiB"}
     except BackendError as error:
         facts["gpu"] = describe(error)
     for name in plans.LIBRARIES:
@@ -160,7 +160,7 @@ def _plans(bundle: Bundle) -> str:
 
 
 def _self_test(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
-    """Send a small drawn picture through the codec; return the facts and the exit code."""
+    """Send a small drawn image through the codec; return the facts and the exit code."""
     import numpy as np
 
     image = np.zeros((64, 96, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""`rdeic-rt encode`: pictures to .rdc files."""
+"""`rdeic-rt encode`: images to .rdc files."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def add_parser(commands: options.Commands[argparse.ArgumentParser]) -> argparse.
         commands,
         "encode",
         arguments="IN...",
-        summary="compress pictures to .rdc files",
+        summary="compress images to .rdc files",
         description="""\
-Compress pictures (JPEG, PNG, WebP, TIFF and what else Pillow reads) to .rdc files.
+Compress images (JPEG, PNG, WebP, TIFF and what else Pillow reads) to .rdc files.
 
-The EXIF orientation is applied. Grey, transparent, 16-bit and CMYK pictures become
-8-bit RGB, with a warning. The same picture, bundle and options give the same bytes.""",
+The EXIF orientation is applied. Grey, transparent, 16-bit and CMYK images become
+8-bit RGB, with a warning. The same image, bundle and options give the same bytes.""",
         epilog="""\
 examples:
   rdeic-rt encode photo.jpg                  makes photo.rdc
@@ -36,7 +36,7 @@ examples:
   rdeic-rt encode photo.jpg --target-size 4k the best that fits in 4096 bytes
   rdeic-rt encode - < photo.jpg > photo.rdc  reads and writes streams""",
     )
-    options.add_inputs(parser, "IN", "pictures, or '-' for standard input")
+    options.add_inputs(parser, "IN", "images, or '-' for standard input")
     options.add_output(parser, f"NAME{SUFFIX} beside each input")
     options.add_rate_or_target(options.add_model(parser))
     options.add_device(parser)

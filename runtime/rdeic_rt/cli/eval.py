@@ -52,14 +52,14 @@ Encode and decode every photo at every rate, and show bits per pixel of the whol
 files, PSNR, MS-SSIM, the perceptual distances of four networks, errors of colour
 over large areas, lattices in flat ones, and times; the same for other codecs, each
 at its smallest file at or above the size of ours. Where that is more than 10 %
-larger, the codec is also given a smaller picture, which is enlarged again.
+larger, the codec is also given a smaller image, which is enlarged again.
 
 Needs `pip install 'rdeic-rt[eval]'`; docs/evaluation.md says how everything is done.""",
         epilog="""\
 examples:
   rdeic-rt eval photos/                            tables on standard output
   rdeic-rt eval photos/ --json all.json --plot curves.svg
-  rdeic-rt eval a.jpg b.jpg --rates 0 --sheet sheet.png   pictures side by side
+  rdeic-rt eval a.jpg b.jpg --rates 0 --sheet sheet.png   images side by side
   rdeic-rt eval photos/ --codecs none --no-curves  only ours: quick""",
     )
     group = parser.add_argument_group("input")
@@ -91,7 +91,7 @@ examples:
     group.add_argument(
         "--sheet",
         metavar="F",
-        help=f"also draw the first {_SHEET_PHOTOS} photos side by side with ours and the others at our size: a picture "
+        help=f"also draw the first {_SHEET_PHOTOS} photos side by side with ours and the others at our size: an image "
         "file, its suffix chooses the format",
     )
     options.add_model(parser)
@@ -121,7 +121,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         rates=args.rates,
         codecs=args.codecs,
         curves=args.curves,
-        keep_pictures=_SHEET_PHOTOS if args.sheet is not None else 0,
+        keep_images=_SHEET_PHOTOS if args.sheet is not None else 0,
         threads=args.threads,
         progress=lambda done, name: console.progress(done, len(photos), name),
     )

@@ -26,7 +26,7 @@ exit codes:
   0    everything worked
   2    the command line is wrong
   3    a file cannot be read or written
-  4    bad input: not an .rdc file, a damaged one, or a picture that cannot be read
+  4    bad input: not an .rdc file, a damaged one, or an image that cannot be read
   5    a bundle is missing, damaged, or not the one the file was made with
   6    the backend cannot run, or ran out of memory
   1    a bug in rdeic-rt; 130 interrupted; 141 the reader of the output went away

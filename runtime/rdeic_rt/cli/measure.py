@@ -1,4 +1,4 @@
-"""What `rdeic-rt bench` measures, and the picture it draws when it is given none."""
+"""What `rdeic-rt bench` measures, and the image it draws when it is given none."""
 
 from __future__ import annotations
 
@@ -110,8 +110,8 @@ def peak_rss_bytes() -> int | None:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
-def drawn_picture(size: Size) -> NDArray[np.uint8]:
-    """Return a picture, uint8 [H, W, 3], with the spectrum of a landscape: 1/f texture, a horizon, a few hard edges."""
+def drawn_image(size: Size) -> NDArray[np.uint8]:
+    """Return an image, uint8 [H, W, 3], with the spectrum of a landscape: 1/f texture, a horizon, a few hard edges."""
     rng = np.random.default_rng(0)
     y, x = (
         np.arange(side)[:, None] / side if axis == 0 else np.arange(side)[None] / side

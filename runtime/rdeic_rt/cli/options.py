@@ -46,7 +46,7 @@ def add_inputs(parser: argparse.ArgumentParser, metavar: str, help_text: str) ->
 
 
 def add_output(parser: argparse.ArgumentParser, default_names: str) -> None:
-    """Add where results go and what of the picture's metadata goes with them."""
+    """Add where results go and what of the image's metadata goes with them."""
     group = parser.add_argument_group("output")
     group.add_argument(
         "-o",
@@ -107,7 +107,7 @@ def add_rate_or_target(group: argparse._ArgumentGroup) -> None:
 
 
 def add_decoding(group: argparse._ArgumentGroup) -> None:
-    """Add what changes the picture that a file decodes to."""
+    """Add what changes the image that a file decodes to."""
     group.add_argument(
         "--sharpness",
         metavar="S",
@@ -154,14 +154,14 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         "--tile",
         metavar="N",
         type=whole_number(256, 65_536),
-        help="work on pictures of more than N x N pixels in overlapping tiles of at most that many, so that memory "
+        help="work on images of more than N x N pixels in overlapping tiles of at most that many, so that memory "
         "stays bounded; at least 256. Default: 1024",
     )
     group.add_argument(
         "--max-vram",
         metavar="N[M|G]",
         type=memory_bytes,
-        help="GPU memory to take at most, in bytes, MiB (M) or GiB (G); larger pictures are worked on in tiles. "
+        help="GPU memory to take at most, in bytes, MiB (M) or GiB (G); larger images are worked on in tiles. "
         "Default: what is free",
     )
 
@@ -173,7 +173,7 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
         "--max-pixels",
         metavar="N",
         type=whole_number(1, 2**40),
-        help="refuse pictures with more than N pixels (width times height). Default: see docs/format.md",
+        help="refuse images with more than N pixels (width times height). Default: see docs/format.md",
     )
 
 

@@ -15,7 +15,7 @@ Sums are made of products of a byte and a weight, which a `MatMul` adds up in 32
 without VNNI add two such products in 16 bits, which 2 * 255 * 64 cannot overflow. Weights and multipliers that could
 leave these ranges are refused. Padding takes the value that stands for 0 in each channel (``zero``). Arrays are laid
 out [row, column, channel]. A band of rows is computed at a time, so that memory does not grow with kernel size times
-picture.
+image.
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Rescale:
+class Requantize:
     """Wide to tensor, per channel: clip((v * mult + offset) >> shift, 0, 65535)."""
 
     mult: NDArray[np.int64]
@@ -237,11 +237,11 @@ class Rescale:
     shift: int
 
     @staticmethod
-    def read(reader: ArrayReader, name: str, channels: int, value_limit: int) -> Rescale:
+    def read(reader: ArrayReader, name: str, channels: int, value_limit: int) -> Requantize:
         """Read the arrays ``<name>.*`` for values of magnitude <= value_limit."""
         mult = reader.take(f"{name}.mult", np.int32, (channels,)).astype(np.int64)
         offset, shift = _read_offset(reader, name, channels, value_limit * np.abs(mult.astype(np.float64)))
-        return Rescale(mult, offset, shift)
+        return Requantize(mult, offset, shift)
 
     def __call__(self, values: Wide) -> Levels:
         """Return uint16 of the shape of ``values``, int32 [..., channels]."""

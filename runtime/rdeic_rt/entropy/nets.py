@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .arrays import ArrayReader
-from .layers import WIDE_LIMIT, Layer, Levels, MatMul, Rescale, Wide
+from .layers import WIDE_LIMIT, Layer, Levels, MatMul, Requantize, Wide
 from .order import Slice
 
 SLOPE_BITS: Final = 16
@@ -43,7 +43,7 @@ class HyperBlock:
     second: Layer
     slope: int
     skip: Layer
-    out: Rescale
+    out: Requantize
 
     @staticmethod
     def read(reader: ArrayReader, name: str, channels: int, doubles: bool) -> HyperBlock:
@@ -57,7 +57,7 @@ class HyperBlock:
         )
         skip = Layer.read(reader, f"{name}.skip", [channels], 4 * outputs if doubles else outputs, lut=False)
         slope = reader.number(f"{name}.slope", 0, 1 << SLOPE_BITS)
-        out = Rescale.read(reader, f"{name}.out", outputs, 2 * WIDE_LIMIT)
+        out = Requantize.read(reader, f"{name}.out", outputs, 2 * WIDE_LIMIT)
         return HyperBlock(doubles, first, second, slope, skip, out)
 
     def __call__(self, matmul: MatMul, x: Levels) -> Levels:
@@ -125,7 +125,7 @@ class SliceNets:
     """
 
     slice: Slice
-    quantise: Rescale
+    quantise: Requantize
     zero: Levels
     channel: tuple[Layer, ...]
     local: Layer
@@ -146,7 +146,7 @@ class SliceNets:
         nonanchor = _parameters(reader, f"nonanchor.{i}", part.width, widths, parts)
         return SliceNets(
             slice=part,
-            quantise=Rescale.read(reader, f"y.{i}", part.width, y_limit),
+            quantise=Requantize.read(reader, f"y.{i}", part.width, y_limit),
             zero=reader.take(f"y.{i}.zero", np.uint16, (part.width,)),
             channel=channel,
             local=local,

@@ -84,7 +84,7 @@ def test_encode_to_a_size_takes_the_largest_file_that_fits(codec: Codec, image: 
     target = (sizes[0] + sizes[-1]) // 2
     fits = codec.encode(image, target_bytes=target)
     assert 0.95 * target <= len(fits) <= target
-    with pytest.raises(ImageError, match="the smallest file of this 192x128 picture"):
+    with pytest.raises(ImageError, match="the smallest file of this 192x128 image"):
         codec.encode(image, target_bytes=30)
 
 

@@ -70,7 +70,7 @@ def test_choose_estimate_that_is_best_with_a_threshold_finds_it(
     assert skip_threshold.choose(z_c_of(network), model, samples, best) == 4
 
 
-def test_target_of_a_picture_is_the_mean_that_the_autoencoder_encodes_it_to(
+def test_target_of_an_image_is_the_mean_that_the_autoencoder_encodes_it_to(
     network: RdeicModel, photo: np.ndarray
 ) -> None:
     image = np.ascontiguousarray(photo[:64, :128])

@@ -36,7 +36,7 @@ from . import attention_net
 
 RANGES = Path(__file__).parents[3] / "calibration" / "ranges" / "tiny.json"
 GRAPHS = ("synthesis_r0", "control_r1", "unet_step", "vae_decoder")
-# Of the worst output, as a rule a residual of a control net: 10 % off. The gate below measures what pictures lose.
+# Of the worst output, as a rule a residual of a control net: 10 % off. The gate below measures what images lose.
 LEAST_SNR_DB = 20.0
 # It translates instructions for a CPU of this kind, so that others can be tried.
 QEMU = (shutil.which("qemu-x86_64") or shutil.which("qemu-x86_64-static")) if platform.machine() == "x86_64" else None

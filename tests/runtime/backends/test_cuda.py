@@ -31,7 +31,7 @@ def put(workspace: Workspace, array: np.ndarray[Any, Any]) -> DeviceBuffer:
         return workspace.upload({"": array})[""]
 
 
-def picture(height: int = 4, width: int = 6) -> np.ndarray[Any, Any]:
+def pixels(height: int = 4, width: int = 6) -> np.ndarray[Any, Any]:
     return np.arange(height * width * 3, dtype=np.uint8).reshape(1, height, width, 3)
 
 
@@ -129,7 +129,7 @@ def test_stream_of_the_user_is_used_and_left_alone(cuda: FakeCuda) -> None:
 
 def test_cuda_array_interface_of_a_cropped_image_has_the_padded_strides(cuda: FakeCuda) -> None:
     workspace = Workspace.open(Options())
-    image = put(workspace, picture())
+    image = put(workspace, pixels())
     interface = image.corner(Size(height=3, width=2)).__cuda_array_interface__
     assert interface["shape"] == (3, 2, 3)
     assert interface["strides"] == (18, 3, 1)
@@ -145,14 +145,14 @@ def test_dlpack_hands_over_the_same_memory_and_keeps_it(
     library = pytest.importorskip(consumer)
     monkeypatch.setattr(buffers, "_CUDA_DEVICE", 1)
     workspace = Workspace.open(Options())
-    view = put(workspace, picture()).corner(Size(height=3, width=2))
+    view = put(workspace, pixels()).corner(Size(height=3, width=2))
     array = library.from_dlpack(view)
     address = view.address
     del view
     gc.collect()
     cuda.drain()
     assert (array.data_ptr() if consumer == "torch" else array.ctypes.data) == address
-    assert array.tolist() == picture()[0, :3, :2].tolist()
+    assert array.tolist() == pixels()[0, :3, :2].tolist()
     del array
     gc.collect()
     assert cuda.used_bytes == 0
@@ -160,7 +160,7 @@ def test_dlpack_hands_over_the_same_memory_and_keeps_it(
 
 def test_dlpack_capsule_that_nobody_takes_frees_the_memory(cuda: FakeCuda) -> None:
     workspace = Workspace.open(Options())
-    buffer = put(workspace, picture())
+    buffer = put(workspace, pixels())
     capsule = buffer.__dlpack__()
     del buffer
     assert cuda.used_bytes > 0
@@ -169,7 +169,7 @@ def test_dlpack_capsule_that_nobody_takes_frees_the_memory(cuda: FakeCuda) -> No
 
 
 def test_dlpack_refuses_what_it_cannot_do(cuda: FakeCuda) -> None:
-    buffer = put(Workspace.open(Options()), picture())
+    buffer = put(Workspace.open(Options()), pixels())
     assert buffer.__dlpack_device__() == (2, 0)
     with pytest.raises(ValueError, match="ambiguous"):
         buffer.__dlpack__(stream=0)
@@ -180,7 +180,7 @@ def test_dlpack_refuses_what_it_cannot_do(cuda: FakeCuda) -> None:
 
 
 def test_dlpack_consumer_waits_for_what_writes_the_memory(cuda: FakeCuda) -> None:
-    buffer, seen = put(Workspace.open(Options()), picture()), []
+    buffer, seen = put(Workspace.open(Options()), pixels()), []
     capsule = buffer.__dlpack__(stream=1)
     cuda.submit(1, lambda: seen.append(cuda.view(buffer.address, 3).tolist()))
     Stream(1).synchronize()
@@ -190,7 +190,7 @@ def test_dlpack_consumer_waits_for_what_writes_the_memory(cuda: FakeCuda) -> Non
 
 def test_dlpack_memory_waits_for_its_consumer(cuda: FakeCuda) -> None:
     workspace = Workspace.open(Options())
-    buffer = put(workspace, picture())
+    buffer = put(workspace, pixels())
     address, seen = buffer.address, []
     capsule = buffer.__dlpack__(stream=1)
     cuda.submit(1, lambda: seen.append(cuda.view(address, 3).tolist()))
@@ -203,7 +203,7 @@ def test_memory_used_on_a_stream_that_may_be_gone_waits_for_the_device(cuda: Fak
     workspace = Workspace.open(Options())
     uses: list[Callable[[Any], Any]] = [lambda b: b.__cuda_array_interface__, lambda b: b.__dlpack__(stream=-1)]
     for use in uses:
-        buffer, before = put(workspace, picture()), cuda.calls["cudaDeviceSynchronize"]
+        buffer, before = put(workspace, pixels()), cuda.calls["cudaDeviceSynchronize"]
         used = use(buffer)
         del buffer, used
         gc.collect()

@@ -15,9 +15,9 @@ import openvino
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from rdeic_export.quantize_cpu import WEIGHT_MAX
 
 import rdeic_rt
-from rdeic_export.quantize_cpu import WEIGHT_MAX
 from rdeic_rt import Codec, DecodeOptions, bundle
 from rdeic_rt.backends import select
 from rdeic_rt.backends.base import Options
@@ -34,7 +34,7 @@ from .test_ort import save
 
 Image3 = NDArray[np.uint8]
 # Measured on the test photos at both rates: 56.5 to 59.2 dB with bfloat16, 92 to 98 dB with float32. Neither need be
-# exact, as y_hat is; the margins leave room for other CPUs and versions, not for another picture.
+# exact, as y_hat is; the margins leave room for other CPUs and versions, not for another image.
 MIN_BF16_PSNR_DB = 50.0
 MIN_F32_PSNR_DB = 75.0
 CPU_HAS_BF16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -205,9 +205,9 @@ def test_compiled_graph_computes_in_what_facts_say(tmp_path: Path) -> None:
         backend = open_backend(Options(precision=precision, threads=1))
         compiled = backend.load(conv(tmp_path / "conv.onnx", np.float32, quantised=False))._compiled
         names = {"bf16": "bfloat16", "f32": "float32"}
-        assert names[backend.facts()["arithmetic"]] in str(compiled.get_property("INFERENCE_PRECISION_HINT"))
+        assert names[backend.description()["arithmetic"]] in str(compiled.get_property("INFERENCE_PRECISION_HINT"))
         assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
-        assert backend.facts()["threads"] == "1"
+        assert backend.description()["threads"] == "1"
 
 
 def test_decode_fp32_agrees_with_cpu_to_the_last_level(codec: Codec, codecs: dict[str, Codec], part: Image3) -> None:

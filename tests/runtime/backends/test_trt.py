@@ -304,7 +304,7 @@ def test_auto_prefers_half_precision_plans(tensorrt: Any, planned: Path) -> None
         fake_tensorrt.write_plans(planned, precision=precision)
     for asked, taken in (("auto", "fp16"), ("fp32", "fp32"), ("int8", "int8")):
         codec = rdeic_rt.load(planned, precision=asked)
-        assert (codec.backend, codec.facts()["plans"]) == ("tensorrt", taken)
+        assert (codec.backend, codec.description()["plans"]) == ("tensorrt", taken)
 
 
 def test_plans_of_some_rates_are_used_when_asked_for(tensorrt: Any, embedded_bundle: Path, tmp_path: Path) -> None:
@@ -422,7 +422,7 @@ def test_availability_says_that_tensorrt_can_run(tensorrt: Any) -> None:
 
 
 def test_facts_name_library_plans_and_device(tensorrt: Any, planned: Path) -> None:
-    assert rdeic_rt.load(planned, backend="tensorrt").facts() == {
+    assert rdeic_rt.load(planned, backend="tensorrt").description() == {
         "tensorrt-rtx": "1.7.0",
         "plans": "fp16",
         "gpu": "Fake GPU, sm_89, 1.0 GiB",

@@ -1,4 +1,4 @@
-"""A small real picture, its .rdc file, and the command run in this process."""
+"""A small real image, its .rdc file, and the command run in this process."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ Command = Callable[..., int]
 def small_photo(photo_paths: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A 96x80 cut from a real photo, as JPEG."""
     path = tmp_path_factory.mktemp("small") / "small.jpg"
-    with Image.open(photo_paths[0]) as picture:
-        picture.convert("RGB").crop((16, 16, 112, 96)).save(path, quality=92)
+    with Image.open(photo_paths[0]) as image:
+        image.convert("RGB").crop((16, 16, 112, 96)).save(path, quality=92)
     return path
 
 
 @pytest.fixture(scope="session")
 def small_rdc(small_photo: Path, codec: Codec) -> bytes:
-    with Image.open(small_photo) as picture:
-        return codec.encode(picture)
+    with Image.open(small_photo) as image:
+        return codec.encode(image)
 
 
 @pytest.fixture

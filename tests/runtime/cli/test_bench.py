@@ -1,4 +1,4 @@
-"""`rdeic-rt bench`, on a tiny picture."""
+"""`rdeic-rt bench`, on a tiny image."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 
 from rdeic_rt import bundle
 from rdeic_rt.backends.host import HostArrays
-from rdeic_rt.cli.measure import drawn_picture
+from rdeic_rt.cli.measure import drawn_image
 from rdeic_rt.limits import Size
 
 from .conftest import Command
@@ -63,9 +63,9 @@ def test_bench_json_has_stages_totals_memory_and_versions(command: Command, caps
     rate = bundle.load().choose_rate(None)
     model = {"bundle": "tiny", "rate": rate.index, "label": rate.label, "steps": 2, "sharpness": 1.0}
     assert result["model"] == model
-    picture = result["picture"]
-    assert (picture["photo"], picture["width"], picture["height"]) == (None, 64, 64)
-    assert picture["bpp"] == 8 * picture["bytes"] / 64**2
+    image = result["image"]
+    assert (image["photo"], image["width"], image["height"]) == (None, 64, 64)
+    assert image["bpp"] == 8 * image["bytes"] / 64**2
 
 
 def test_bench_text_lists_every_stage_with_three_numbers(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,7 +86,7 @@ def test_bench_photo_rate_steps_and_sharpness_reach_the_codec(
     words = ("--photo", "photo.jpg", "--rate", "1", "--steps", "2", "--sharpness", "0.5", "--json", "-")
     assert command("bench", "--runs", "1", "--backend", "cpu", *words) == 0
     result = result_of(capsys)
-    assert (result["picture"]["width"], result["picture"]["height"]) == (96, 80)
+    assert (result["image"]["width"], result["image"]["height"]) == (96, 80)
     assert (result["model"]["rate"], result["model"]["steps"], result["model"]["sharpness"]) == (1, 2, 0.5)
 
     assert (
@@ -94,7 +94,7 @@ def test_bench_photo_rate_steps_and_sharpness_reach_the_codec(
         == 0
     )
     result = result_of(capsys)
-    assert (result["picture"]["width"], result["picture"]["height"]) == (64, 70)
+    assert (result["image"]["width"], result["image"]["height"]) == (64, 70)
 
 
 def test_bench_writes_json_and_plot_beside_the_table(
@@ -207,10 +207,10 @@ def test_bench_without_an_optional_package_says_how_to_install_it(
     assert f"pip install 'rdeic-rt[{extra}]'" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_drawn_picture_is_the_same_every_time_and_not_flat() -> None:
+def test_drawn_image_is_the_same_every_time_and_not_flat() -> None:
     size = Size(height=96, width=128)
-    picture = drawn_picture(size)
-    np.testing.assert_array_equal(drawn_picture(size), picture)
-    assert picture.shape == (96, 128, 3)
-    assert picture.std(axis=(0, 1)).min() > 20
-    assert drawn_picture(replace(size, height=1, width=1)).shape == (1, 1, 3)
+    image = drawn_image(size)
+    np.testing.assert_array_equal(drawn_image(size), image)
+    assert image.shape == (96, 128, 3)
+    assert image.std(axis=(0, 1)).min() > 20
+    assert drawn_image(replace(size, height=1, width=1)).shape == (1, 1, 3)

@@ -24,8 +24,8 @@ def names_in(folder: Path) -> set[str]:
 
 
 def pixels_of(path: Path) -> np.ndarray:
-    with Image.open(path) as picture:
-        return np.asarray(picture)
+    with Image.open(path) as image:
+        return np.asarray(image)
 
 
 def test_encode_and_decode_without_o_write_beside_the_input(command: Command, here: Path, small_rdc: bytes) -> None:
@@ -43,7 +43,7 @@ def test_decode_matches_the_library(command: Command, here: Path, small_rdc: byt
     assert np.array_equal(pixels_of(here / "made.png"), codec.decode(small_rdc, DecodeOptions(seed=7)))
 
 
-def test_decode_seed_changes_the_picture_and_default_repeats_it(command: Command, here: Path) -> None:
+def test_decode_seed_changes_the_image_and_default_repeats_it(command: Command, here: Path) -> None:
     assert command("decode", "made.rdc", "-o", "first.png") == 0
     assert command("decode", "made.rdc", "-o", "second.png") == 0
     assert command("decode", "made.rdc", "-o", "other.png", "--seed", "0x10") == 0
@@ -94,8 +94,8 @@ def test_encode_to_a_target_makes_the_best_file_that_fits(
 
 
 def test_encode_to_a_target_does_each_input_on_its_own(command: Command, here: Path, small_rdc: bytes) -> None:
-    with Image.open(here / "photo.jpg") as picture:
-        picture.resize((960, 800)).save(here / "large.png")
+    with Image.open(here / "photo.jpg") as image:
+        image.resize((960, 800)).save(here / "large.png")
 
     assert command("encode", "large.png", "photo.jpg", "--target-size", "200", "-o", "out") == 4
     assert names_in(here / "out") == {"photo.rdc"}
@@ -133,11 +133,9 @@ def test_decode_cut_file_is_refused_unless_allowed(
 def test_decode_suffix_chooses_the_format(command: Command, here: Path, suffix: str) -> None:
     assert command("decode", "made.rdc", "-o", f"out{suffix}") == 0
 
-    with Image.open(here / f"out{suffix}") as picture:
-        assert picture.size == (96, 80)
-        assert (
-            picture.format == {".jpg": "JPEG", ".webp": "WEBP", ".tiff": "TIFF", ".ppm": "PPM", ".PNG": "PNG"}[suffix]
-        )
+    with Image.open(here / f"out{suffix}") as image:
+        assert image.size == (96, 80)
+        assert image.format == {".jpg": "JPEG", ".webp": "WEBP", ".tiff": "TIFF", ".ppm": "PPM", ".PNG": "PNG"}[suffix]
 
 
 def test_several_inputs_go_into_a_folder_that_is_made(command: Command, here: Path) -> None:
@@ -259,8 +257,8 @@ def test_metadata_is_kept_and_orientation_applied_once(command: Command, here: P
     exif = Image.Exif()
     exif[ORIENTATION] = 6
     exif[0x010F] = "A maker"
-    with Image.open(here / "photo.jpg") as picture:
-        picture.save(here / "turned.jpg", exif=exif, icc_profile=profile)
+    with Image.open(here / "photo.jpg") as image:
+        image.save(here / "turned.jpg", exif=exif, icc_profile=profile)
 
     assert command("encode", "turned.jpg") == 0
     assert command("decode", "turned.rdc", "-o", "turned.png") == 0
@@ -274,8 +272,8 @@ def test_metadata_is_kept_and_orientation_applied_once(command: Command, here: P
 @pytest.mark.parametrize("verb", ["encode", "decode"])
 def test_strip_leaves_metadata_out(command: Command, here: Path, verb: str) -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    with Image.open(here / "photo.jpg") as picture:
-        picture.save(here / "tagged.jpg", icc_profile=profile)
+    with Image.open(here / "photo.jpg") as image:
+        image.save(here / "tagged.jpg", icc_profile=profile)
 
     assert command("encode", "tagged.jpg", *(["--strip"] if verb == "encode" else [])) == 0
     kept = container.parse((here / "tagged.rdc").read_bytes()).metadata.icc
@@ -334,7 +332,7 @@ def test_debug_shows_the_traceback_of_an_error(command: Command, capsys: pytest.
         (["decode", "made.rdc", "--preview", "--steps", "2"], 2, "leave out --steps"),
         (["decode", "photo.jpg", "--allow-partial"], 4, "photo.jpg: "),
         (["decode", "made.rdc", "--sharpness", "nan"], 2, "not between 0 and 10"),
-        (["decode", "made.rdc", "-o", "picture.xyz"], 2, ".xyz"),
+        (["decode", "made.rdc", "-o", "image.xyz"], 2, ".xyz"),
         (["decode", "photo.jpg"], 4, "photo.jpg: "),
         (["decode", "made.rdc", "--max-pixels", "100"], 4, "100"),
         (["decode", "made.rdc", "--bundle", "/"], 5, "bundle.json"),

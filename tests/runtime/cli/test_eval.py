@@ -1,4 +1,4 @@
-"""`rdeic-rt eval`, on tiny pictures."""
+"""`rdeic-rt eval`, on tiny images."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def photos(here: Path) -> Path:
     (folder / "b.jpg").write_bytes((here / "photo.jpg").read_bytes())
     (folder / "a.PNG").write_bytes(b"damaged")
     (folder / "README.md").write_text("photos")
-    with Image.open(here / "photo.jpg") as picture:
-        picture.resize((48, 40)).save(folder / "c.png")
+    with Image.open(here / "photo.jpg") as image:
+        image.resize((48, 40)).save(folder / "c.png")
     return folder
 
 
@@ -99,7 +99,7 @@ def test_eval_interrupted_says_so_and_writes_nothing(
         (("photo.jpg", "--rates", "0,x"), 2, "'x' is not a whole number"),
         (("photo.jpg", "--codecs", "jpeg,bmp"), 2, "'bmp' is none of jpeg, webp, avif, jxl; or say none"),
         (("photo.jpg", "--plot", "curves.png"), 2, "--plot draws curves, which --no-curves leaves out"),
-        (("photo.jpg", "--sheet", "sheet.doc"), 2, r"--sheet sheet\.doc: pictures are written as one of"),
+        (("photo.jpg", "--sheet", "sheet.doc"), 2, r"--sheet sheet\.doc: images are written as one of"),
         (("empty",), 2, "empty has no photos in it"),
         (("missing.jpg",), 3, r"missing\.jpg: No such file"),
         (("photo.jpg", "--bundle", "no-such"), 5, "no-such"),

@@ -26,8 +26,8 @@ def test_streams_carry_the_same_bytes_as_files(here: Path, small_rdc: bytes) -> 
 
     decoded = run("decode", "-", "-q", stdin=encoded.stdout)
     assert (decoded.returncode, decoded.stderr) == (0, b"")
-    with Image.open(io.BytesIO(decoded.stdout)) as picture:
-        assert (picture.format, picture.size) == ("PNG", (96, 80))
+    with Image.open(io.BytesIO(decoded.stdout)) as image:
+        assert (image.format, image.size) == ("PNG", (96, 80))
 
     assert run("info", "-", stdin=small_rdc).stdout.startswith(b"file: -\n")
 
@@ -45,8 +45,8 @@ def test_cut_stream_is_decoded_where_that_is_allowed(here: Path, small_rdc: byte
     decoded = run("decode", "-", "--allow-partial", stdin=small_rdc[:-20])
     assert decoded.returncode == 0
     assert b"warning" in decoded.stderr
-    with Image.open(io.BytesIO(decoded.stdout)) as picture:
-        assert (picture.format, picture.size) == ("PNG", (96, 80))
+    with Image.open(io.BytesIO(decoded.stdout)) as image:
+        assert (image.format, image.size) == ("PNG", (96, 80))
 
 
 def test_bad_stream_is_named_and_nothing_is_written(here: Path) -> None:

@@ -41,11 +41,11 @@ def arrays(seed: int = 0, *, skip_below: int = 4, flat_prior: bool = False) -> A
         _layer(made, seed, f"{name}.second", 3, {"": outputs}, outputs, "wide")
         _layer(made, seed, f"{name}.skip", 1, {"": channels}, outputs * repeat, "wide")
         made[f"{name}.slope"] = np.array([6554 if doubles else 655], np.int32)
-        _rescale(made, f"{name}.out", outputs, 1 << 15)
+        _requantize(made, f"{name}.out", outputs, 1 << 15)
         channels = outputs
     start = 0
     for i, width in enumerate(SLICES):
-        _rescale(made, f"y.{i}", width, 12 << 8)
+        _requantize(made, f"y.{i}", width, 12 << 8)
         made[f"y.{i}.zero"] = np.full(width, 32896, np.uint16)
         inputs = {".hyper": channels}
         if i:
@@ -120,7 +120,7 @@ def _layer(
         made[f"{name}.lut"] = np.clip(np.rint((gelu + 0.17) * 18_000), 0, 65_535).astype(np.uint16)
 
 
-def _rescale(made: Arrays, name: str, channels: int, reach: int) -> None:
+def _requantize(made: Arrays, name: str, channels: int, reach: int) -> None:
     """Bring -reach ... reach to 0 ... 65535."""
     made[f"{name}.mult"] = np.full(channels, round(32_768 / reach * (1 << 12)), np.int32)
     made[f"{name}.offset"] = np.full(channels, (32_896 << 12) + (1 << 11), np.int64)

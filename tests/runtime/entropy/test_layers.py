@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from rdeic_rt.entropy import layers
 from rdeic_rt.entropy.arrays import ArrayReader, Arrays
-from rdeic_rt.entropy.layers import Layer, MatMul, Rescale, matmul_of_onnxruntime
+from rdeic_rt.entropy.layers import Layer, MatMul, Requantize, matmul_of_onnxruntime
 from rdeic_rt.errors import BundleCorruptError
 
 from . import specification
@@ -106,7 +106,7 @@ def test_layer_with_two_inputs_adds_before_rounding(matmul: MatMul) -> None:
     assert np.array_equal(layer.levels(matmul, a, b), np.clip(expected, 0, 65535))
 
 
-def test_rescale_equals_the_formula() -> None:
+def test_requantize_equals_the_formula() -> None:
     rng = np.random.default_rng(5)
     arrays: Arrays = {
         "y.mult": rng.integers(1, 1 << 16, 3, dtype=np.int32),
@@ -118,7 +118,7 @@ def test_rescale_equals_the_formula() -> None:
         min(max((int(v) * int(arrays["y.mult"][i % 3]) + int(arrays["y.offset"][i % 3])) >> 14, 0), 65535)
         for i, v in enumerate(values.ravel())
     ]
-    assert Rescale.read(ArrayReader(arrays), "y", 3, 1 << 24)(values).ravel().tolist() == expected
+    assert Requantize.read(ArrayReader(arrays), "y", 3, 1 << 24)(values).ravel().tolist() == expected
 
 
 @pytest.mark.parametrize(
