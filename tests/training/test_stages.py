@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
+from rdeic_eval.psnr import psnr_of_mse
 from rdeic_export.modules.compression import SlicePrediction
 from rdeic_export.modules.config import TINY_2
 from rdeic_export.modules.gained import rate_between
@@ -97,7 +98,7 @@ def test_linear_start_codes_photos_as_well_as_its_components_allow(linear: Rdeic
         # z_c is z_0 as far as 96 of 768 coefficients tell it: a linear D of both agrees with the photo.
         for z, least in ((linear.vae.latents(image), 24.0), (exact, 24.0), (rounded, 22.0)):
             decoded = F.pixel_shuffle(linear.vae.linear(z), 8)
-            assert 10 * np.log10(4 / float((decoded - image).square().mean())) > least
+            assert psnr_of_mse(float((decoded - image).square().mean()), 2) > least
 
 
 def test_rates_between_two_are_geometric_means(linear: RdeicModel) -> None:
