@@ -188,7 +188,8 @@ class _Reader:
         return Bundle(
             folder=self._folder,
             name=doc["name"],
-            family=family,
+            family=family.name,
+            decoding_roles=tuple(role for role in family.roles if role not in family.encoding),
             licence=doc["licence"],
             provenance=MappingProxyType(doc["provenance"]),
             size_multiple_px=doc["size_multiple_px"],

@@ -17,6 +17,7 @@ import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import bundle as bundles
-from . import container, loading, pipeline, pixels, target_size, tiles, timing
+from . import container, families, loading, pipeline, pixels, target_size, tiles, timing
 from .backends import select
 from .backends.base import Backend
 from .container import Header, Metadata, RdcFile
@@ -63,10 +64,11 @@ class Codec:
     ) -> None:
         tiles.check_tile_px(tile_px)
         self._bundle = bundle
+        self._family = families.family(bundle.family)
         self._selection = selection
         self._limits = limits
         self._tile_px = tile_px
-        self._loaded = loading.Loaded(bundle, selection, precision, threads)
+        self._loaded = loading.Loaded(bundle, self._family, selection, precision, threads)
 
     def __repr__(self) -> str:
         return f"<rdeic_rt.Codec {self._bundle.name!r} on {self.backend}>"
@@ -140,7 +142,7 @@ class Codec:
         coded: dict[tuple[str, ...], _Coded] = {}  # rates may share it
 
         def encode_at(candidate: Rate) -> bytes:
-            graphs = [candidate.graphs[role] for role in sorted(self._bundle.family.encoding)]
+            graphs = [candidate.graphs[role] for role in sorted(self._family.encoding)]
             key = (*graphs, "" if self._bundle.levels is None else str(candidate.number))
             if key not in coded:
                 coded[key] = self._analyse(candidate, padded)
@@ -152,7 +154,7 @@ class Codec:
 
     def _analyse(self, rate: Rate, padded: NDArray[np.uint8]) -> _Coded:
         """Return the tensors that are to be coded of a padded image."""
-        family, encoder = self._bundle.family, self._loaded.encoders[rate.index]
+        family, encoder = self._family, self._loaded.encoders[rate.index]
         at = self._placement(self._selection.encoder, encoder, Size(*padded.shape[:2]), Progress())
         given: dict[str, NDArray[Any]] = {"image": padded[None], **self._level_rows(rate, family.encoding)}
         with timing.stage("analysis"):
@@ -244,7 +246,12 @@ class Codec:
             ValueError: an option is out of range. OSError: a file cannot be read. RdeicError: as for `decode`.
         """
         options.check()
-        return pipeline.decode_many(self, sources, options, workers=workers, on_error=on_error)
+
+        def read(source: Source) -> Latents:
+            data = pipeline.content_of(source, self._limits.max_file_bytes)
+            return self.read_latents(data, allow_partial=options.allow_partial)
+
+        return pipeline.in_order(sources, read, lambda latents: self.decode(latents, options), workers, on_error)
 
     def encode_many(
         self,
@@ -270,7 +277,18 @@ class Codec:
         """
         _check_targets(rate, target_bytes, target_bpp)
         encode = partial(self.encode, rate=rate, target_bytes=target_bytes, target_bpp=target_bpp)
-        return pipeline.encode_many(encode, sources, self._limits, workers=workers, on_error=on_error)
+
+        def read(source: ImageSource) -> bytes:
+            if isinstance(source, str | Path):
+                image, metadata = pixels.read_image(source, self._limits)
+            elif isinstance(source, bytes | bytearray | memoryview) or hasattr(source, "read"):
+                content = pipeline.content_of(source, self._limits.max_file_bytes)
+                image, metadata = pixels.read_image(BytesIO(content), self._limits)
+            else:
+                return encode(source)
+            return encode(image, metadata=metadata)
+
+        return pipeline.in_order(sources, read, lambda data: data, workers, on_error)
 
     def _decoded(
         self, source: bytes | bytearray | memoryview | Latents, options: DecodeOptions
@@ -292,7 +310,7 @@ class Codec:
         """
         self._bundle.check_sharpness(rate, options.sharpness)
         schedule = self._bundle.choose_schedule(rate, options.steps)
-        parts = self._bundle.family.n_parts(schedule, preview=options.preview)
+        parts = self._family.n_parts(schedule, preview=options.preview)
         return Progress(before + parts, options.on_progress, options.cancel)
 
     def _parsed(self, data: bytes | bytearray | memoryview, *, allow_partial: bool) -> tuple[RdcFile, Rate]:
@@ -323,7 +341,7 @@ class Codec:
         self, latents: Latents, options: DecodeOptions, progress: Progress
     ) -> tuple[Placement, Value, Size]:
         """Return the same of latents: the inexact half of `decode`."""
-        rate, family = latents.rate, self._bundle.family
+        rate, family = latents.rate, self._family
         schedule = self._bundle.choose_schedule(rate, options.steps)
         padded = pixels.padded_size(latents.size, self._bundle.size_multiple_px)
         tensors = {**latents.tensors, **self._level_rows(rate, family.latents.values())}
@@ -353,13 +371,13 @@ class Codec:
         """Return the rows that graphs of these roles read at a rate, float32 [1, D]; none where there are no levels."""
         if self._bundle.levels is None:
             return {}
-        at_a_level = [role for role in roles if self._bundle.family.roles[role].at_a_level]
+        at_a_level = [role for role in roles if self._family.roles[role].at_a_level]
         return {level_input(role): self._loaded.level_rows[role][rate.number][None] for role in at_a_level}
 
     def _latent_shapes(self, rate: Rate, size: Size) -> dict[str, tuple[int, ...]]:
         """Return the shapes of an image's latents, by name."""
         sizes = self._units(pixels.padded_size(size, self._bundle.size_multiple_px))
-        graphs = {name: self._bundle.reference(rate.graphs[role]) for name, role in self._bundle.family.latents.items()}
+        graphs = {name: self._bundle.reference(rate.graphs[role]) for name, role in self._family.latents.items()}
         return {name: graph.input(name).resolve(sizes) for name, graph in graphs.items()}
 
     def _units(self, padded: Size) -> dict[str, int]:

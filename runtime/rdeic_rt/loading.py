@@ -15,7 +15,7 @@ from .backends.base import Backend, Graph
 from .bundle_file import BundleFile
 from .entropy import EntropyModel
 from .errors import BackendUnavailableError, BundleCorruptError
-from .families.base import Stages
+from .families.base import Family, Stages
 from .lazy import Cache
 from .manifest import LEVEL, Bundle, Rate
 from .schedule import Schedule, float_rows, load_arrays, load_step_rows
@@ -32,7 +32,9 @@ class Loaded:
         decoders: index of a rate, name of a schedule -> stages of `families.Family.decode`.
     """
 
-    def __init__(self, bundle: Bundle, selection: select.Selection, precision: str, threads: int | None) -> None:
+    def __init__(
+        self, bundle: Bundle, family: Family, selection: select.Selection, precision: str, threads: int | None
+    ) -> None:
         # None of these refers to the codec, so that its memory is given back with the last reference to it.
         self.entropy_models: Cache[BundleFile, EntropyModel] = Cache(partial(_entropy_model, bundle, threads))
         self.level_rows: Cache[str, NDArray[np.float32]] = Cache(partial(_level_rows, bundle))
@@ -45,7 +47,6 @@ class Loaded:
 
         encoding = partial(rate_loader, selection.encoder, None)
         decoding = partial(rate_loader, selection.backend, precision)
-        family = bundle.family
         self.encoders: Cache[int, Stages] = Cache(lambda index: family.load_encoder(encoding(index)))
         self.previews: Cache[int, Stages] = Cache(lambda index: family.load_preview(decoding(index)))
         self.decoders: Cache[tuple[int, str | None], Stages] = Cache(

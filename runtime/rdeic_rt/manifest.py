@@ -7,16 +7,13 @@ from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, SupportsIndex
+from typing import Any, SupportsIndex
 
 from .bundle_file import BundleFile, Source
 from .bundle_search import SEARCH_VARIABLE
 from .errors import BundleMismatchError
 from .schedule import Schedule
 from .tensor_spec import TensorSpec
-
-if TYPE_CHECKING:
-    from .families import Family
 
 # What a graph is; the earlier, the nearer to what was trained.
 FORMS = ("fp32", "fp16", "int8", "int8-cpu")
@@ -125,7 +122,8 @@ class Bundle:
     Attributes:
         folder: absolute path of the bundle.
         name, licence, provenance: what the model is and where its weights come from.
-        family: how its graphs follow each other, see `families`.
+        family: name of what its graphs are and how they follow each other, see `families`.
+        decoding_roles: the family's roles after entropy decoding, in the order data meets them.
         size_multiple_px: image sides are padded to a multiple of this, the unit of `TensorSpec.grid`.
         files: relative path -> file, for every file but ``bundle.json``.
         graphs: id -> form -> graph.
@@ -139,7 +137,8 @@ class Bundle:
 
     folder: Path
     name: str
-    family: Family
+    family: str
+    decoding_roles: tuple[str, ...]
     licence: str
     provenance: Mapping[str, Any]
     size_multiple_px: int
@@ -162,11 +161,6 @@ class Bundle:
         measured = self.preferred.get(backend, ())
         ordered = [*measured, *(form for form in FORMS if form not in measured)]
         return tuple(form for form in ordered if precision in (AUTO, precision_of(form)))
-
-    @property
-    def decoding_roles(self) -> tuple[str, ...]:
-        """The roles after entropy decoding, in the order data meets them."""
-        return tuple(role for role in self.family.roles if role not in self.family.encoding)
 
     def rate_of(self, model_id: bytes, rate: int) -> Rate:
         """Return the rate an .rdc header asks for.

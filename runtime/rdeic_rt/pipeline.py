@@ -1,4 +1,4 @@
-"""decode_many() and encode_many(): files ahead are read while this one is worked on.
+"""What `Codec.decode_many` and `encode_many` run in: files ahead are read while this one is worked on.
 
     workers  read 0 │ read 1      │ read 2      │          read: the file, and its entropy decoding
     caller          │ denoise 0   │ denoise 1   │ denoise 2
@@ -12,23 +12,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
-from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeVar, cast
+from typing import Any, BinaryIO, TypeAlias, TypeVar, cast
 
-import numpy as np
-from numpy.typing import NDArray
-
-from . import files, pixels
-from .decode_options import DecodeOptions
+from . import files
 from .errors import CancelledError, RdeicError
-from .limits import Limits
 
-if TYPE_CHECKING:
-    from .codec import Codec
-    from .latents import Latents
-
-Source: TypeAlias = str | Path | bytes | BinaryIO
+Source: TypeAlias = str | Path | bytes | bytearray | memoryview | BinaryIO
 """A file: its path, its content, or a stream that it is read from."""
 ImageSource: TypeAlias = Source | Any
 """A file of an image, or whatever `Codec.encode` takes."""
@@ -39,39 +29,8 @@ _T = TypeVar("_T")
 _U = TypeVar("_U")
 
 
-def decode_many(
-    codec: Codec, sources: Iterable[Source], options: DecodeOptions, *, workers: int, on_error: OnError | None
-) -> Iterator[tuple[Source, NDArray[np.uint8]]]:
-    """Yield (source, image) for each file in order; as `Codec.decode_many`."""
-
-    def read(source: Source) -> Latents:
-        data = _content(source, codec.limits.max_file_bytes)
-        return codec.read_latents(data, allow_partial=options.allow_partial)
-
-    return _in_order(sources, read, lambda latents: codec.decode(latents, options), workers, on_error)
-
-
-def encode_many(
-    encode: Callable[..., bytes],
-    sources: Iterable[ImageSource],
-    limits: Limits,
-    *,
-    workers: int,
-    on_error: OnError | None,
-) -> Iterator[tuple[ImageSource, bytes]]:
-    """Yield (source, file) for each image in order; as `Codec.encode_many`, with its `Codec.encode`."""
-
-    def read(source: ImageSource) -> bytes:
-        if isinstance(source, str | Path | bytes) or hasattr(source, "read"):
-            stream = source if isinstance(source, str | Path) else BytesIO(_content(source, limits.max_file_bytes))
-            image, metadata = pixels.read_image(stream, limits)
-            return encode(image, metadata=metadata)
-        return encode(source)
-
-    return _in_order(sources, read, lambda data: data, workers, on_error)
-
-
-def _content(source: Source, limit_bytes: int) -> bytes:
+def content_of(source: Source, limit_bytes: int) -> bytes:
+    """Return the bytes of a file; LimitExceededError if there are more, OSError if it cannot be read."""
     if isinstance(source, str | Path):
         return files.read_bytes(source, limit_bytes)
     if isinstance(source, bytes | bytearray | memoryview):
@@ -79,10 +38,21 @@ def _content(source: Source, limit_bytes: int) -> bytes:
     return files.read_stream(source, limit_bytes, str(getattr(source, "name", "a stream")))
 
 
-def _in_order(
+def in_order(
     sources: Iterable[_S], ahead: Callable[[_S], _T], then: Callable[[_T], _U], workers: int, on_error: OnError | None
 ) -> Iterator[tuple[_S, _U]]:
-    """Yield (source, then(ahead(source))) in order, with ``ahead`` done by workers, each one source ahead."""
+    """Yield (source, then(ahead(source))) in order, with ``ahead`` done by workers, each one source ahead.
+
+    Args:
+        sources: any.
+        ahead: called by the workers.
+        then: called by the caller.
+        workers: how many, 1 or more.
+        on_error: called with a source and its RdeicError or OSError, which is otherwise raised.
+
+    Raises:
+        ValueError: workers < 1.
+    """
     if workers < 1:
         raise ValueError(f"workers is {workers}; it must be at least 1")
     return _yield_in_order(sources, ahead, then, workers, on_error)

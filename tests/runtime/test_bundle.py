@@ -24,7 +24,7 @@ def change(folder: Path, edit: Callable[[Document], object]) -> None:
 def test_read_good_bundle_returns_every_field(micro_folder: Path) -> None:
     found = bundle.read(micro_folder)
     rate = found.rates[0]
-    assert (found.name, found.family.name, found.licence, found.folder) == (
+    assert (found.name, found.family, found.licence, found.folder) == (
         "micro",
         "rdeic",
         "Apache-2.0",

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 import rdeic_rt
-from rdeic_rt import Codec, DecodeOptions, tiles
+from rdeic_rt import Codec, DecodeOptions, families, tiles
 from rdeic_rt.latents import Latents
 from rdeic_rt.limits import Size
 from rdeic_rt.placement import Placement, Tiled, Value, Whole
@@ -139,7 +139,7 @@ def test_crop_of_what_is_the_same_for_all_sizes_is_all_of_it() -> None:
 
 @pytest.mark.parametrize("sharpness", [1.0, 0.6])
 def test_reconstruct_in_one_tile_equals_the_whole(codec: Codec, latents: Latents, sharpness: float) -> None:
-    backend, family = codec._selection.backend, codec.bundle.family
+    backend, family = codec._selection.backend, families.family(codec.bundle.family)
     schedule = codec.bundle.choose_schedule(latents.rate, None)
     assert schedule is not None
     decoder = codec._loaded.decoders[latents.rate.index, schedule.name]

@@ -22,6 +22,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from rdeic_rt import families
 from rdeic_rt import plans as stored
 from rdeic_rt.backends.base import COMBINE
 from rdeic_rt.errors import BundleError, ExportError
@@ -188,7 +189,8 @@ class _SizesOf:
 def _latent(bundle: Bundle) -> TensorSpec:
     """Return the tensor that denoising works on."""
     graphs = [bundle.reference(bundle.rates[0].graphs[role]) for role in bundle.decoding_roles]
-    return next(tensor for graph in graphs for tensor in graph.inputs if tensor.name in bundle.family.alike)
+    alike = families.family(bundle.family).alike
+    return next(tensor for graph in graphs for tensor in graph.inputs if tensor.name in alike)
 
 
 @contextmanager

@@ -102,7 +102,7 @@ def _bundle_facts(source: str) -> dict[str, Any]:
     return {
         "bundle": bundle.name,
         "folder": str(bundle.folder),
-        "family": bundle.family.name,
+        "family": bundle.family,
         "schema": bundles.SCHEMA,
         "licence": bundle.licence,
         "bytes": sum(entry.size_bytes for entry in bundle.files.values()),

@@ -15,9 +15,9 @@ import openvino
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from rdeic_export.quantize_cpu import WEIGHT_MAX
 
 import rdeic_rt
+from rdeic_export.forms.quantize_cpu import WEIGHT_MAX
 from rdeic_rt import Codec, DecodeOptions, bundle
 from rdeic_rt.backends import select
 from rdeic_rt.backends.base import Options
