@@ -30,11 +30,11 @@ from rdeic_export.plans.target import PORTABLE
 from rdeic_export.verify import gate
 from rdeic_export.verify.fidelity import FidelityReport
 from rdeic_export.weights import recipe
+from rdeic_rt.backends.tensorrt.plans import LIBRARIES
 from rdeic_rt.cli.batch import exit_code
 from rdeic_rt.errors import RdeicError
 from rdeic_rt.limits import Size
 from rdeic_rt.manifest import Bundle
-from rdeic_rt.plans import LIBRARIES
 
 ROOT = Path(__file__).parents[1]
 EMBEDDED = ROOT / "engines/tiny"

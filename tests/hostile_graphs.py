@@ -24,7 +24,7 @@ from onnx import (
 )
 
 LISTED = "w.data"
-CORPUS = Path(__file__).parents[1] / "runtime/cpp/fuzz/corpus/onnx_walk"
+CORPUS = Path(__file__).parent / "fuzz/corpus/onnx_walk"
 _CORPUS_BYTES = 1 << 16
 IN_MEMORY = "*/_ORT_MEM_ADDR_/*"
 _MODEL_GRAPH, _GRAPH_NODE, _GRAPH_INITIALIZER, _NODE_ATTRIBUTE, _ATTRIBUTE_GRAPH = 7, 1, 5, 5, 6

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rdeic_rt import bundle as bundles
+from rdeic_rt.backends.tensorrt.plans import Profile
 from rdeic_rt.errors import ExportError
 from rdeic_rt.limits import Size
 from rdeic_rt.manifest import Bundle
-from rdeic_rt.plans import Profile
 
 from .bundle.build import schedule_steps
 from .forms import ranges, selection

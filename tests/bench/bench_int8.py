@@ -28,7 +28,7 @@ from rdeic_export.calibration import probe
 from rdeic_export.forms import quantize, ranges
 from rdeic_export.photos import photos_in
 from rdeic_export.verify import fidelity
-from rdeic_rt.backends.ort import OrtBackend
+from rdeic_rt.backends.cpu.ort import OrtBackend
 from rdeic_rt.backends.select import Selection
 from rdeic_rt.bundle_file import OwnFile
 from rdeic_rt.codec import Codec

@@ -7,7 +7,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from rdeic_rt.backends.base import COMBINE
-from rdeic_rt.backends.ort import OrtBackend
+from rdeic_rt.backends.cpu.ort import OrtBackend
 
 
 def combine_graph() -> bytes:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 import rdeic_rt
 from rdeic_rt import BackendError, BackendUnavailableError, Codec
-from rdeic_rt.backends import cuda
+from rdeic_rt.backends.gpu import cuda
 
 from ..conftest import REPOSITORY
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rdeic_rt.backends import cuda as cuda_calls
+from rdeic_rt.backends.gpu import cuda as cuda_calls
 
 from . import micro
 from .backends import fake_tensorrt

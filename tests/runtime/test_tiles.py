@@ -57,7 +57,8 @@ def tiled(height: int, width: int, tile_px: int = 256, largest: Size | None = No
 
 def plane_of(px_per_position: int, dtype: str = "float32") -> TensorSpec:
     factor = MULTIPLE_PX // px_per_position
-    return TensorSpec("plane", dtype, ("batch", 1, f"{factor}*hz", f"{factor}*wz"))
+    scale = "" if factor == 1 else f"{factor}*"
+    return TensorSpec("plane", dtype, ("batch", 1, f"{scale}hz", f"{scale}wz"))
 
 
 SIZES = [(64, 64), (256, 256), (320, 512), (64, 4032), (2048, 64), (1088, 1920), (3008, 4032)]

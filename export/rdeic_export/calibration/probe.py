@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 import rdeic_rt
 from rdeic_rt import DecodeOptions, pixels
 from rdeic_rt.backends.base import Buffer
-from rdeic_rt.backends.ort import OrtBackend
+from rdeic_rt.backends.cpu.ort import OrtBackend
 from rdeic_rt.backends.select import Selection
 from rdeic_rt.codec import Codec
 from rdeic_rt.limits import DEFAULT_LIMITS

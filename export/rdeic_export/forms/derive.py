@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rdeic_rt.backends.tensorrt.plans import joined_digest, onnx_digest
 from rdeic_rt.bundle_file import BundleFile
 from rdeic_rt.errors import ExportError
 from rdeic_rt.manifest import Bundle, GraphSpec
-from rdeic_rt.plans import joined_digest, onnx_digest
 
 from .. import disk, onnx_file
 from . import half, quantize
@@ -35,7 +35,7 @@ class DerivedGraph:
     Attributes:
         spec: as a backend loads it.
         files: name -> file, the ONNX file first and then those with its weights, all in one folder.
-        sha256: over all of them, see `rdeic_rt.plans.joined_digest`.
+        sha256: over all of them, see `rdeic_rt.backends.tensorrt.plans.joined_digest`.
         facts: what was done to it, for reports.
     """
 

@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from rdeic_rt import families
-from rdeic_rt import plans as stored
 from rdeic_rt.backends.base import COMBINE
+from rdeic_rt.backends.tensorrt import plans as stored
+from rdeic_rt.backends.tensorrt.plans import Plan, PlanKey, Profile
 from rdeic_rt.errors import BundleError, ExportError
 from rdeic_rt.limits import Size
 from rdeic_rt.manifest import Bundle, GraphSpec
-from rdeic_rt.plans import Plan, PlanKey, Profile
 from rdeic_rt.tensor_spec import BATCH, COLUMNS, ROWS, TensorSpec
 
 from .. import disk

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rdeic_rt.plans import MODULES
+from rdeic_rt.backends.tensorrt.plans import MODULES
 
 FAILED = 1
 _SCRATCH = re.compile(r"Max Scratch Memory: (\d+) bytes")

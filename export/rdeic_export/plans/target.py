@@ -6,10 +6,10 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rdeic_rt import plans as stored
-from rdeic_rt.backends import cuda
+from rdeic_rt.backends.gpu import cuda
+from rdeic_rt.backends.tensorrt import plans as stored
+from rdeic_rt.backends.tensorrt.plans import LIBRARIES, MODULES, Profile
 from rdeic_rt.errors import BackendError, ExportError
-from rdeic_rt.plans import LIBRARIES, MODULES, Profile
 
 # What TensorRT for RTX builds for: Ampere, Ada and Blackwell. Turing fails on the UNet, Hopper is no target of it.
 PORTABLE = (80, 86, 89, 120)

@@ -20,11 +20,11 @@ from polygraphy.logger import G_LOGGER
 
 import rdeic_rt
 from rdeic_rt.backends import select
+from rdeic_rt.backends.tensorrt.plans import Plan
 from rdeic_rt.codec import Codec
 from rdeic_rt.errors import BackendUnavailableError, ExportError
 from rdeic_rt.limits import DEFAULT_LIMITS
 from rdeic_rt.manifest import AUTO, Bundle, GraphSpec, precision_of
-from rdeic_rt.plans import Plan
 
 from ..forms import derive, selection
 from ..forms.derive import Derived

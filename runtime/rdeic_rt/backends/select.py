@@ -139,7 +139,7 @@ def _check_fastest(backend: Backend, options: Options) -> None:
 
 def _open_cpu(options: Options) -> Backend:
     try:
-        from .ort import OrtBackend
+        from .cpu.ort import OrtBackend
     except ImportError as error:
         raise BackendUnavailableError(
             f"cpu: onnxruntime cannot be imported ({error}). Install it with `pip install onnxruntime`."
@@ -149,7 +149,7 @@ def _open_cpu(options: Options) -> Backend:
 
 def _open_cuda(options: Options) -> Backend:
     try:
-        from .ort_cuda import OrtCudaBackend
+        from .gpu.ort_cuda import OrtCudaBackend
     except ImportError as error:
         raise BackendUnavailableError(
             f"cuda: onnxruntime cannot be imported ({error}). Install it with `pip install onnxruntime-gpu`."
@@ -158,14 +158,14 @@ def _open_cuda(options: Options) -> Backend:
 
 
 def _open_tensorrt(options: Options) -> Backend:
-    from . import trt
+    from .tensorrt import backend
 
-    return trt.open_backend(options)
+    return backend.open_backend(options)
 
 
 def _open_openvino(options: Options) -> Backend:
     try:
-        from . import openvino
+        from .cpu import openvino
     except ImportError as error:
         raise BackendAbsentError(
             f"openvino: OpenVINO cannot be imported ({error}). Install it with `pip install 'rdeic-rt[openvino]'`."

@@ -101,8 +101,9 @@ def package_versions() -> dict[str, str | None]:
 
 def _gpu() -> dict[str, str]:
     """Return the GPU and each TensorRT library, or why there is none."""
-    from .. import plans
-    from ..backends import cuda, trt_library
+    from ..backends.gpu import cuda
+    from ..backends.tensorrt import library as trt_library
+    from ..backends.tensorrt import plans
 
     facts = {}
     try:
@@ -144,9 +145,9 @@ def _bundles() -> dict[str, Any]:
 
 def _plans(bundle: Bundle) -> str:
     """Return which of a bundle's folders of plans is used here, or why none is."""
-    from .. import plans
-    from ..backends import trt
     from ..backends.base import Options
+    from ..backends.tensorrt import backend as trt
+    from ..backends.tensorrt import plans
 
     folders = sorted({plan.path.parent.name for plan in plans.installed(bundle.folder)})
     if not folders:

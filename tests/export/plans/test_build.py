@@ -17,11 +17,11 @@ from rdeic_export.plans import build as plans
 from rdeic_export.plans import target as targets
 from rdeic_export.plans.target import Target
 from rdeic_rt import bundle as bundles
-from rdeic_rt import plans as stored
+from rdeic_rt.backends.tensorrt import plans as stored
+from rdeic_rt.backends.tensorrt.plans import Plan, Profile
 from rdeic_rt.errors import BackendUnavailableError, BundleCorruptError, ExportError
 from rdeic_rt.limits import Size
 from rdeic_rt.manifest import Bundle
-from rdeic_rt.plans import Plan, Profile
 
 PROFILE = Profile(Size(64, 64), Size(128, 192), Size(256, 256), max_batch=2)
 GRAPHS = ("control_r0", "vae_decoder")

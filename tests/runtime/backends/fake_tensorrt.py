@@ -21,11 +21,11 @@ import numpy as np
 import onnxruntime as ort
 
 from rdeic_rt import bundle as bundles
-from rdeic_rt import plans
 from rdeic_rt.backends.base import COMBINE
+from rdeic_rt.backends.tensorrt import plans
+from rdeic_rt.backends.tensorrt.plans import PlanKey, Profile
 from rdeic_rt.limits import Size
 from rdeic_rt.manifest import Bundle, GraphSpec
-from rdeic_rt.plans import PlanKey, Profile
 from rdeic_rt.tensor_spec import TensorSpec
 
 from .fake_cuda import FakeCuda

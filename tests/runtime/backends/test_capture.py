@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from rdeic_rt.backends.base import Buffer, Options
-from rdeic_rt.backends.buffers import DeviceBuffer
-from rdeic_rt.backends.capture import Captures
-from rdeic_rt.backends.device import Workspace, device_buffer
+from rdeic_rt.backends.gpu.buffers import DeviceBuffer
+from rdeic_rt.backends.gpu.capture import Captures
+from rdeic_rt.backends.gpu.device import Workspace, device_buffer
 from rdeic_rt.errors import BackendError, DeviceMemoryError
 
 from .fake_cuda import FakeCuda

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rdeic_rt.backends import buffers
-from rdeic_rt.backends import cuda as calls
 from rdeic_rt.backends.base import BackendAbsentError, Options
-from rdeic_rt.backends.buffers import DeviceBuffer
-from rdeic_rt.backends.cuda import Stream
-from rdeic_rt.backends.device import Workspace
+from rdeic_rt.backends.gpu import buffers
+from rdeic_rt.backends.gpu import cuda as calls
+from rdeic_rt.backends.gpu.buffers import DeviceBuffer
+from rdeic_rt.backends.gpu.cuda import Stream
+from rdeic_rt.backends.gpu.device import Workspace
 from rdeic_rt.errors import BackendError, DeviceMemoryError
 from rdeic_rt.limits import Size
 

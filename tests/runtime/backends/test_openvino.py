@@ -21,8 +21,8 @@ from rdeic_export.forms.quantize_cpu import WEIGHT_MAX
 from rdeic_rt import Codec, DecodeOptions, bundle
 from rdeic_rt.backends import select
 from rdeic_rt.backends.base import Options
-from rdeic_rt.backends.openvino import OpenVinoBackend, open_backend
-from rdeic_rt.backends.ort import OrtBackend
+from rdeic_rt.backends.cpu.openvino import OpenVinoBackend, open_backend
+from rdeic_rt.backends.cpu.ort import OrtBackend
 from rdeic_rt.bundle_file import OwnFile
 from rdeic_rt.errors import BackendError, BackendUnavailableError, BundleCorruptError
 from rdeic_rt.manifest import AUTO, PRECISIONS, GraphSpec
@@ -276,8 +276,8 @@ def test_open_without_openvino_says_how_to_install_it(monkeypatch: pytest.Monkey
             raise ModuleNotFoundError("No module named 'openvino'")
         return real(name, *args, **kwargs)
 
-    monkeypatch.delitem(__import__("sys").modules, "rdeic_rt.backends.openvino")
-    monkeypatch.delattr("rdeic_rt.backends.openvino")
+    monkeypatch.delitem(__import__("sys").modules, "rdeic_rt.backends.cpu.openvino")
+    monkeypatch.delattr("rdeic_rt.backends.cpu.openvino")
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(BackendUnavailableError, match=r"^openvino: .*pip install 'rdeic-rt\[openvino\]'"):
         select.open_backend("openvino")

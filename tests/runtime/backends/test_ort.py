@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 
 from rdeic_rt import bundle
 from rdeic_rt.backends.base import Buffer
-from rdeic_rt.backends.ort import OrtBackend
+from rdeic_rt.backends.cpu.ort import OrtBackend
 from rdeic_rt.bundle_file import OwnFile
 from rdeic_rt.errors import BackendError, BundleCorruptError
 from rdeic_rt.manifest import GraphSpec

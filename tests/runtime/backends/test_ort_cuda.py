@@ -13,9 +13,9 @@ import onnxruntime as ort
 import pytest
 
 import rdeic_rt
-from rdeic_rt.backends import ort_cuda
 from rdeic_rt.backends.base import BackendAbsentError, Options
-from rdeic_rt.backends.ort_cuda import OrtCudaBackend
+from rdeic_rt.backends.gpu import ort_cuda
+from rdeic_rt.backends.gpu.ort_cuda import OrtCudaBackend
 from rdeic_rt.errors import BackendError, BackendUnavailableError, DeviceMemoryError
 from rdeic_rt.limits import Size
 

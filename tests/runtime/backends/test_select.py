@@ -11,8 +11,9 @@ import onnxruntime
 import pytest
 
 from rdeic_rt import backends, bundle
-from rdeic_rt.backends import cuda, select
+from rdeic_rt.backends import select
 from rdeic_rt.backends.base import Backend, BackendAbsentError, Options
+from rdeic_rt.backends.gpu import cuda
 from rdeic_rt.errors import BackendUnavailableError
 
 from . import fake_tensorrt
@@ -31,7 +32,7 @@ def only_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with neither a GPU nor OpenVINO."""
     for module in ("tensorrt", "tensorrt_rtx", "cuda.bindings.runtime", "openvino"):
         monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.delitem(sys.modules, "rdeic_rt.backends.openvino", raising=False)
+    monkeypatch.delitem(sys.modules, "rdeic_rt.backends.cpu.openvino", raising=False)
     monkeypatch.delattr(backends, "openvino", raising=False)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     cuda.api.cache_clear()

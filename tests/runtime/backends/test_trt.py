@@ -19,15 +19,16 @@ from numpy.typing import NDArray
 
 import rdeic_rt
 from rdeic_rt import Codec, DecodeOptions
-from rdeic_rt.backends import cuda as cuda_calls
-from rdeic_rt.backends import select, trt_library
+from rdeic_rt.backends import select
+from rdeic_rt.backends.gpu import cuda as cuda_calls
+from rdeic_rt.backends.tensorrt import library as trt_library
+from rdeic_rt.backends.tensorrt.plans import PlanKey, Profile, read_key, write_key
 from rdeic_rt.bundle_file import OwnFile
 from rdeic_rt.container import Metadata
 from rdeic_rt.errors import BackendError, BackendUnavailableError, BundleCorruptError, DeviceMemoryError
 from rdeic_rt.latents import Latents
 from rdeic_rt.limits import Size
 from rdeic_rt.manifest import Rate
-from rdeic_rt.plans import PlanKey, Profile, read_key, write_key
 
 from . import fake_tensorrt
 from .fake_cuda import Error, FakeCuda

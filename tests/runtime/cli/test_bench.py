@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from rdeic_rt import bundle
-from rdeic_rt.backends.host import HostArrays
+from rdeic_rt.backends.cpu.host import HostArrays
 from rdeic_rt.cli.measure import drawn_image
 from rdeic_rt.limits import Size
 

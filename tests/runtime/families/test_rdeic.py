@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rdeic_rt import bundle, noise, timing
 from rdeic_rt.backends.base import Buffer, Graph
-from rdeic_rt.backends.ort import OrtBackend
+from rdeic_rt.backends.cpu.ort import OrtBackend
 from rdeic_rt.errors import BundleCorruptError
 from rdeic_rt.families.rdeic import Rdeic
 from rdeic_rt.lazy import Cache

@@ -20,8 +20,8 @@ from weakref import finalize
 
 from numpy.typing import NDArray
 
-from ..errors import BackendError, DeviceMemoryError
-from .base import Buffer, Result
+from ...errors import BackendError, DeviceMemoryError
+from ..base import Buffer, Result
 from .cuda import Stream, api, call, release_with
 from .device import Target, Workspace, device_buffer
 from .memory import Block, Memory
@@ -32,7 +32,7 @@ MAX_GRAPHS = 8
 # Keys remembered as run once: what comes a second time is worth recording.
 _MAX_SEEN = 256
 
-_log = logging.getLogger("rdeic_rt.backends.capture")
+_log = logging.getLogger("rdeic_rt.backends.gpu.capture")
 
 
 class Captures:

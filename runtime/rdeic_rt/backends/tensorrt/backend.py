@@ -12,17 +12,17 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from .. import plans
-from ..errors import BackendUnavailableError, BundleError, DeviceMemoryError
-from ..limits import Size
-from ..manifest import AUTO, FORMS, PRECISIONS, Bundle, GraphSpec, precision_of
-from ..plans import Plan
-from .base import COMBINE, BackendAbsentError, Buffer, Graph, Options, Result
-from .capture import Captures
-from .cuda import device_facts
-from .device import DeviceBackend, Workspace
-from .trt_graph import TrtGraph
-from .trt_library import Library, open_library
+from ...errors import BackendUnavailableError, BundleError, DeviceMemoryError
+from ...limits import Size
+from ...manifest import AUTO, FORMS, PRECISIONS, Bundle, GraphSpec, precision_of
+from ..base import COMBINE, BackendAbsentError, Buffer, Graph, Options, Result
+from ..gpu.capture import Captures
+from ..gpu.cuda import device_facts
+from ..gpu.device import DeviceBackend, Workspace
+from . import plans
+from .graph import TrtGraph
+from .library import Library, open_library
+from .plans import Plan
 
 
 def open_backend(options: Options) -> TrtBackend:

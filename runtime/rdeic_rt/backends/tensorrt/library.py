@@ -12,14 +12,14 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from .. import plans
-from ..errors import BackendError, DeviceMemoryError
-from ..plans import Plan
-from .base import BackendAbsentError
-from .cuda import Device
-from .memory import LOWER
+from ...errors import BackendError, DeviceMemoryError
+from ..base import BackendAbsentError
+from ..gpu.cuda import Device
+from ..gpu.memory import LOWER
+from . import plans
+from .plans import Plan
 
-_log = logging.getLogger("rdeic_rt.backends.trt")
+_log = logging.getLogger("rdeic_rt.backends.tensorrt.backend")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BackendError, DeviceMemoryError
+from ...errors import BackendError, DeviceMemoryError
 from .cuda import Device, Event, Stream, api, call, release_with
 
 # Handles that always exist: the default stream, which is also 0, and that of each thread.
@@ -31,7 +31,7 @@ ALIGNMENT = 256
 UNKNOWN_STREAM = -1
 LOWER = "Decode a smaller image, set max_vram (--max-vram) so that it is decoded in tiles, or take a lower precision."
 
-_log = logging.getLogger("rdeic_rt.backends.memory")
+_log = logging.getLogger("rdeic_rt.backends.gpu.memory")
 
 
 class Memory:

@@ -18,10 +18,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .bundle_file import BundleFile
-from .errors import BackendUnavailableError, BundleCorruptError
-from .limits import MAX_PLAN_KEY_BYTES, Size
-from .manifest import Bundle, GraphSpec
+from ...bundle_file import BundleFile
+from ...errors import BackendUnavailableError, BundleCorruptError
+from ...limits import MAX_PLAN_KEY_BYTES, Size
+from ...manifest import Bundle, GraphSpec
 
 FOLDER = "plans"
 SCHEMA = 2

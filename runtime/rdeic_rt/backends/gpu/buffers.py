@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from ..limits import Size
+from ...limits import Size
 from .cuda import Stream
 from .memory import LEGACY_STREAM, UNKNOWN_STREAM, Block
 

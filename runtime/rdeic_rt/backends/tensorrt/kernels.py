@@ -12,11 +12,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ..errors import BackendError
-from ..plans import Plan
-from .cuda import Device
+from ...errors import BackendError
+from ..gpu.cuda import Device
+from .plans import Plan
 
-_log = logging.getLogger("rdeic_rt.backends.trt")
+_log = logging.getLogger("rdeic_rt.backends.tensorrt.backend")
 
 
 class RuntimeCache:

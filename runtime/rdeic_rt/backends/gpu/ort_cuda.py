@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from ..errors import BackendError, BackendUnavailableError, DeviceMemoryError
-from ..manifest import GraphSpec
-from .base import COMBINE, BackendAbsentError, Buffer, Options
+from ...errors import BackendError, BackendUnavailableError, DeviceMemoryError
+from ...manifest import GraphSpec
+from ..base import COMBINE, BackendAbsentError, Buffer, Options
+from ..cpu.ort import FAILED, Weights, open_session
 from .buffers import DeviceBuffer
 from .cuda import call
 from .device import DeviceBackend, Workspace, device_buffer
 from .memory import LOWER, Block
-from .ort import FAILED, Weights, open_session
 
 _PROVIDER, _DEVICE_TYPE = "CUDAExecutionProvider", "cuda"
 

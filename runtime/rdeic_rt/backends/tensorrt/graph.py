@@ -15,18 +15,18 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import BackendError, BundleCorruptError
-from ..limits import Size
-from ..manifest import GraphSpec
-from ..plans import Plan
-from ..tensor_spec import TensorSpec
-from .base import Buffer
-from .buffers import DeviceBuffer
-from .cuda import settle
-from .device import Target, Workspace, device_buffer
-from .memory import ALIGNMENT
-from .trt_cache import RuntimeCache
-from .trt_library import Library, deserialise, rebuild
+from ...errors import BackendError, BundleCorruptError
+from ...limits import Size
+from ...manifest import GraphSpec
+from ...tensor_spec import TensorSpec
+from ..base import Buffer
+from ..gpu.buffers import DeviceBuffer
+from ..gpu.cuda import settle
+from ..gpu.device import Target, Workspace, device_buffer
+from ..gpu.memory import ALIGNMENT
+from .kernels import RuntimeCache
+from .library import Library, deserialise, rebuild
+from .plans import Plan
 
 
 @dataclass(eq=False)

@@ -24,10 +24,10 @@ from openvino.frontend import (
     OpValidationFailure,
 )
 
-from .. import graph_file, onnx_walk
-from ..errors import BackendError, BackendUnavailableError, BundleCorruptError, DeviceMemoryError
-from ..manifest import GraphSpec
-from .base import Buffer, Options
+from ... import graph_file, onnx_walk
+from ...errors import BackendError, BackendUnavailableError, BundleCorruptError, DeviceMemoryError
+from ...manifest import GraphSpec
+from ..base import Buffer, Options
 from .host import HostArrays, check_tensors
 
 _DEVICE = "CPU"

@@ -19,10 +19,10 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from ..errors import BackendError
-from ..limits import Size
-from ..manifest import GraphSpec
-from .base import COMBINE, Buffer, Graph, Options, Result
+from ...errors import BackendError
+from ...limits import Size
+from ...manifest import GraphSpec
+from ..base import COMBINE, Buffer, Graph, Options, Result
 from .buffers import DeviceBuffer
 from .cuda import Device, Event, Stream, api, call, device_facts
 from .memory import ALIGNMENT, Block, Memory, Staging

@@ -8,11 +8,11 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BundleCorruptError
-from ..limits import Size
-from ..manifest import GraphSpec
-from ..tensor_spec import TensorSpec
-from .base import Buffer, Graph, Result
+from ...errors import BundleCorruptError
+from ...limits import Size
+from ...manifest import GraphSpec
+from ...tensor_spec import TensorSpec
+from ..base import Buffer, Graph, Result
 
 
 class HostArrays:

@@ -13,10 +13,10 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
-from .. import graph_file
-from ..errors import BackendError, BundleCorruptError, DeviceMemoryError
-from ..manifest import FORMS, GraphSpec
-from .base import Buffer
+from ... import graph_file
+from ...errors import BackendError, BundleCorruptError, DeviceMemoryError
+from ...manifest import FORMS, GraphSpec
+from ..base import Buffer
 from .host import HostArrays, check_tensors
 
 _TYPES = {"tensor(uint8)": "uint8", "tensor(int64)": "int64", "tensor(float)": "float32", "tensor(float16)": "float16"}

@@ -15,10 +15,10 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from ..errors import BackendError, DeviceMemoryError
-from .base import BackendAbsentError
+from ...errors import BackendError, DeviceMemoryError
+from ..base import BackendAbsentError
 
-_log = logging.getLogger("rdeic_rt.backends.cuda")
+_log = logging.getLogger("rdeic_rt.backends.gpu.cuda")
 
 
 @lru_cache(maxsize=1)

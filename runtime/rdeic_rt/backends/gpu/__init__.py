@@ -1,0 +1,1 @@
+"""What backends on a GPU share, and ONNX Runtime on it."""
