@@ -10,8 +10,8 @@ from typing import Any
 import onnxruntime
 import pytest
 
-from rdeic_rt import backends, bundle
-from rdeic_rt.backends import select
+from rdeic_rt import bundle
+from rdeic_rt.backends import cpu, select
 from rdeic_rt.backends.base import Backend, BackendAbsentError, Options
 from rdeic_rt.backends.gpu import cuda
 from rdeic_rt.errors import BackendUnavailableError
@@ -33,7 +33,7 @@ def only_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("tensorrt", "tensorrt_rtx", "cuda.bindings.runtime", "openvino"):
         monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.delitem(sys.modules, "rdeic_rt.backends.cpu.openvino", raising=False)
-    monkeypatch.delattr(backends, "openvino", raising=False)
+    monkeypatch.delattr(cpu, "openvino", raising=False)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     cuda.api.cache_clear()
 
