@@ -11,7 +11,7 @@ graph of a bundle may name files in one place only, and `graph_file` opens them 
 This is no ONNX reader. It knows the fields of the messages on the way to a tensor, and steps over all others by their
 length. What libraries could read in two ways is refused, so that there is nothing for them to read differently:
 unknown fields, fields of another wire type, numbers written with more bytes than they need, a main graph in parts.
-(librdeic's twin is src/onnx_walk.cc; tests/parity.py compares the two.)
+(librdeic's twin is src/onnx_walk.cc; tests/conformance/parity.py compares the two.)
 """
 
 from __future__ import annotations

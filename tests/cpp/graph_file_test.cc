@@ -1,4 +1,4 @@
-// Graphs in every form that is known to reach outside of a bundle: those that tests/hostile_graphs.py made, and files
+// Graphs in every form that is known to reach outside of a bundle: those that tests/conformance/hostile_graphs.py made, and files
 // that change.
 
 #include "graph_file.h"

@@ -1,4 +1,4 @@
-"""Bundles that are whole and should not be used; tests/parity.py has both runtimes decode with all of them."""
+"""Bundles that are whole and should not be used; tests/conformance has both runtimes decode with all of them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 import rdeic_rt
 from rdeic_rt import BundleCorruptError, BundleError, BundleMismatchError, DecodeOptions
-from tests import damaged_bundles
-from tests.damaged_bundles import GRAPH, copy, leak, replace
+from tests.conformance import damaged_bundles
+from tests.conformance.damaged_bundles import GRAPH, copy, leak, replace
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "v1"
 

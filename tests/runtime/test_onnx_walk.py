@@ -19,8 +19,8 @@ from rdeic_rt.bundle_file import BundleFile
 from rdeic_rt.errors import BundleCorruptError
 from rdeic_rt.manifest import GraphSpec
 
-from .. import hostile_graphs
-from ..hostile_graphs import LISTED
+from ..conformance import hostile_graphs
+from ..conformance.hostile_graphs import LISTED
 from . import micro
 
 MODEL = micro.graph("vae_decoder")

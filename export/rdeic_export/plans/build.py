@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from rdeic_rt import families
-from rdeic_rt.backends.base import COMBINE
+from rdeic_rt.backends.base import WEIGHTED_SUM
 from rdeic_rt.backends.tensorrt import plans as stored
 from rdeic_rt.backends.tensorrt.plans import Plan, PlanKey, Profile
 from rdeic_rt.errors import BundleError, ExportError
@@ -59,7 +59,7 @@ def build(
     Raises:
         ExportError: a build failed; its plan is not there, those before it are.
     """
-    graphs = [*derived.graphs.values(), derive.as_it_is(COMBINE)]
+    graphs = [*derived.graphs.values(), derive.as_it_is(WEIGHTED_SUM)]
     keys = {graph.spec.id: _key(bundle, graph, derived.form, target) for graph in graphs}
     waiting = [graph for graph in graphs if not (resume and _is_built(bundle, keys[graph.spec.id]))]
     for graph in graphs:
@@ -129,7 +129,7 @@ def _run(request: Request, graph: GraphSpec, folder: Path) -> Mapping[str, Any]:
 
 def _key(bundle: Bundle, graph: DerivedGraph, precision: str, target: Target) -> PlanKey:
     graph_id = graph.spec.id
-    reference = graph.spec if graph_id == COMBINE.id else bundle.reference(graph_id)
+    reference = graph.spec if graph_id == WEIGHTED_SUM.id else bundle.reference(graph_id)
     batch = target.profile.max_batch if _has_residuals(graph.spec) else 1
     return PlanKey(
         graph=graph_id,
@@ -183,7 +183,7 @@ class _SizesOf:
     def _at(self, size: Size, batch: int) -> dict[str, int]:
         sizes = {BATCH: batch, ROWS: size.height // self._unit_px, COLUMNS: size.width // self._unit_px}
         of_latent = dict(zip(("channels", "height", "width"), self._latent.resolve(sizes)[1:], strict=True))
-        return {**sizes, **of_latent}  # the latter are what `COMBINE` calls them, which is run on latents
+        return {**sizes, **of_latent}  # the latter are what `WEIGHTED_SUM` calls them, which is run on latents
 
 
 def _latent(bundle: Bundle) -> TensorSpec:

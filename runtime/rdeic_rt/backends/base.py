@@ -29,11 +29,11 @@ from ..manifest import AUTO, Bundle, GraphSpec
 from ..tensor_spec import TensorSpec
 
 _ANY_LATENT = ("batch", "channels", "height", "width")
-# out = weights[0] x + weights[1] y, what `Backend.combine` computes, for backends that compute nothing but graphs.
-COMBINE = GraphSpec(
-    id="combine",
+# out = weights[0] x + weights[1] y, what `Backend.weighted_sum` computes, for backends that compute nothing but graphs.
+WEIGHTED_SUM = GraphSpec(
+    id="weighted_sum",
     form="fp32",
-    file=OwnFile(Path(__file__).with_name("combine.onnx")),
+    file=OwnFile(Path(__file__).with_name("weighted_sum.onnx")),
     inputs=(
         TensorSpec("x", "float32", _ANY_LATENT),
         TensorSpec("y", "float32", _ANY_LATENT),
@@ -161,7 +161,7 @@ class Backend(Protocol):
     def zeros_like(self, buffer: Buffer) -> Buffer:
         """Return zeros of the same type and shape."""
 
-    def combine(self, x: Buffer, y: Buffer, weights: Buffer) -> Buffer:
+    def weighted_sum(self, x: Buffer, y: Buffer, weights: Buffer) -> Buffer:
         """Return weights[0] x + weights[1] y, float32, for x and y of one shape and weights float32 [2]."""
 
     def split(self, buffer: Buffer) -> tuple[Buffer, ...]:

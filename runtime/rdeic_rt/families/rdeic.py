@@ -159,7 +159,7 @@ def _start(backend: Backend, schedule: Schedule, latent: TensorSpec) -> Stage:
     weights = backend.put(schedule.start_weights())
 
     def run(inputs: Mapping[str, Buffer]) -> tuple[Buffer, ...]:
-        return (backend.combine(inputs["z_c"], inputs["noise"], weights),)
+        return (backend.weighted_sum(inputs["z_c"], inputs["noise"], weights),)
 
     return Stage("start", (), {"z_c": latent, "noise": latent}, (latent,), run, is_part=False)
 
@@ -198,4 +198,4 @@ def _guided(
     for name in ("z_n", "noise"):
         pair[name] = backend.stack([given[name], given[name]])
     controlled, plain = backend.split(run_checked(unet_step, {**given, **pair})["z_prev"])
-    return backend.combine(controlled, plain, guidance)
+    return backend.weighted_sum(controlled, plain, guidance)

@@ -69,7 +69,7 @@ def wanted(target: Target) -> dict[str, object]:
 def test_build_writes_plans_that_the_runtime_finds_by_their_key(
     folder: Path, built: list[Plan], target: Target
 ) -> None:
-    assert [plan.key.graph for plan in built] == [*GRAPHS, "combine"]
+    assert [plan.key.graph for plan in built] == [*GRAPHS, "weighted_sum"]
     bundle = bundles.read(folder)
     for plan in built:
         assert plan.read()[:4] == b"vtrt"
@@ -152,9 +152,9 @@ def built_now(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_build_resumed_builds_only_what_is_missing_or_damaged(
     copied: Bundle, target: Target, tmp_path: Path, built_now: list[str]
 ) -> None:
-    next((copied.folder / stored.FOLDER).glob("*/combine.plan")).write_bytes(b"cut short")
+    next((copied.folder / stored.FOLDER).glob("*/weighted_sum.plan")).write_bytes(b"cut short")
     result = plans.build(copied, derived(copied, ("control_r0",), tmp_path / "derived"), target, resume=True)
-    assert built_now == ["combine"]
+    assert built_now == ["weighted_sum"]
     assert [len(plan.read()) > 1000 for plan in result] == [True, True]
 
 
@@ -203,7 +203,7 @@ def test_main_steps_2_builds_plans_of_every_rate_that_decodes_in_two_steps(
     assert build_engines.main(["--bundle", str(folder), "--steps", "2", "--precision", "fp32", *small]) == 0
     keys = [json.loads(path.read_text())["key"] for path in (folder / stored.FOLDER).rglob("*.json")]
     per_rate = {f"{role}_r{rate}" for role in ("control", "synthesis") for rate in (0, 1, 2)}
-    expected = {"combine", "unet_step", "vae_decoder"} | per_rate
+    expected = {"weighted_sum", "unet_step", "vae_decoder"} | per_rate
     assert {key["graph"] for key in keys} == expected
     assert {key["profile"]["max_batch"] for key in keys} == {1}
     assert {key["precision"] for key in keys} == {"fp32"}

@@ -21,7 +21,7 @@ import numpy as np
 import onnxruntime as ort
 
 from rdeic_rt import bundle as bundles
-from rdeic_rt.backends.base import COMBINE
+from rdeic_rt.backends.base import WEIGHTED_SUM
 from rdeic_rt.backends.tensorrt import plans
 from rdeic_rt.backends.tensorrt.plans import PlanKey, Profile
 from rdeic_rt.limits import Size
@@ -282,7 +282,7 @@ def write_plans(
         for role, graph_id in rate.graphs.items()
         if role in bundle.decoding_roles
     }
-    for spec in [*(bundle.reference(graph_id) for graph_id in sorted(ids)), COMBINE]:
+    for spec in [*(bundle.reference(graph_id) for graph_id in sorted(ids)), WEIGHTED_SUM]:
         key = PlanKey(
             graph=spec.id,
             onnx_sha256=plans.onnx_digest(spec),
@@ -314,7 +314,7 @@ def _is_guided(spec: GraphSpec) -> bool:
 def _shapes(bundle: Bundle, tensor: TensorSpec, profile: Profile) -> list[list[int]]:
     """Return the smallest, typical and largest shape of an input."""
     last = bundle.reference(bundle.rates[0].graphs[bundle.decoding_roles[-1]])
-    shape = last.inputs[0] if "channels" in tensor.shape else tensor  # `base.COMBINE` runs on latents
+    shape = last.inputs[0] if "channels" in tensor.shape else tensor  # `base.WEIGHTED_SUM` runs on latents
     units = bundle.size_multiple_px
     return [
         list(shape.resolve({"batch": batch, "hz": size.height // units, "wz": size.width // units}))

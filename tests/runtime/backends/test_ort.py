@@ -137,12 +137,12 @@ def test_run_failing_inside_raises_backend_error(tmp_path: Path, backend: OrtBac
         graph.run({"x": backend.put(np.zeros((2, 3), np.float32))})
 
 
-def test_stack_split_and_combine_are_inverse_and_linear(backend: OrtBackend) -> None:
+def test_stack_split_and_weighted_sum_are_inverse_and_linear(backend: OrtBackend) -> None:
     one, two = np.full((1, 3), 1, np.float32), np.full((1, 3), 3, np.float32)
     parts = backend.split(backend.stack([one, two]))
     assert [part.tolist() for part in parts] == [one.tolist(), two.tolist()]
     assert backend.zeros_like(one).tolist() == [[0, 0, 0]]
-    combined = [backend.combine(one, two, np.array(w, np.float32)) for w in ((1, 0), (0.5, 0.5), (-0.5, 1.5))]
+    combined = [backend.weighted_sum(one, two, np.array(w, np.float32)) for w in ((1, 0), (0.5, 0.5), (-0.5, 1.5))]
     assert [array.tolist()[0][2] for array in combined] == [1, 2, 4]
 
 

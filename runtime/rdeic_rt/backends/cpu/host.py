@@ -36,7 +36,7 @@ class HostArrays:
         """Return zeros of the same type and shape."""
         return np.zeros_like(_array(buffer))
 
-    def combine(self, x: Buffer, y: Buffer, weights: Buffer) -> NDArray[np.float32]:
+    def weighted_sum(self, x: Buffer, y: Buffer, weights: Buffer) -> NDArray[np.float32]:
         """Return weights[0] x + weights[1] y."""
         first, second = _array(weights)
         result: NDArray[np.float32] = first * _array(x) + second * _array(y)

@@ -22,7 +22,7 @@ from numpy.typing import DTypeLike, NDArray
 from ...errors import BackendError
 from ...limits import Size
 from ...manifest import GraphSpec
-from ..base import COMBINE, Buffer, Graph, Options, Result
+from ..base import WEIGHTED_SUM, Buffer, Graph, Options, Result
 from .buffers import DeviceBuffer
 from .cuda import Device, Event, Stream, api, call, device_facts
 from .memory import ALIGNMENT, Block, Memory, Staging
@@ -213,9 +213,9 @@ class DeviceBackend(ABC):
             call("cudaMemsetAsync", result.address, 0, result.size_bytes, target.stream.handle)
         return result
 
-    def combine(self, x: Buffer, y: Buffer, weights: Buffer) -> Buffer:
-        """Return weights[0] x + weights[1] y, by the graph `base.COMBINE`."""
-        return self._combine.run({"x": x, "y": y, "weights": weights})["out"]
+    def weighted_sum(self, x: Buffer, y: Buffer, weights: Buffer) -> Buffer:
+        """Return weights[0] x + weights[1] y, by the graph `base.WEIGHTED_SUM`."""
+        return self._weighted_sum.run({"x": x, "y": y, "weights": weights})["out"]
 
     def split(self, buffer: Buffer) -> tuple[DeviceBuffer, ...]:
         """Return the batch items, each [1, ...], in the same memory."""
@@ -245,8 +245,8 @@ class DeviceBackend(ABC):
             return function(self.workspace.upload(inputs))
 
     @cached_property
-    def _combine(self) -> Graph:
-        return self.load(COMBINE)
+    def _weighted_sum(self) -> Graph:
+        return self.load(WEIGHTED_SUM)
 
 
 def device_buffer(buffer: Buffer) -> DeviceBuffer:

@@ -14,7 +14,7 @@ import onnxruntime as ort
 
 from ...errors import BackendError, BackendUnavailableError, DeviceMemoryError
 from ...manifest import GraphSpec
-from ..base import COMBINE, BackendAbsentError, Buffer, Options
+from ..base import WEIGHTED_SUM, BackendAbsentError, Buffer, Options
 from ..cpu.ort import FAILED, Weights, open_session
 from .buffers import DeviceBuffer
 from .cuda import call
@@ -56,7 +56,7 @@ class OrtCudaBackend(DeviceBackend):
             backend = cls(Workspace.open(options), options.threads)
         except BackendUnavailableError as error:
             raise type(error)(f"cuda: {error}") from None
-        running = backend.load(COMBINE).providers
+        running = backend.load(WEIGHTED_SUM).providers
         if _PROVIDER not in running:
             raise BackendUnavailableError(
                 f"cuda: onnxruntime {ort.__version__} cannot load its {_PROVIDER} and would use {running[0]}. CUDA and "

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ...errors import BackendUnavailableError, BundleError, DeviceMemoryError
 from ...limits import Size
 from ...manifest import AUTO, FORMS, PRECISIONS, Bundle, GraphSpec, precision_of
-from ..base import COMBINE, BackendAbsentError, Buffer, Graph, Options, Result
+from ..base import WEIGHTED_SUM, BackendAbsentError, Buffer, Graph, Options, Result
 from ..gpu.capture import Captures
 from ..gpu.cuda import device_facts
 from ..gpu.device import DeviceBackend, Workspace
@@ -71,7 +71,7 @@ def _missing(bundle: Bundle, library: Library, capability: int, precision: str) 
     reasons = []
     for rate in bundle.rates:
         try:
-            for spec in (*(bundle.reference(rate.graphs[role]) for role in bundle.decoding_roles), COMBINE):
+            for spec in (*(bundle.reference(rate.graphs[role]) for role in bundle.decoding_roles), WEIGHTED_SUM):
                 _find(bundle, spec, library, capability, precision)
         except BackendUnavailableError as error:
             reasons.append(error)

@@ -6,15 +6,15 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from rdeic_rt.backends.base import COMBINE
+from rdeic_rt.backends.base import WEIGHTED_SUM
 from rdeic_rt.backends.cpu.ort import OrtBackend
 
 
-def combine_graph() -> bytes:
-    """Return what ``rdeic_rt/backends/combine.onnx`` is a copy of: out = weights[0] x + weights[1] y, float32."""
+def weighted_sum_graph() -> bytes:
+    """Return what ``rdeic_rt/backends/weighted_sum.onnx`` is a copy of: out = weights[0] x + weights[1] y, float32."""
     values = [
         [helper.make_tensor_value_info(tensor.name, TensorProto.FLOAT, tensor.shape) for tensor in side]
-        for side in (COMBINE.inputs, COMBINE.outputs)
+        for side in (WEIGHTED_SUM.inputs, WEIGHTED_SUM.outputs)
     ]
     nodes = [
         helper.make_node("Split", ["weights"], ["of_x", "of_y"], axis=0),
@@ -23,7 +23,7 @@ def combine_graph() -> bytes:
         helper.make_node("Add", ["weighted_x", "weighted_y"], ["out"]),
     ]
     model = helper.make_model(
-        helper.make_graph(nodes, COMBINE.id, values[0], values[1]),
+        helper.make_graph(nodes, WEIGHTED_SUM.id, values[0], values[1]),
         producer_name="rdeic-rt",
         opset_imports=[helper.make_opsetid("", 13)],
         ir_version=8,
@@ -32,13 +32,13 @@ def combine_graph() -> bytes:
 
 
 def test_shipped_graph_is_this_one() -> None:
-    assert COMBINE.path.read_bytes() == combine_graph(), f"write combine_graph() to {COMBINE.path}"
-    onnx.checker.check_model(onnx.load(COMBINE.path), full_check=True)
+    assert WEIGHTED_SUM.path.read_bytes() == weighted_sum_graph(), f"write weighted_sum_graph() to {WEIGHTED_SUM.path}"
+    onnx.checker.check_model(onnx.load(WEIGHTED_SUM.path), full_check=True)
 
 
-def test_combine_graph_computes_what_the_cpu_backend_does() -> None:
+def test_weighted_sum_graph_computes_what_the_cpu_backend_does() -> None:
     backend = OrtBackend(threads=1)
     x, y = (np.random.default_rng(n).standard_normal((2, 3, 5, 7), np.float32) for n in range(2))
     weights = np.array([0.75, -1.5], np.float32)
-    result = backend.load(COMBINE).run({"x": x, "y": y, "weights": weights})["out"]
-    np.testing.assert_allclose(result, backend.combine(x, y, weights), rtol=0, atol=1e-6)
+    result = backend.load(WEIGHTED_SUM).run({"x": x, "y": y, "weights": weights})["out"]
+    np.testing.assert_allclose(result, backend.weighted_sum(x, y, weights), rtol=0, atol=1e-6)

@@ -1,7 +1,7 @@
 """Compare librdeic with the Python runtime: symbols identical, pixels within 1 level, errors of the same class.
 
-    python -m tests.parity build/tests/cpp/parity            what ctest runs
-    python -m tests.parity build/tests/cpp/parity --photos DIR --bundle engines/tiny --count 200
+    python -m tests.conformance.parity build/tests/cpp/parity            what ctest runs
+    python -m tests.conformance.parity build/tests/cpp/parity --photos DIR --bundle engines/tiny --count 200
 
 Files compared: the golden files, and their previews; crops of photos, freshly encoded at every rate of the bundle, and
 with a bundle that has levels at some of these too; images that are decoded in tiles; and damaged files, made here
@@ -32,10 +32,10 @@ import rdeic_rt
 from rdeic_rt import container, errors, onnx_walk
 from rdeic_rt.codec import Codec
 
+from ..damage import CRC_BYTES, flipped, header_bytes, resealed
 from . import damaged_bundles, hostile_graphs
-from .damage import CRC_BYTES, flipped, header_bytes, resealed
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests/golden/v1"
 LEVELS = ROOT / "tests/golden/v1-levels"
 # The numbers of rdeic.h.

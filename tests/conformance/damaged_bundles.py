@@ -194,6 +194,11 @@ def _rate(change: Callable[[Document], object]) -> Change:
     return lambda _, document: [change(rate) for rate in document["rates"]]
 
 
+def _rate_field(name: str, value: object) -> Change:
+    """Give the first rate another value of a field."""
+    return _rate(lambda rate: rate.update({name: value}))
+
+
 def _forms(graph: str, **forms: str) -> Change:
     return lambda _, d: d["graphs"][graph].update(forms={name.replace("_", "-"): file for name, file in forms.items()})
 
@@ -353,15 +358,10 @@ FORMS: dict[str, Change] = {
     "preferred form that is unknown": _set("preferred", "cpu", value=["fp32", "fp8"]),
     "preferred form that is a number": _set("preferred", "cpu", value=[32]),
 }
+_NO_FLAGS: tuple[object, ...] = (0, 1, "true", None, [])
 RATES: dict[str, Change] = {
-    **{
-        f"guided {value!r}": _rate(lambda rate, value=value: rate.update(guided=value))
-        for value in (0, 1, "true", None, [])
-    },
-    **{
-        f"lambda_r {value!r}": _rate(lambda rate, value=value: rate.update(lambda_r=value))
-        for value in (0, -1, "1", None, True)
-    },
+    **{f"guided {value!r}": _rate_field("guided", value) for value in _NO_FLAGS},
+    **{f"lambda_r {value!r}": _rate_field("lambda_r", value) for value in (0, -1, "1", None, True)},
     "no schedule": _rate(lambda rate: rate.pop("schedule")),
     "no step tables": _rate(lambda rate: rate.pop("step_tables")),
     "neither schedule nor step tables": _rate(lambda rate: [rate.pop("schedule"), rate.pop("step_tables")]),
@@ -383,8 +383,8 @@ ALLOWED: dict[str, Change] = {
         _forms("vae_decoder", fp32=GRAPH, int8_cpu="synthesis_r0.onnx")(target, d),
         _set("preferred", value={"cpu": ["fp32"]})(target, d),
     ],
-    **{f"guided {value}": _rate(lambda rate, value=value: rate.update(guided=value)) for value in (True, False)},
-    **{f"lambda_r {value}": _rate(lambda rate, value=value: rate.update(lambda_r=value)) for value in (1, 0.5)},
+    **{f"guided {value}": _rate_field("guided", value) for value in (True, False)},
+    **{f"lambda_r {value}": _rate_field("lambda_r", value) for value in (1, 0.5)},
 }
 LARGER_UNITS: dict[str, Change] = {
     "units of 128 throughout": lambda target, d: [
@@ -399,6 +399,18 @@ UNKNOWN: dict[str, Change] = {
     **{f"family {name!r}": _set("family", value=name) for name in ("diffo", "RDEIC", "rdeic ", "", "x" * 200)},
     "unknown family with a field of its own": lambda _, d: d.update(family="diffo", latent={}),
 }
+
+
+def _step_tables(content: bytes) -> Change:
+    """Give the files of step tables another content."""
+
+    def change(target: Path, _: Document) -> None:
+        for name in _STEPS:
+            replace(target / name, content)
+
+    return change
+
+
 CONTRADICTIONS: dict[str, Change] = {
     "schema as a real number": _set("schema", value=2.0),
     "schema as a truth": _set("schema", value=True),
@@ -427,15 +439,11 @@ CONTRADICTIONS: dict[str, Change] = {
     "colours first": edited(GRAPH, output_through(("Transpose", {"perm": [0, 3, 1, 2]}))),
     "latent turned on its side": edited("unet_step.onnx", output_through(("Transpose", {"perm": [0, 1, 3, 2]}))),
     "z_c turned on its side": edited("synthesis_r0.onnx", output_through(("Transpose", {"perm": [0, 1, 3, 2]}))),
-    "step table of other members": lambda target, _: [
-        replace(target / name, _archive({"control.npy": b"hello", "unet_step.npy": b"hello"})) for name in _STEPS
-    ],
-    "step table of texts": lambda target, _: [
-        replace(target / name, _archive({"control": b"hello", "unet_step": b"hello"})) for name in _STEPS
-    ],
+    "step table of other members": _step_tables(_archive({"control.npy": b"hello", "unet_step.npy": b"hello"})),
+    "step table of texts": _step_tables(_archive({"control": b"hello", "unet_step": b"hello"})),
     "entropy model of other members": _content("entropy_r0.npz", _archive({"version": b"hello"})),
     "entropy model of nothing": _content("entropy_r0.npz", _archive({})),
-    "step table that is empty": lambda target, _: [replace(target / name, b"") for name in _STEPS],
+    "step table that is empty": _step_tables(b""),
 }
 
 

@@ -24,7 +24,7 @@ from onnx import (
 )
 
 LISTED = "w.data"
-CORPUS = Path(__file__).parent / "fuzz/corpus/onnx_walk"
+CORPUS = Path(__file__).parents[1] / "fuzz/corpus/onnx_walk"
 _CORPUS_BYTES = 1 << 16
 IN_MEMORY = "*/_ORT_MEM_ADDR_/*"
 _MODEL_GRAPH, _GRAPH_NODE, _GRAPH_INITIALIZER, _NODE_ATTRIBUTE, _ATTRIBUTE_GRAPH = 7, 1, 5, 5, 6
@@ -49,11 +49,12 @@ def accepted(model: ModelProto, listed: str) -> dict[str, bytes]:
             changed.graph.node.append(helper.make_node("Identity", [tensor.name], [f"{tensor.name}_read"]))
         return changed
 
+    inside = TensorProto(name="w", data_type=2, dims=[1], raw_data=b"x", data_location=TensorProto.DEFAULT)
     forms = {
         "as it is": model,
         "listed": read(outside(listed)),
         "two of one file": read(*(outside(listed, 2, offset, name=f"w{offset}") for offset in (0, 2))),
-        "not external, said so": read(TensorProto(name="w", data_type=2, dims=[1], raw_data=b"x", data_location=0)),
+        "not external, said so": read(inside),
     }
     return {name: form.SerializeToString() for name, form in forms.items()}
 
@@ -146,6 +147,11 @@ def _incomplete(listed: str) -> dict[str, Callable[[ModelProto], object]]:
     def value(index: int, text: str) -> Callable[[TensorProto], object]:
         return lambda t: setattr(t.external_data[index], "value", text)
 
+    def not_aligned(t: TensorProto) -> None:
+        t.data_type = TensorProto.FLOAT16
+        t.dims[0] = 2
+        value(1, "1")(t)
+
     edits: dict[str, Callable[[TensorProto], object]] = {
         "location twice": entry(location="/etc/passwd"),
         "offset twice": entry(offset="0"),
@@ -174,11 +180,7 @@ def _incomplete(listed: str) -> dict[str, Callable[[ModelProto], object]]:
         "no elements": lambda t: t.dims.append(0),
         "negative dimension": lambda t: t.dims.extend([-1, -1]),
         "nine dimensions": lambda t: t.dims.extend([1] * 8),
-        "not aligned": lambda t: (
-            setattr(t, "data_type", TensorProto.FLOAT16),
-            t.dims.__setitem__(0, 2),
-            value(1, "1")(t),
-        ),
+        "not aligned": not_aligned,
     }
     changes = {f"description: {name}": edited(edit) for name, edit in edits.items()}
     inner = TensorProto(name="outside", data_type=TensorProto.UINT8, dims=[1], raw_data=b"x")
@@ -215,7 +217,7 @@ def _encodings(model: ModelProto, listed: str) -> dict[str, bytes]:
         """Return a weight with these data locations."""
         tensor = outside(listed)
         tensor.ClearField("data_location")
-        return tensor.SerializeToString() + b"".join(key(14, _VARINT) + x for x in values)
+        return bytes(tensor.SerializeToString()) + b"".join(key(14, _VARINT) + x for x in values)
 
     return {
         "empty": b"",
@@ -238,7 +240,7 @@ def _encodings(model: ModelProto, listed: str) -> dict[str, bytes]:
             field(_NODE_ATTRIBUTE, b"".join(field(5, part.SerializeToString()) for part in parts))
         ),
         "entry's key twice": weights(
-            TensorProto(name="w", data_location=1, data_type=2, dims=[4]).SerializeToString()
+            TensorProto(name="w", data_location=TensorProto.EXTERNAL, data_type=2, dims=[4]).SerializeToString()
             + field(13, field(1, b"offset") + field(1, b"location") + field(2, b"/etc/passwd"))
         ),
         "number longer than it needs": weights(location(b"\x81\0")),
@@ -286,7 +288,7 @@ def _without_graph(model: ModelProto) -> bytes:
     rest = ModelProto()
     rest.CopyFrom(model)
     rest.ClearField("graph")
-    return rest.SerializeToString()
+    return bytes(rest.SerializeToString())
 
 
 def _changed(model: ModelProto, change: Callable[[ModelProto], object]) -> ModelProto:
@@ -302,7 +304,7 @@ def _initializer(model: ModelProto, tensor: TensorProto) -> None:
 
 def files() -> dict[str, bytes]:
     """Return all forms of a small graph, as the corpus of the fuzzer ``onnx_walk`` has them, by file name."""
-    from .runtime import micro
+    from ..runtime import micro
 
     model = micro.graph("vae_decoder")
     forms = {f"accepted: {name}": content for name, content in accepted(model, LISTED).items()}
@@ -313,7 +315,7 @@ def files() -> dict[str, bytes]:
 
 
 def main() -> None:
-    """Write the corpus: python -m tests.hostile_graphs."""
+    """Write the corpus: python -m tests.conformance.hostile_graphs."""
     for name, content in files().items():
         (CORPUS / name).write_bytes(content)
 

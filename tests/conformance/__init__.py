@@ -1,0 +1,1 @@
+"""Both runtimes on the same inputs."""
