@@ -25,4 +25,4 @@ def flipped(data: bytes, bit: int) -> bytes:
 def resealed(data: bytes) -> bytes:
     """Return the bytes with a checksum that fits, as an attacker would write them."""
     body = data[:-CRC_BYTES]
-    return body + google_crc32c.value(body).to_bytes(CRC_BYTES, "little")
+    return body + int(google_crc32c.value(body)).to_bytes(CRC_BYTES, "little")

@@ -159,14 +159,43 @@ def leak(target: Path, location: str) -> None:
     replace(target / GRAPH, model.SerializeToString())
 
 
-def _shape(graph: str, tensor: str, shape: list[int | str]) -> Change:
+def _tensor(name: str, key: str, value: object, graph: str = "") -> Change:
+    """Change what is said of a tensor: in one graph, or in all that have it."""
+
     def change(_: Path, document: Document) -> None:
-        for one in document["graphs"].values():
-            for spec in one["inputs"] + one["outputs"]:
-                if one["file"] == graph and spec["name"] == tensor:
-                    spec["shape"] = shape
+        found = [
+            spec
+            for id_, one in document["graphs"].items()
+            for spec in one["inputs"] + one["outputs"]
+            if graph in ("", id_) and spec["name"] == name
+        ]
+        assert found, (graph, name)
+        for spec in found:
+            spec[key] = value
 
     return change
+
+
+def _shape(graph: str, tensor: str, shape: list[object]) -> Change:
+    return _tensor(tensor, "shape", shape, graph)
+
+
+def _z(*shape: object) -> Change:
+    """Give every latent that the denoiser works on another shape."""
+
+    def change(target: Path, document: Document) -> None:
+        for name in ("z_c", "z_n", "noise", "z_prev", "z_0"):
+            _tensor(name, "shape", list(shape))(target, document)
+
+    return change
+
+
+def _rate(change: Callable[[Document], object]) -> Change:
+    return lambda _, document: [change(rate) for rate in document["rates"]]
+
+
+def _forms(graph: str, **forms: str) -> Change:
+    return lambda _, d: d["graphs"][graph].update(forms={name.replace("_", "-"): file for name, file in forms.items()})
 
 
 def _schedule(**values: float) -> Change:
@@ -243,21 +272,136 @@ def output_through(*ops: tuple[str, dict[str, Any]]) -> Callable[[ModelProto], o
 
 
 _STEPS = ("steps_r0_2.npz", "steps_r0_5.npz")
+SHAPES: dict[str, Change] = {
+    "latent of rank 3": _shape("vae_decoder", "z_0", ["batch", "8*hz", "8*wz"]),
+    "latents of rank 3": _z("batch", "8*hz", "8*wz"),
+    "latents without channels": _z("batch", "channels", "8*hz", "8*wz"),
+    "latents of other channels": _z("batch", 5, "8*hz", "8*wz"),
+    "latents of another grid": _z("batch", 4, "4*hz", "4*wz"),
+    "latents on their side": _z("batch", 4, "8*wz", "8*hz"),
+    "latents that are the same for all sizes": _z(1, 4, 32, 32),
+    "z_0 that is the same for all sizes": _shape("vae_decoder", "z_0", [1, 4, 32, 32]),
+    "rows without columns": _z("batch", 4, "8*hz", 8),
+    "columns without rows": _z("batch", 4, 8, "8*wz"),
+    "rows and columns apart": _z("batch", "8*hz", 4, "8*wz"),
+    "rows and columns of two factors": _z("batch", 4, "8*hz", "4*wz"),
+    "rows twice": _z("8*hz", "8*wz", "8*hz", "8*wz"),
+    "batch twice": _z("batch", "batch", "8*hz", "8*wz"),
+    "batch with a factor": _z("2*batch", 4, "8*hz", "8*wz"),
+    "batch last": _z(4, "8*hz", "8*wz", "batch"),
+    "factor that divides nothing": _z("batch", 4, "7*hz", "7*wz"),
+    "factor above the unit": _z("batch", 4, "128*hz", "128*wz"),
+    "factor of 1 that is written": _shape("analysis_r0", "vq_indices", ["batch", "1*hz", "1*wz"]),
+    "factor of 0": _shape("analysis_r0", "vq_indices", ["batch", "0*hz", "0*wz"]),
+    "factor that begins with 0": _z("batch", 4, "08*hz", "08*wz"),
+    "factor of five digits": _z("batch", 4, "10000*hz", "10000*wz"),
+    "factor of two": _z("batch", 4, "2*4*hz", "2*4*wz"),
+    "factor that comes last": _z("batch", 4, "hz*8", "wz*8"),
+    "factor with a blank": _z("batch", 4, "8 *hz", "8 *wz"),
+    "name in capitals": _z("batch", 4, "8*HZ", "8*WZ"),
+    "name with a line break": _z("batch", 4, "8*hz\n", "8*wz\n"),
+    "name that is empty": _z("", 4, "8*hz", "8*wz"),
+    "dimension of 0": _z("batch", 0, "8*hz", "8*wz"),
+    "dimension below 0": _z("batch", -4, "8*hz", "8*wz"),
+    "dimension as a real number": _z("batch", 4.0, "8*hz", "8*wz"),
+    "dimension as a truth": _z("batch", True, "8*hz", "8*wz"),
+    "nine dimensions": _z("batch", 4, "8*hz", "8*wz", 1, 1, 1, 1, 1),
+    "shape that is a text": _tensor("hint", "shape", "batch"),
+    "z_0 of other channels": _shape("vae_decoder", "z_0", ["batch", 5, "8*hz", "8*wz"]),
+    "z_0 of another type": _tensor("z_0", "dtype", "float16"),
+    "hint of two grids": _shape("control_r0", "hint", ["batch", 16, "4*hz", "4*wz"]),
+    "residual of two shapes": _shape("unet_step", "residual_0", ["batch", 15, "8*hz", "8*wz"]),
+    "residual of another name": lambda _, d: d["graphs"]["control_r0"]["outputs"][0].update(name="residual_x"),
+    "y_hat of other channels": _tensor("y_hat", "shape", ["batch", 15, "4*hz", "4*wz"]),
+    "y_hat of another grid": _tensor("y_hat", "shape", ["batch", 16, "2*hz", "2*wz"]),
+    "y_hat of rank 3": _tensor("y_hat", "shape", [16, "4*hz", "4*wz"]),
+    "tensor twice": lambda _, d: d["graphs"]["vae_decoder"]["inputs"].append(d["graphs"]["vae_decoder"]["inputs"][0]),
+    "image in float32": _tensor("image", "dtype", "float32"),
+    "image with the colours first": _tensor("image", "shape", ["batch", 3, "64*hz", "64*wz"]),
+    "image of four colours": _tensor("image", "shape", ["batch", "64*hz", "64*wz", 4]),
+    "image of half the size": _tensor("image", "shape", ["batch", "32*hz", "32*wz", 3]),
+    **{f"units of {px}": _set("size_multiple_px", value=px) for px in (0, 1, 32, 63, 128, 4096, 4097, 64.0, "64")},
+    "units of 128 throughout": lambda target, d: [
+        _set("size_multiple_px", value=128)(target, d),
+        _tensor("image", "shape", ["batch", "128*hz", "128*wz", 3])(target, d),
+    ],
+}
+FAMILIES: dict[str, Change] = {
+    **{f"family {name!r}": _set("family", value=name) for name in ("diffo", "RDEIC", "rdeic ", "", "x" * 200, 1, None)},
+    "no family": lambda _, d: d.pop("family"),
+    "unknown family with a field of its own": lambda _, d: d.update(family="diffo", latent={}),
+    "role that is missing": lambda _, d: d["rates"][0]["graphs"].pop("control"),
+    "role of encoding that is missing": _rate(lambda rate: rate["graphs"].pop("analysis")),
+    "role too many": lambda _, d: d["rates"][0]["graphs"].update(mixer="unet_step"),
+    "no roles": _rate(lambda rate: rate.update(graphs={})),
+    "roles in an array": _rate(lambda rate: rate.update(graphs=list(rate["graphs"]))),
+    "role that is a number": _rate(lambda rate: rate["graphs"].update(control=1)),
+    "role of a graph that is not there": _rate(lambda rate: rate["graphs"].update(control="other")),
+    "roles exchanged": _rate(lambda rate: rate["graphs"].update(control="unet_step", unet_step="control_r0")),
+}
+FORMS: dict[str, Change] = {
+    "form that is unknown": _forms("vae_decoder", fp8=GRAPH),
+    "no form": _forms("vae_decoder"),
+    "forms that are none": lambda _, d: d["graphs"]["vae_decoder"].update(forms=None),
+    "form in a file that is not listed": _forms("vae_decoder", fp32="other.onnx"),
+    "second form in a file that is not listed": _forms("vae_decoder", fp32=GRAPH, fp16="other.onnx"),
+    "form that is a number": lambda _, d: d["graphs"]["vae_decoder"].update(forms={"fp32": 1}),
+    "file and precision, as schema 1 has them": lambda _, d: d["graphs"]["vae_decoder"].update(
+        file=GRAPH, precision="fp32"
+    ),
+    **{f"only as {form}": _forms("vae_decoder", **{form: GRAPH}) for form in ("fp16", "int8", "int8_cpu")},
+    "better form that is another graph": _forms("vae_decoder", fp32=GRAPH, int8_cpu="synthesis_r0.onnx"),
+    "second form that is another graph": lambda target, d: [
+        _forms("vae_decoder", fp32=GRAPH, int8_cpu="synthesis_r0.onnx")(target, d),
+        _set("preferred", value={"cpu": ["fp32"]})(target, d),
+    ],
+    "preferred by nobody": _set("preferred", value={}),
+    "preferred by others": _set("preferred", value={"abacus": ["int8"], "": ["fp32"]}),
+    "preferred that is missing": lambda _, d: d.pop("preferred"),
+    "preferred in an array": _set("preferred", value=["fp32"]),
+    "preferred as a text": _set("preferred", "cpu", value="fp32"),
+    "preferred of none": _set("preferred", "cpu", value=[]),
+    "preferred twice": _set("preferred", "cpu", value=["fp32", "fp16", "fp32"]),
+    "preferred form that is unknown": _set("preferred", "cpu", value=["fp32", "fp8"]),
+    "preferred form that is a number": _set("preferred", "cpu", value=[32]),
+    "preferred forms without the ones there are": _set("preferred", "cpu", value=["fp16", "int8"]),
+}
+RATES: dict[str, Change] = {
+    **{
+        f"guided {value!r}": _rate(lambda rate, value=value: rate.update(guided=value))
+        for value in (True, False, 0, 1, "true", None, [])
+    },
+    "lambda_r left out": _rate(lambda rate: rate.pop("lambda_r")),
+    **{
+        f"lambda_r {value!r}": _rate(lambda rate, value=value: rate.update(lambda_r=value))
+        for value in (0, -1, 1, 0.5, "1", None, True)
+    },
+    "no schedule": _rate(lambda rate: rate.pop("schedule")),
+    "no step tables": _rate(lambda rate: rate.pop("step_tables")),
+    "neither schedule nor step tables": _rate(lambda rate: [rate.pop("schedule"), rate.pop("step_tables")]),
+    "step tables of nothing": _rate(lambda rate: rate.update(step_tables={})),
+    "no schedules": _set("schedules", value={}),
+    "schedule that is not there": _rate(lambda rate: rate.update(schedule="other")),
+}
 _TWICE_AS_WIDE = ("Concat", {"axis": 2})
 CONTRADICTIONS: dict[str, Change] = {
-    "channels that no graph has": _set("latent", "channels", value=7),
-    "channels as a real number": _set("latent", "channels", value=4.0),
-    "schema as a real number": _set("schema", value=1.0),
+    "schema 1": _set("schema", value=1),
+    "schema 3": _set("schema", value=3),
+    "schema as a real number": _set("schema", value=2.0),
+    "schema as a truth": _set("schema", value=True),
+    "latent, as schema 1 has it": _set("latent", value={"channels": 4, "factor_px": 8}),
     "length as a real number": lambda _, d: d["files"].update({"x.bin": {"sha256": "0" * 64, "bytes": 1.0}}),
     "default rate as a real number": _set("default_rate", value=0.0),
     "half of a surrogate pair": _text('"licence": "', '"licence": "\\udc80'),
     "half of a surrogate pair as a key": _text('"provenance": {', '"provenance": {"\\ud800": 1, '),
     "whole surrogate pair": _text('"licence": "', '"licence": "\\ud83d\\ude00'),
-    "step without a width": _shape("unet_step.onnx", "step", ["a", "b"]),
-    "step of a batch": _shape("unet_step.onnx", "step", [2, 3]),
-    "step of rank 1": _shape("control_r0.onnx", "step", [3]),
-    "latent of rank 3": _shape("vae_decoder.onnx", "z_0", ["b", "h", "w"]),
-    "latent without channels": _shape("vae_decoder.onnx", "z_0", ["b", "c", "h", "w"]),
+    "step without a width": _shape("unet_step", "step", [1, "batch"]),
+    "step of a batch": _shape("unet_step", "step", [2, 3]),
+    "step of rank 1": _shape("control_r0", "step", [3]),
+    **SHAPES,
+    **FAMILIES,
+    **FORMS,
+    **RATES,
     "coefficients that overflow float32": _schedule(b=1e308),
     "coefficients just above float32": _schedule(a=3.4028235677973366e38),
     "coefficients that lead to infinity": _schedule(a=3e38, b=3e38),
@@ -387,7 +531,7 @@ LEVELS: dict[str, Change] = {
     "worth of a bit as a truth": _set("rates", 0, "bit_worth", value=True),
     "analysis without a level": _level_input("analysis", None),
     "synthesis without a level": _level_input("synthesis", None),
-    "level without a width": _level_input("synthesis", ["a", "b"]),
+    "level without a width": _level_input("synthesis", [1, "batch"]),
     "level of a batch": _level_input("synthesis", [2, 16]),
     "level of rank 1": _level_input("analysis", [16]),
     "level of another width": _level_input("synthesis", [1, 15]),

@@ -7,13 +7,14 @@ import logging
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+from rdeic_export.modules.gained import GainedCompressionModel
 from rdeic_export.modules.model import RdeicModel
 from rdeic_export.weights.recipe import MODELS
 
@@ -21,6 +22,8 @@ from . import data, loop
 from .loop import Schedule
 
 VALIDATION_PX = 256
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -87,8 +90,7 @@ def prepare(args: argparse.Namespace, stage: str) -> Setup:
     photos = data.load_photos(args.validation, VALIDATION_PX)[: args.samples]
     squares = np.stack([data.centre(photo, VALIDATION_PX) for photo in photos])
     return Setup(
-        # Convolutions in bfloat16 run up to twice as fast in this order of dimensions.
-        model=RdeicModel(MODELS[settings["model"]]).to(args.device, memory_format=torch.channels_last),
+        model=on_device(RdeicModel(MODELS[settings["model"]]), args.device),
         squares=np.load(args.crops, mmap_mode="r"),
         validation=data.to_tensor(squares).to(args.device),
         schedule=schedule,
@@ -100,6 +102,14 @@ def prepare(args: argparse.Namespace, stage: str) -> Setup:
     )
 
 
-def psnr_of(mse: Tensor) -> float:
-    """Return the PSNR in dB of a mean squared error of images in [-1, 1]."""
-    return float(10 * torch.log10(4.0 / mse.clamp(min=1e-12)))
+def on_device(network: Network, device: str) -> Network:
+    """Return a network on a device, with channels last: convolutions in bfloat16 then run up to twice as fast."""
+    moved: Network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return moved
+
+
+def codec_of(model: RdeicModel) -> GainedCompressionModel:
+    """Return the compression module of a model, which must be one for all rates: no other can be trained."""
+    if not isinstance(model.codec, GainedCompressionModel):
+        raise TypeError(f"the compression module is a {type(model.codec).__name__}, of one rate")
+    return model.codec

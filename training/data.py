@@ -91,7 +91,7 @@ def centre(photo: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 
 
 def _window(squares: NDArray[np.uint8], crop_px: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    square = squares[int(rng.integers(len(squares)))]
+    square: NDArray[np.uint8] = squares[int(rng.integers(len(squares)))]
     top, left = (int(rng.integers(square.shape[0] - crop_px + 1)) for _ in range(2))
     window = square[top : top + crop_px, left : left + crop_px]
     return window[:, ::-1] if rng.random() < 0.5 else window
@@ -102,7 +102,7 @@ def _square(photo: NDArray[np.uint8], side_px: int, rng: np.random.Generator) ->
     smallest = max(MIN_SCALE, side_px / min(height, width))
     side = round(side_px / float(rng.uniform(smallest, 1.0))) if smallest < 1.0 else side_px
     top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
-    window = photo[top : top + side, left : left + side]
+    window: NDArray[np.uint8] = photo[top : top + side, left : left + side]
     if side != side_px:
         window = np.asarray(Image.fromarray(window).resize((side_px, side_px), Image.Resampling.LANCZOS))
     return window

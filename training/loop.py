@@ -191,7 +191,7 @@ def _average_gradients(parameters: list[nn.Parameter]) -> None:
     flat = torch.cat([g.flatten() for g in gradients])
     distributed.all_reduce(flat)
     flat /= process_count()
-    for gradient, average in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+    for gradient, average in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
         gradient.copy_(average.view_as(gradient))
 
 

@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from pytorch_msssim import MS_SSIM
 from torch import Tensor
 
+from rdeic_eval.perceptual import FeatureDistance
 from rdeic_export.modules.compression import LIKELIHOOD_FLOOR, SCALE_BOUND, SlicePrediction
-from rdeic_rt.evaluation.perceptual import FeatureDistance
+
+from .common import on_device
 
 STRUCTURE_WINDOW_PX = 7  # five scales of it fit into crops of 112 pixels
 COMMITMENT = 0.25  # beta of Eq. 9
@@ -33,6 +35,12 @@ class LowerBound(torch.autograd.Function):
         return grad * passes, None
 
 
+def lower_bound(x: Tensor, bound: float) -> Tensor:
+    """Return max(x, bound), with the gradients of `LowerBound`."""
+    bounded: Tensor = LowerBound.apply(x, bound)  # type: ignore[no-untyped-call]
+    return bounded
+
+
 def gaussian_bits(slices: list[SlicePrediction], y: Tensor) -> Tensor:
     """Return R(y_hat), float [B], the bits of each image under the predicted Gaussians.
 
@@ -48,7 +56,7 @@ def gaussian_bits(slices: list[SlicePrediction], y: Tensor) -> Tensor:
     """
     means = torch.cat([s.means for s in slices], dim=1).float()
     scales = torch.cat([s.scales for s in slices], dim=1).float()
-    scales = LowerBound.apply(scales, SCALE_BOUND)
+    scales = lower_bound(scales, SCALE_BOUND)
     symbols = torch.cat([s.y_hat for s in slices], dim=1).float() - means
     rounded = _bits(symbols.detach(), scales)
     smooth = _bits(y.float() - means, scales.detach())
@@ -60,7 +68,7 @@ def _bits(residual: Tensor, scales: Tensor) -> Tensor:
     distance = residual.abs()
     upper = torch.special.ndtr((0.5 - distance) / scales)
     lower = torch.special.ndtr((-0.5 - distance) / scales)
-    return -torch.log2(LowerBound.apply(upper - lower, LIKELIHOOD_FLOOR))
+    return -torch.log2(lower_bound(upper - lower, LIKELIHOOD_FLOOR))
 
 
 def block_means(image: Tensor, side: int = 16) -> Tensor:
@@ -84,7 +92,7 @@ class PixelLoss:
     """
 
     def __init__(self, options: dict[str, Any], device: str) -> None:
-        self._perceptual = FeatureDistance(PERCEPTUAL_NETWORK).to(device, memory_format=torch.channels_last)
+        self._perceptual = on_device(FeatureDistance(PERCEPTUAL_NETWORK), device)
         self._structure = MS_SSIM(data_range=2.0, win_size=STRUCTURE_WINDOW_PX)
         self._weights = {name: options[f"{name}_weight"] for name in ("pixel", "perceptual", "structure", "means")}
 

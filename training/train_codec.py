@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, distributed, nn
 
+from rdeic_eval.psnr import psnr_of_mse
 from rdeic_export.modules.gained import rate_between
 from rdeic_export.modules.model import RdeicModel
 
@@ -49,7 +50,7 @@ class Coded:
 
 def compress(model: RdeicModel, image: Tensor, rate: Tensor) -> Coded:
     """Return z_c, the hint and the rate of images [B, 3, H, W] in [-1, 1], coded at rates [B]."""
-    codec = model.codec
+    codec = common.codec_of(model)
     analysis_row, synthesis_row = codec.rows(rate)
     y = codec.analyse(model.vae.features(image), analysis_row)
     l_p = codec.hyper_enc(y)
@@ -114,9 +115,9 @@ def validation(setup: common.Setup, decode: Callable[[Coded], Tensor]) -> tuple[
     """
     metrics: loop.Metrics = {}
     columns = [data.to_images(setup.validation[:SHEET_PHOTOS])]
-    for rate in range(setup.model.codec.rates):
+    for rate in range(common.codec_of(setup.model).rates):
         bpp, squares, means = [], [], []
-        for index, image in enumerate(setup.validation.split(4)):
+        for index, image in enumerate(torch.split(setup.validation, 4)):
             coded = compress(setup.model, image, torch.full((len(image),), float(rate), device=image.device))
             decoded = decode(coded).float().clamp(-1, 1)
             bpp.append(coded.bpp)
@@ -127,7 +128,7 @@ def validation(setup: common.Setup, decode: Callable[[Coded], Tensor]) -> tuple[
         mse = torch.cat(squares)
         metrics |= {
             f"bpp_{rate}": float(torch.cat(bpp).mean()),
-            f"psnr_{rate}": float((10 * torch.log10(255**2 / mse)).mean()),
+            f"psnr_{rate}": float(np.mean([psnr_of_mse(error, 255) for error in mse.tolist()])),
             f"mse16_{rate}": float(torch.cat(means).mean()),
             f"share16_{rate}": float(torch.cat(means).mean() / mse.mean()),
         }
@@ -148,10 +149,11 @@ def main() -> None:
     else:
         transforms.start_from_linear(model, setup.squares, setup.options["steps_of_y"])
     codebook = Codebook(model)
+    rates = common.codec_of(model).rates
 
     def step_loss(step: int) -> tuple[Tensor, loop.Metrics]:
         image = setup.batch(step)
-        rate = torch.rand(len(image), device=image.device) * (model.codec.rates - 1)
+        rate = torch.rand(len(image), device=image.device) * (rates - 1)
         trade_off = rate_between(lambdas, rate)
         coded = compress(model, image, rate)
         codebook.saw(coded, step, RESTART_UNTIL * setup.schedule.steps)
@@ -172,7 +174,7 @@ def main() -> None:
             "mse": float(mse.detach().mean()),
             "latent": float(latent.detach()),
             "codebook": float(coded.codebook.detach()),
-            "codes": float(len(coded.indices.unique())),
+            "codes": float(len(torch.unique(coded.indices))),
         }
 
     trained = nn.ModuleDict({"vae": model.vae, "codec": model.codec})

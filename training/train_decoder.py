@@ -11,6 +11,7 @@ meaning.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rdeic_eval.psnr import psnr_of_mse
 from rdeic_export.modules import samplers
 from rdeic_export.modules.model import RdeicModel
 from rdeic_rt.schedule import Schedule
@@ -77,13 +79,12 @@ class DecoderStage:
         zero_connections(model)
         loop.load_weights(model, init)
         model.requires_grad_(False)
-        for module in (model.vae, model.codec.g_s, model.control, model.unet):
+        codec = common.codec_of(model)
+        for module in (model.vae, codec.g_s, model.control, model.unet):
             module.requires_grad_(True)
-        for parameter in (model.codec.log_inverse_gain, model.codec.synthesis_bias):
+        for parameter in (codec.log_inverse_gain, codec.synthesis_bias):
             parameter.requires_grad_(True)
-        self.trained = nn.ModuleDict(
-            {"vae": model.vae, "codec": model.codec, "control": model.control, "unet": model.unet}
-        )
+        self.trained = nn.ModuleDict({"vae": model.vae, "codec": codec, "control": model.control, "unet": model.unet})
         self.table = samplers.ddpm(model.config.diffusion, setup.options["n_steps"])
         self.pixel_loss = PixelLoss(setup.options, setup.device)
 
@@ -101,7 +102,7 @@ class DecoderStage:
         """Code and decode the crops of one step."""
         setup, model = self.setup, self.model
         image = setup.batch(step)
-        rate = torch.rand(len(image), device=image.device) * (model.codec.rates - 1)
+        rate = torch.rand(len(image), device=image.device) * (common.codec_of(model).rates - 1)
         coded = compress(model, image, rate)
         decoded = self.decode(coded)
         pixels, metrics = self.pixel_loss(decoded, image)
@@ -113,7 +114,7 @@ class DecoderStage:
         loss = pixels + setup.options["preview_weight"] * preview + setup.options["prior_weight"] * prior
         metrics |= {
             "bpp": float(coded.bpp.mean()),
-            "preview": common.psnr_of(preview.detach()),
+            "preview": psnr_of_mse(float(preview.detach()), 2),
             "prior": float(prior.detach()),
         }
         return Step(image, coded, decoded, loss, metrics)
@@ -135,13 +136,13 @@ def denoising_loss(model: RdeicModel, z_0: Tensor) -> Tensor:
 def zero_connections(model: RdeicModel) -> None:
     """Start from the plain denoiser: the control net adds nothing until it has learnt to."""
     for connection in model.control.connections:
-        nn.init.zeros_(connection.weight)
-        nn.init.zeros_(connection.bias)
+        for parameter in connection.parameters():
+            nn.init.zeros_(parameter)
 
 
 def start(z_c: Tensor, table: Schedule) -> Tensor:
     """Return z_N with fresh noise, float [B, C, h, w]."""
-    return table.abar_start**0.5 * z_c + (1 - table.abar_start) ** 0.5 * torch.randn_like(z_c)
+    return math.sqrt(table.abar_start) * z_c + math.sqrt(1 - table.abar_start) * torch.randn_like(z_c)
 
 
 if __name__ == "__main__":

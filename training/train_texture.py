@@ -51,9 +51,7 @@ class TextureStage(DecoderStage):
 
     def __init__(self, setup: common.Setup, init: Path) -> None:
         super().__init__(setup, init)
-        self.discriminator = PatchDiscriminator(setup.model.config.vae.latent_channels).to(
-            setup.device, memory_format=torch.channels_last
-        )
+        self.discriminator = common.on_device(PatchDiscriminator(setup.model.config.vae.latent_channels), setup.device)
         self.trained["discriminator"] = self.discriminator
 
     def loss(self, step: int) -> tuple[Tensor, loop.Metrics]:

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rdeic_export.modules.linear_vae import LinearVae
 from rdeic_export.modules.model import RdeicModel
 
-from . import data
+from . import common, data
 
 SAMPLE = 3000  # squares that the components are computed from
 CODING_ERROR = 0.018
@@ -26,6 +27,8 @@ def start_from_linear(model: RdeicModel, squares: NDArray[np.uint8], steps: list
         squares: uint8 [N, side, side, 3], of photos.
         steps: quantisation step of each rate, for images in [-1, 1].
     """
+    if not isinstance(model.vae, LinearVae):
+        raise TypeError(f"the VAE is a {type(model.vae).__name__}, no LinearVae")
     chosen = np.random.default_rng(0).choice(len(squares), min(SAMPLE, len(squares)), replace=False)
     images = data.to_tensor(squares[np.sort(chosen)])
     fine = F.pixel_unshuffle(images[:, :, : images.shape[2] // 16 * 16, : images.shape[3] // 16 * 16], 8)
@@ -36,7 +39,7 @@ def start_from_linear(model: RdeicModel, squares: NDArray[np.uint8], steps: list
     vectors, variances, mean = principal_components(small, model.config.vae.latent_channels)
     model.vae.set_transform(vectors, variances.clamp(max=CODING_ERROR).rsqrt(), mean)
     vectors, _, large_mean = principal_components(large, model.config.compression.latent_channels)
-    model.codec.set_transform(vectors, large_mean, torch.tensor(steps), model.vae.basis, model.vae.mean)
+    common.codec_of(model).set_transform(vectors, large_mean, torch.tensor(steps), model.vae.basis, model.vae.mean)
 
 
 def principal_components(samples: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:

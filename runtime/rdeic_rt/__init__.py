@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .codec import Codec, load
     from .container import Header, Metadata, RdcFile
     from .container import parse as read_header
+    from .decode_options import DecodeOptions
     from .errors import (
         BackendError,
         BackendUnavailableError,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         BundleError,
         BundleMismatchError,
         BundleNotFoundError,
+        CancelledError,
         ChecksumError,
         DeviceMemoryError,
         FileFormatError,
@@ -53,12 +55,16 @@ __all__ = [
     "BundleError",
     "BundleMismatchError",
     "BundleNotFoundError",
+    "CancelledError",
     "ChecksumError",
     "Codec",
+    "Cut",
+    "DecodeOptions",
     "DeviceMemoryError",
     "FileFormatError",
     "Header",
     "ImageError",
+    "Latents",
     "LimitExceededError",
     "Limits",
     "Metadata",
@@ -73,6 +79,8 @@ __all__ = [
     "load",
     "read_header",
     "read_image",
+    "rgb_and_metadata",
+    "timing",
     "write_image",
 ]
 
@@ -81,7 +89,10 @@ _HOME = {
     "DEFAULT_LIMITS": "limits",
     "Bundle": "manifest",
     "Codec": "codec",
+    "Cut": "latents",
+    "DecodeOptions": "decode_options",
     "Header": "container",
+    "Latents": "latents",
     "Limits": "limits",
     "Metadata": "container",
     "Rate": "manifest",
@@ -90,6 +101,7 @@ _HOME = {
     "load": "codec",
     "read_header": "container",
     "read_image": "pixels",
+    "rgb_and_metadata": "pixels",
     "write_image": "pixels",
 }
 
@@ -104,6 +116,8 @@ if not TYPE_CHECKING:
             from importlib.metadata import version
 
             value: Any = version("rdeic-rt")
+        elif name == "timing":
+            value = import_module(".timing", __name__)
         elif name in __all__:
             module = import_module(f".{_HOME.get(name, 'errors')}", __name__)
             value = getattr(module, "parse" if name == "read_header" else name)

@@ -2,7 +2,7 @@
 
 A bundle is a folder with everything one codec model needs and nothing that is executed (docs/bundle.md):
 
-    bundle.json ──▶ size ──▶ JSON ──▶ schema ──▶ family ──▶ references, roles ──▶ paths ──▶ sizes, SHA-256 ──▶ Bundle
+    bundle.json ──▶ size ──▶ JSON ──▶ family, schema ──▶ references, roles ──▶ paths ──▶ sizes, SHA-256 ──▶ Bundle
 
 Nothing is loaded here but ``bundle.json``: graphs go through `graph_file` to a backend, tables to `schedule` and the
 entropy model to `entropy`, each on first use.
@@ -20,7 +20,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from . import families, onnx_walk, strict_json
+from . import families, limits, strict_json
 from .bundle_file import BundleFile
 from .bundle_search import MANIFEST, find
 from .errors import BundleCorruptError, BundleError, BundleNotFoundError
@@ -31,12 +31,8 @@ from .tensor_spec import TensorSpec
 
 SCHEMA = 2
 
-# A full-size manifest is about 20 kB; a megabyte stops a wrong or hostile file before it is parsed.
-_MAX_MANIFEST_BYTES = 1 << 20
 # One relative POSIX path: no drive, no backslash, no empty, "." or ".." part, nothing unprintable.
 _SAFE_PATH = re.compile(r"(?!\.{1,2}(?:/|\Z))[\w.@+ -]+(?:/(?!\.{1,2}(?:/|\Z))[\w.@+ -]+)*\Z", re.ASCII)
-# Longest path of a file; some systems follow four times as many characters, few files need a tenth.
-_MAX_PATH_CHARS = 1024
 # Inputs that are a row of numbers, [1, D].
 _ROWS = ("step", LEVEL)
 
@@ -120,22 +116,30 @@ def _sha256(path: Path) -> str:
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
-            data = file.read(_MAX_MANIFEST_BYTES + 1)
+            data = file.read(limits.MAX_MANIFEST_BYTES + 1)
     except FileNotFoundError:
         raise BundleNotFoundError(f"{path.parent} is not a bundle: it has no {MANIFEST}") from None
-    if len(data) > _MAX_MANIFEST_BYTES:
-        raise BundleCorruptError(f"{path}: longer than {_MAX_MANIFEST_BYTES} bytes; this is not a bundle's manifest")
+    if len(data) > limits.MAX_MANIFEST_BYTES:
+        raise BundleCorruptError(
+            f"{path}: longer than {limits.MAX_MANIFEST_BYTES} bytes; this is not a bundle's manifest"
+        )
     try:
         document = strict_json.parse(data)
     except (ValueError, RecursionError) as error:
         raise BundleCorruptError(f"{path}: not valid JSON: {error}") from None
     if not isinstance(document, dict):
         raise BundleCorruptError(f"{path}: holds {type(document).__name__}, not an object")
-    if (schema := document.get("schema")) != SCHEMA and isinstance(schema, int):
+    schema = document.get("schema")
+    if isinstance(schema, int) and not isinstance(schema, bool) and schema != SCHEMA:
         raise BundleError(
             f"{path}: schema {schema}; this version of rdeic-rt reads schema {SCHEMA}. "
             "Upgrade rdeic-rt, or export the bundle again."
         )
+    if isinstance(family := document.get("family"), str):
+        try:
+            families.family(family)
+        except BundleError as error:
+            raise BundleError(f"{path}: {error}") from None
     import fastjsonschema
 
     try:
@@ -168,7 +172,7 @@ class _Reader:
 
     def bundle(self) -> Bundle:
         doc = self._document
-        family = self._family(doc["family"])
+        family = families.family(doc["family"])
         for name in self._files:
             self._check_path(name)
         graphs = {name: self._graph(name, entry) for name, entry in doc["graphs"].items()}
@@ -198,21 +202,21 @@ class _Reader:
             calibration=MappingProxyType(doc["calibration"]),
         )
 
-    def _family(self, name: str) -> Family:
-        try:
-            return families.family(name)
-        except BundleError as error:
-            raise BundleError(f"{self._where}: {error}") from None
-
     def _graph(self, name: str, entry: Mapping[str, Any]) -> Mapping[str, GraphSpec]:
         """Return the graph in each of its forms."""
         inputs, outputs = (
             tuple(self._tensor(f"graph {name!r}", tensor) for tensor in entry[side]) for side in ("inputs", "outputs")
         )
+        told = frozenset[str]().union(*(tensor.free for tensor in inputs))
+        for tensor in outputs:
+            if unknown := tensor.free - told:
+                raise self._error(
+                    f"graph {name!r}: no input has the free dimensions of {tensor.name}, {', '.join(sorted(unknown))}"
+                )
         forms = {}
         for form, path in entry["forms"].items():
             file = self._listed(path, f"graph {name!r}")
-            if file.size_bytes > onnx_walk.MAX_ONNX_BYTES:
+            if file.size_bytes > limits.MAX_ONNX_BYTES:
                 raise self._error(f"graph {name!r} has {file.size_bytes} bytes; no ONNX file has more than 2 GiB")
             folder = path[: path.rfind("/") + 1]
             forms[form] = GraphSpec(name, form, file, inputs, outputs, folder, MappingProxyType(self._files))
@@ -353,8 +357,8 @@ class _Reader:
         return self._files[name]
 
     def _check_path(self, name: str) -> None:
-        if len(name) > _MAX_PATH_CHARS:
-            raise self._error(f"a path of {len(name)} characters; at most {_MAX_PATH_CHARS} are allowed")
+        if len(name) > limits.MAX_PATH_BYTES:
+            raise self._error(f"a path of {len(name)} characters; at most {limits.MAX_PATH_BYTES} are allowed")
         if not _SAFE_PATH.match(name) or name == MANIFEST:
             raise self._error(f"{name!r} is not a relative path of a file inside the bundle")
         try:

@@ -15,9 +15,10 @@ import math
 import operator
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,13 +27,14 @@ from . import bundle as bundles
 from . import container, loading, pipeline, pixels, target_size, tiles, timing
 from .backends import select
 from .backends.base import Backend
-from .container import Header, Metadata
-from .errors import RdeicError
+from .container import Header, Metadata, RdcFile
+from .decode_options import DecodeOptions
 from .families.base import Stages, level_input
 from .latents import Cut, Latents
 from .limits import DEFAULT_LIMITS, Limits, Size
 from .manifest import AUTO, Bundle, Rate
-from .placement import Placement, Tiled, Whole
+from .pipeline import ImageSource, OnError, Source
+from .placement import Placement, Tiled, Value, Whole
 from .progress import Progress
 from .tensor_spec import BATCH, COLUMNS, ROWS
 
@@ -166,67 +168,51 @@ class Codec:
             header = Header(size=size, model_id=rate.model_id, rate=rate.number, z_is_plain=encoded.z_is_plain)
             return container.pack(header, encoded.z, encoded.y, metadata)
 
-    @overload
     def decode(
-        self,
-        data: bytes | bytearray | memoryview,
-        *,
-        sharpness: float = ...,
-        seed: int | None = ...,
-        steps: int | None = ...,
-        out: Literal["host"] = ...,
-        allow_partial: bool = ...,
-    ) -> NDArray[np.uint8]: ...
-
-    @overload
-    def decode(
-        self,
-        data: bytes | bytearray | memoryview,
-        *,
-        sharpness: float = ...,
-        seed: int | None = ...,
-        steps: int | None = ...,
-        out: Literal["device"],
-        allow_partial: bool = ...,
-    ) -> Any: ...
-
-    def decode(
-        self,
-        data: bytes | bytearray | memoryview,
-        *,
-        sharpness: float = 1.0,
-        seed: int | None = None,
-        steps: int | None = None,
-        out: Literal["host", "device"] = "host",
-        allow_partial: bool = False,
-    ) -> Any:
-        """Return the image in an .rdc file, uint8 [H, W, 3], RGB.
+        self, source: bytes | bytearray | memoryview | Latents, options: DecodeOptions = DecodeOptions()
+    ) -> NDArray[np.uint8]:
+        """Return the image in an .rdc file, C-contiguous uint8 [H, W, 3], RGB.
 
         Args:
-            data: the whole file.
-            sharpness: lambda_s >= 0: 1 is what the model was trained for, less is smoother, more is sharper; anything
-                but 1 takes up to twice the time.
-            seed: 0 <= seed < 2**64, of the noise; None for the file's checksum, so that decoding is reproducible.
-            steps: denoising steps; None for the rate's own number.
-            out: ``host`` for a C-contiguous numpy array. ``device`` for the image where it was decoded, as soon as it
-                is queued: on a GPU a `buffers.DeviceBuffer`, with ``__dlpack__`` and ``__cuda_array_interface__``, its
-                rows apart by the padded width; it is valid as long as it, or what a consumer made of it, is referred
-                to, and consumers wait for the codec's stream by themselves. Elsewhere it is the numpy array.
-            allow_partial: make the best of a file that is cut short, as `read_latents` tells.
+            source: the whole file, or what `read_latents` made of it.
+            options: see there.
 
         Raises:
             FileFormatError: not an .rdc file, damaged, or beyond ``limits``.
             BundleMismatchError: made with another model than this bundle's.
             BundleCorruptError: a file of the bundle is not what it should be.
-            ValueError: sharpness, seed, steps or out is out of range; steps lists the choices.
+            ValueError: sharpness, seed or steps is out of range; steps lists the choices.
             BackendError: a graph could not be run.
+            CancelledError: ``options.cancel`` asked to stop.
         """
-        _check_options(sharpness, seed, out)
-        latents = self.read_latents(data, allow_partial=allow_partial)
-        return self.reconstruct(latents, sharpness=sharpness, seed=seed, steps=steps, out=out)
+        at, image, size = self._decoded(source, options)
+        with timing.stage("pixels"):
+            return at.crop(image, size)
+
+    def decode_on_device(
+        self, source: bytes | bytearray | memoryview | Latents, options: DecodeOptions = DecodeOptions()
+    ) -> Any:
+        """Return the image where it was decoded, as soon as it is queued; arguments and errors as for `decode`.
+
+        On a GPU it is a `buffers.DeviceBuffer`, with ``__dlpack__`` and ``__cuda_array_interface__``, its rows apart by
+        the padded width; it is valid as long as it, or what a consumer made of it, is referred to, and consumers wait
+        for the codec's stream by themselves. Elsewhere it is a numpy array.
+        """
+        at, image, size = self._decoded(source, options)
+        with timing.stage("pixels"):
+            return at.crop_on_device(image, size)
+
+    def preview(
+        self, source: bytes | bytearray | memoryview | Latents, options: DecodeOptions = DecodeOptions()
+    ) -> NDArray[np.uint8]:
+        """Return a quick look at the image in an .rdc file: what is in the file, not denoised.
+
+        `decode` with ``options.preview``: it loads neither the denoiser nor the control net.
+        """
+        return self.decode(source, replace(options, preview=True))
 
     def read_latents(self, data: bytes | bytearray | memoryview, *, allow_partial: bool = False) -> Latents:
-        """Return the exact half of `decode`: everything up to y_hat, on the CPU. Errors as there.
+        """Return the exact half of `decode`: everything up to the latents, on the CPU. Errors as there.
 
         Args:
             data: the file.
@@ -235,10 +221,89 @@ class Codec:
                 is no checksum then that could find a byte that has changed. A file of full length is treated as
                 without it.
         """
+        return self._entropy_decoded(*self._parsed(data, allow_partial=allow_partial))
+
+    def decode_many(
+        self,
+        sources: Iterable[Source],
+        options: DecodeOptions = DecodeOptions(),
+        *,
+        workers: int = 1,
+        on_error: OnError | None = None,
+    ) -> Iterator[tuple[Source, NDArray[np.uint8]]]:
+        """Yield (source, image) for each file in order; the next ones are read while this one is denoised.
+
+        Args:
+            sources: .rdc files: paths, bytes, or binary streams; taken ``workers`` ahead of what was yielded.
+            options: of every file.
+            workers: threads that read and entropy decode; one keeps up with a CPU, more feed a GPU.
+            on_error: called with the source and what is wrong with it, which is then left out; without it the error is
+                raised and ends the iteration.
+
+        Raises:
+            ValueError: an option is out of range. OSError: a file cannot be read. RdeicError: as for `decode`.
+        """
+        options.check()
+        return pipeline.decode_many(self, sources, options, workers=workers, on_error=on_error)
+
+    def encode_many(
+        self,
+        sources: Iterable[ImageSource],
+        rate: float | None = None,
+        *,
+        target_bytes: int | None = None,
+        target_bpp: float | None = None,
+        workers: int = 1,
+        on_error: OnError | None = None,
+    ) -> Iterator[tuple[ImageSource, bytes]]:
+        """Yield (source, .rdc file) for each image in order; the next ones are read and encoded in the meantime.
+
+        Args:
+            sources: images: paths, bytes of image files, or binary streams, whose metadata is kept; or anything that
+                `encode` takes. Taken ``workers`` ahead of what was yielded.
+            rate, target_bytes, target_bpp: as for `encode`.
+            workers: threads that read and encode.
+            on_error: as for `decode_many`.
+
+        Raises:
+            ValueError: an option is out of range. OSError: a file cannot be read. RdeicError: as for `encode`.
+        """
+        _check_targets(rate, target_bytes, target_bpp)
+        encode = partial(self.encode, rate=rate, target_bytes=target_bytes, target_bpp=target_bpp)
+        return pipeline.encode_many(encode, sources, self._limits, workers=workers, on_error=on_error)
+
+    def _decoded(
+        self, source: bytes | bytearray | memoryview | Latents, options: DecodeOptions
+    ) -> tuple[Placement, Value, Size]:
+        """Return a file's padded image, where it lies, and the size of the image in it."""
+        options.check()
+        if isinstance(source, Latents):
+            return self._reconstructed(source, options, self._progress(source.rate, options, before=0))
+        file, rate = self._parsed(source, allow_partial=options.allow_partial)
+        progress = self._progress(rate, options, before=1)
+        progress.begin("entropy")
+        return self._reconstructed(self._entropy_decoded(file, rate), options, progress)
+
+    def _progress(self, rate: Rate, options: DecodeOptions, *, before: int) -> Progress:
+        """Return the count of a decode's parts, ``before`` of them before the family's.
+
+        Raises:
+            ValueError: the options do not fit the rate.
+        """
+        self._bundle.check_sharpness(rate, options.sharpness)
+        schedule = self._bundle.choose_schedule(rate, options.steps)
+        parts = self._bundle.family.n_parts(schedule, preview=options.preview)
+        return Progress(before + parts, options.on_progress, options.cancel)
+
+    def _parsed(self, data: bytes | bytearray | memoryview, *, allow_partial: bool) -> tuple[RdcFile, Rate]:
+        """Return the container, and the rate that it was made with."""
         with timing.stage("container"):
             file = container.parse(data, self._limits, allow_partial=allow_partial)
-            header = file.header
-            rate = self._bundle.rate_of(header.model_id, header.rate)
+            return file, self._bundle.rate_of(file.header.model_id, file.header.rate)
+
+    def _entropy_decoded(self, file: RdcFile, rate: Rate) -> Latents:
+        """Return what the sections of a file hold."""
+        header = file.header
         model = self._loaded.entropy_models[rate.entropy]
         with timing.stage("entropy"):
             shapes = self._latent_shapes(rate, header.size)
@@ -254,121 +319,28 @@ class Codec:
         cut = Cut(file.missing_bytes, decoded.complete_slices, decoded.n_slices)
         return Latents(header.size, rate, decoded.tensors, file.crc, file.metadata, cut)
 
-    @overload
-    def reconstruct(
-        self,
-        latents: Latents,
-        *,
-        sharpness: float = ...,
-        seed: int | None = ...,
-        steps: int | None = ...,
-        out: Literal["host"] = ...,
-    ) -> NDArray[np.uint8]: ...
-
-    @overload
-    def reconstruct(
-        self,
-        latents: Latents,
-        *,
-        sharpness: float = ...,
-        seed: int | None = ...,
-        steps: int | None = ...,
-        out: Literal["host", "device"],
-    ) -> Any: ...
-
-    def reconstruct(
-        self,
-        latents: Latents,
-        *,
-        sharpness: float = 1.0,
-        seed: int | None = None,
-        steps: int | None = None,
-        out: Literal["host", "device"] = "host",
-    ) -> Any:
-        """Return the other half of `decode`: the image for latents of `read_latents`. Arguments and errors as there."""
-        _check_options(sharpness, seed, out)
-        seed = latents.crc if seed is None else operator.index(seed)
+    def _reconstructed(
+        self, latents: Latents, options: DecodeOptions, progress: Progress
+    ) -> tuple[Placement, Value, Size]:
+        """Return the same of latents: the inexact half of `decode`."""
         rate, family = latents.rate, self._bundle.family
-        self._bundle.check_sharpness(rate, sharpness)
-        schedule = self._bundle.choose_schedule(rate, steps)
-        key = (rate.index, None if schedule is None else schedule.name)
-        decoder = self._loaded.decoders[key]
+        schedule = self._bundle.choose_schedule(rate, options.steps)
         padded = pixels.padded_size(latents.size, self._bundle.size_multiple_px)
-        at = self._placement(self._selection.backend, decoder, padded, Progress())
-        with timing.stage("noise"):
-            tensors = {**latents.tensors, **self._level_rows(rate, family.latents.values())}
-            given = family.decoder_inputs(decoder, tensors, self._units(padded), seed, sharpness)
-        return self._image(at, key, partial(_call, family.decode, decoder), given, latents.size, out)
-
-    @overload
-    def preview(
-        self,
-        data: bytes | bytearray | memoryview | Latents,
-        *,
-        out: Literal["host"] = ...,
-        allow_partial: bool = ...,
-    ) -> NDArray[np.uint8]: ...
-
-    @overload
-    def preview(
-        self,
-        data: bytes | bytearray | memoryview | Latents,
-        *,
-        out: Literal["host", "device"],
-        allow_partial: bool = ...,
-    ) -> Any: ...
-
-    def preview(
-        self,
-        data: bytes | bytearray | memoryview | Latents,
-        *,
-        out: Literal["host", "device"] = "host",
-        allow_partial: bool = False,
-    ) -> Any:
-        """Return a quick look at the image in an .rdc file, uint8 [H, W, 3], RGB: what is in the file, not denoised.
-
-        It is made of z_c, from which denoising starts, and loads neither the denoiser nor the control net.
-
-        Args:
-            data: the whole file, or what `read_latents` made of it.
-            out, allow_partial: as for `decode`.
-
-        Raises:
-            As `decode`.
-        """
-        _check_out(out)
-        latents = data if isinstance(data, Latents) else self.read_latents(data, allow_partial=allow_partial)
-        rate, family = latents.rate, self._bundle.family
-        preview = self._loaded.previews[rate.index]
-        padded = pixels.padded_size(latents.size, self._bundle.size_multiple_px)
-        at = self._placement(self._selection.backend, preview, padded, Progress())
-        given = {**latents.tensors, **self._level_rows(rate, family.latents.values())}
-        return self._image(
-            at, ("preview", rate.index), partial(_call, family.preview, preview), given, latents.size, out
-        )
-
-    def decode_many(
-        self,
-        paths: Iterable[str | Path],
-        *,
-        sharpness: float = 1.0,
-        seed: int | None = None,
-        steps: int | None = None,
-        on_error: Callable[[str | Path, RdeicError | OSError], None] | None = None,
-    ) -> Iterator[tuple[str | Path, NDArray[np.uint8]]]:
-        """Yield (path, image) for each file in order; the next file is read while this one is denoised.
-
-        Args:
-            paths: .rdc files; taken one ahead of what was yielded.
-            sharpness, seed, steps: as for `decode`.
-            on_error: called with the path and what is wrong with the file, which is then left out; without it the error
-                is raised and ends the iteration.
-
-        Raises:
-            ValueError: an option is out of range. OSError: a file cannot be read. RdeicError: as for `decode`.
-        """
-        _check_options(sharpness, seed, "host")
-        return pipeline.decode_many(self, paths, sharpness=sharpness, seed=seed, steps=steps, on_error=on_error)
+        tensors = {**latents.tensors, **self._level_rows(rate, family.latents.values())}
+        key = rate.index, None if schedule is None else schedule.name
+        if options.preview:
+            stages, given = self._loaded.previews[rate.index], tensors
+            run = partial(_call, family.preview, stages)
+        else:
+            stages = self._loaded.decoders[key]
+            run = partial(_call, family.decode, stages)
+            seed = latents.crc if options.seed is None else operator.index(options.seed)
+            with timing.stage("noise"):
+                given = family.decoder_inputs(stages, tensors, self._units(padded), seed, options.sharpness)
+        at = self._placement(self._selection.backend, stages, padded, progress)
+        image = at.run((options.preview, *key), run, given)
+        progress.end()
+        return at, image, latents.size
 
     def _placement(self, backend: Backend, stages: Stages, padded: Size, progress: Progress) -> Placement:
         """Return where stages work on an image of this size: in one piece, unless it is above a bound."""
@@ -376,14 +348,6 @@ class Codec:
         largest, unit_px = backend.largest_size(graphs), self._bundle.size_multiple_px
         tiling = tiles.tiles_of(padded, self._tile_px, largest, unit_px)
         return Whole(backend, progress) if tiling.is_single else Tiled(backend, tiling, progress)
-
-    def _image(
-        self, at: Placement, key: object, stages: Any, given: Mapping[str, NDArray[Any]], size: Size, out: str
-    ) -> Any:
-        """Run stages that end in a padded image, and return the image where it is wanted."""
-        image = at.run(key, stages, given)
-        with timing.stage("pixels"):
-            return at.crop_on_device(image, size) if out == "device" else at.crop(image, size)
 
     def _level_rows(self, rate: Rate, roles: Iterable[str]) -> dict[str, NDArray[np.float32]]:
         """Return the rows that graphs of these roles read at a rate, float32 [1, D]; none where there are no levels."""
@@ -479,18 +443,5 @@ def _check_targets(rate: float | None, target_bytes: int | None, target_bpp: flo
 def _most_bytes(size: Size, target_bytes: int | None, target_bpp: float | None) -> float:
     """Return the length that a file of an image of this size may have; infinite without a target."""
     if target_bpp is not None:
-        return target_bpp * size.height * size.width / 8
+        return target_bpp / 8 * size.height * size.width
     return math.inf if target_bytes is None else target_bytes
-
-
-def _check_out(out: Any) -> None:
-    if out not in ("host", "device"):
-        raise ValueError(f"out is {out!r}; it must be 'host' or 'device'")
-
-
-def _check_options(sharpness: Any, seed: Any, out: Any) -> None:
-    _check_out(out)
-    if not math.isfinite(sharpness) or sharpness < 0:
-        raise ValueError(f"sharpness is {sharpness}; it must be a finite number, 0 or more")
-    if seed is not None and not 0 <= seed < 2**64:
-        raise ValueError(f"seed is {seed}; it must be from 0 to 2**64 - 1")

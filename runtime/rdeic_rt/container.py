@@ -102,7 +102,7 @@ class RdcFile:
     missing_y_bytes: int = 0
 
 
-def pack(header: Header, z: bytes, y: bytes, metadata: Metadata = Metadata()) -> bytes:  # noqa: B008 (frozen)
+def pack(header: Header, z: bytes, y: bytes, metadata: Metadata = Metadata()) -> bytes:
     """Return the bytes of an .rdc file.
 
     Equal arguments give equal bytes; those of the metadata section may differ from one zlib library to another.

@@ -58,3 +58,37 @@ class Limits:
 
 
 DEFAULT_LIMITS = Limits()
+
+# The ceilings below are fixed, as no honest bundle comes near them; how many rates, files and so on a bundle.json may
+# list is said in bundle.schema.json. The C++ runtime has the same numbers in input_limits.h, and a test compares them.
+
+# Of a bundle.json. One of a full-size model has about 20 kB; a megabyte stops a wrong or hostile file before it is
+# parsed.
+MAX_MANIFEST_BYTES = 1 << 20
+# Of a path in it (docs/bundle.md, "Checks"). Some systems follow four times as many; few files need a tenth.
+MAX_PATH_BYTES = 1024
+# Of objects and arrays within each other in a bundle.json. There are 5 levels, but for what is free.
+MAX_JSON_DEPTH = 64
+# Of an ONNX file: a protobuf message has less than 2 GiB.
+MAX_ONNX_BYTES = (1 << 31) - 1
+# Of fields of all messages in it that are walked: the largest graph of a full-size bundle has about 60,000. Bounds the
+# time.
+MAX_ONNX_FIELDS = 1 << 20
+# Of messages within each other: a subgraph is three levels, and libraries stop at 100.
+MAX_ONNX_DEPTH = 64
+# Of dimensions of a weight that lies in another file.
+MAX_ONNX_RANK = 8
+# Of an .npz file's arrays together, unpacked. The entropy model of a full-size rate takes about 60 MB.
+MAX_ARRAYS_BYTES = 1 << 30
+# Of arrays in an .npz file. An entropy model of ten slices has about 400.
+MAX_ARRAYS = 65_536
+# Of the name of one; those of an entropy model have up to 30 characters.
+MAX_ARRAY_NAME_BYTES = 256
+# Of dimensions of an array: what the model id's canonical form needs at most is 4.
+MAX_ARRAY_RANK = 8
+# Of the text before an array's elements; numpy writes 118 bytes for the ones there are.
+MAX_ARRAY_HEADER_BYTES = 4096
+# Times that an array may be longer than it is compressed: no deflate stream grows more.
+MAX_DEFLATE_RATIO = 1032
+# Of the JSON beside a TensorRT plan, which the C++ runtime does not read; they have a few hundred kB at most.
+MAX_PLAN_KEY_BYTES = 1 << 20

@@ -23,15 +23,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, NoReturn
 
+from . import limits
 from .errors import BundleCorruptError
-
-# A protobuf message has less than 2 GiB.
-MAX_ONNX_BYTES = (1 << 31) - 1
-# Of all messages that are walked: the largest graph of a full-size bundle has about 60,000. Bounds the time.
-_MAX_FIELDS = 1 << 20
-# Messages within each other: a subgraph is three levels, and libraries stop at 100.
-_MAX_DEPTH = 64
-_MAX_RANK = 8
 
 # ONNX data type -> numpy's name and bytes of an element, for weights that may lie in other files.
 _ELEMENTS = {1: ("float32", 4), 2: ("uint8", 1), 3: ("int8", 1), 6: ("int32", 4), 7: ("int64", 8), 10: ("float16", 2)}
@@ -182,7 +175,7 @@ class _Walk:
     def __init__(self, data: bytes, where: object) -> None:
         self._data = data
         self._where = where
-        self._fields_left = _MAX_FIELDS
+        self._fields_left = limits.MAX_ONNX_FIELDS
 
     def external_weights(self) -> tuple[ExternalWeight, ...]:
         if self._data[4:8] == _OTHER_FORMAT:
@@ -193,8 +186,8 @@ class _Walk:
         messages = [("model", 0, len(self._data), 0)]  # still to be walked: kind, where, and how deep it lies
         while messages:
             kind, start, end, depth = messages.pop()
-            if depth > _MAX_DEPTH:
-                self.fail(f"messages lie more than {_MAX_DEPTH} deep in each other")
+            if depth > limits.MAX_ONNX_DEPTH:
+                self.fail(f"messages lie more than {limits.MAX_ONNX_DEPTH} deep in each other")
             found = []
             for field in self.fields(kind, start, end):
                 if field.kind in ("weight", "tensor"):
@@ -220,7 +213,7 @@ class _Walk:
         while at < end:
             self._fields_left -= 1
             if self._fields_left < 0:
-                self.fail(f"has more than {_MAX_FIELDS} fields")
+                self.fail(f"has more than {limits.MAX_ONNX_FIELDS} fields")
             tag, key = at, data[at]
             if key < 0x80:
                 at += 1
@@ -306,11 +299,11 @@ class _Walk:
         dims: list[int] = []
         for field in fields:
             at = field.start
-            while at < field.end and len(dims) <= _MAX_RANK:
+            while at < field.end and len(dims) <= limits.MAX_ONNX_RANK:
                 dim, at = self._varint(at, field.end)
                 dims.append(dim)
-        if len(dims) > _MAX_RANK or not all(0 < dim < 1 << 63 for dim in dims):
-            self.fail(f"{what}: has the dimensions {dims}; up to {_MAX_RANK} are allowed, each 1 or more")
+        if len(dims) > limits.MAX_ONNX_RANK or not all(0 < dim < 1 << 63 for dim in dims):
+            self.fail(f"{what}: has the dimensions {dims}; up to {limits.MAX_ONNX_RANK} are allowed, each 1 or more")
         return tuple(dims)
 
     def _bytes(self, field: _Field) -> bytes:

@@ -89,6 +89,20 @@ def read_image(source: str | Path | BinaryIO, limits: Limits = DEFAULT_LIMITS) -
     return _read(_load(data, limits), data)
 
 
+def rgb_and_metadata(image: Image.Image) -> tuple[NDArray[np.uint8], Metadata]:
+    """Return a PIL image as `read_image` returns a file: pixels as they are meant to be seen, and metadata.
+
+    Args:
+        image: one that was read from a file and not changed since is turned as its EXIF says.
+    Returns:
+        uint8 [H, W, 3], RGB, C-contiguous; and the metadata.
+    Raises:
+        ImageError: its file is damaged, or of a kind that is not supported.
+    """
+    rgb, icc, exif = _upright(image)
+    return np.array(rgb), _kept(icc, exif)
+
+
 def as_rgb(image: object) -> NDArray[np.uint8]:
     """Return an image in memory as uint8 [H, W, 3], RGB, C-contiguous; it may share memory with the argument.
 
@@ -102,7 +116,7 @@ def as_rgb(image: object) -> NDArray[np.uint8]:
         ImageError: a PIL image whose file is damaged, or of a kind that is not supported.
     """
     if isinstance(image, Image.Image):
-        return _rgb_from_pil(image)
+        return np.array(_upright(image)[0])
     if hasattr(image, "__array__"):
         array = np.asarray(image)
     elif hasattr(image, "__dlpack__"):
@@ -293,24 +307,31 @@ def _read(image: ImageFile.ImageFile, data: bytes) -> tuple[NDArray[np.uint8], M
         _warn("coded with 8 bits a sample; it has more")
     orientation, upright_exif = _orientation_of(image)
     rgb, icc = _convert(image)
-    metadata = Metadata(icc=icc, exif=upright_exif)
-    for name, item in (("icc", metadata.icc), ("exif", metadata.exif)):
-        if item and len(item) > _MAX_ITEM_BYTES:
-            _log.warning("the picture's %s takes %d bytes; it is left out", name.upper(), len(item))
-            metadata = replace(metadata, **{name: None})
-    return np.array(_turn(rgb, orientation)), metadata
+    return np.array(_turn(rgb, orientation)), _kept(icc, upright_exif)
 
 
-def _rgb_from_pil(image: Image.Image) -> NDArray[np.uint8]:
+def _upright(image: Image.Image) -> tuple[Image.Image, bytes | None, bytes | None]:
+    """Return a PIL image in RGB, turned as its EXIF says, its ICC profile, and its EXIF with orientation 1."""
     try:
         image.load()
     except _PILLOW_ERRORS as error:
         raise ImageError(_undecodable(error)) from None
-    orientation, _ = _orientation_of(image)
+    orientation, upright_exif = _orientation_of(image)
     if orientation != 1 and not isinstance(image, ImageFile.ImageFile):
         _log.warning("the image's EXIF orientation %d is not applied; see ImageOps.exif_transpose", orientation)
         orientation = 1
-    return np.array(_turn(_convert(image)[0], orientation))
+    rgb, icc = _convert(image)
+    return _turn(rgb, orientation), icc, upright_exif
+
+
+def _kept(icc: bytes | None, exif: bytes | None) -> Metadata:
+    """Return what a file keeps of these: not what is too large."""
+    metadata = Metadata(icc=icc, exif=exif)
+    for name, item in (("icc", metadata.icc), ("exif", metadata.exif)):
+        if item and len(item) > _MAX_ITEM_BYTES:
+            _log.warning("the picture's %s takes %d bytes; it is left out", name.upper(), len(item))
+            metadata = replace(metadata, **{name: None})
+    return metadata
 
 
 def _convert(image: Image.Image) -> tuple[Image.Image, bytes | None]:

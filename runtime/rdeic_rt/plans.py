@@ -20,15 +20,13 @@ from typing import Any
 
 from .bundle_file import BundleFile
 from .errors import BackendUnavailableError, BundleCorruptError
-from .limits import Size
+from .limits import MAX_PLAN_KEY_BYTES, Size
 from .manifest import Bundle, GraphSpec
 
 FOLDER = "plans"
 SCHEMA = 2
 LIBRARIES = ("tensorrt", "tensorrt-rtx")  # in the order in which they are preferred
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-# What an older or newer plan may have besides; anything larger is not a key.
-_MAX_KEY_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -164,7 +162,7 @@ def read_key(path: Path) -> Plan:
         BundleCorruptError: it is not such a file.
     """
     try:
-        if path.stat().st_size > _MAX_KEY_BYTES:
+        if path.stat().st_size > MAX_PLAN_KEY_BYTES:
             raise ValueError("too long")
         document = json.loads(path.read_text())
         if document["schema"] != SCHEMA:

@@ -45,3 +45,8 @@ class Progress:
             self.on_progress(part, self._done - again, self.total)
         if not again:
             self._done += 1
+
+    def end(self) -> None:
+        """Tell that all parts are done."""
+        if self.on_progress is not None:
+            self.on_progress("done", self.total, self.total)

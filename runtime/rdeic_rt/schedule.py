@@ -6,7 +6,6 @@ networks would compute from a timestep is a table too, one row a step (docs/bund
 
 from __future__ import annotations
 
-import io
 import math
 import tokenize
 import zipfile
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from . import npz
 from .bundle_file import Source
 from .errors import BundleCorruptError
 
@@ -123,14 +123,9 @@ _DAMAGE = (
 
 
 def load_arrays(file: Source) -> dict[str, NDArray[np.generic]]:
-    """Return every array of an .npz file by name; BundleCorruptError if it is not one (pickled objects are refused)."""
+    """Return every array of an .npz file by name; BundleCorruptError if it is not one that `npz.read` takes."""
     data = file.read()
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+        return npz.read(data)
     except _DAMAGE as error:
         raise BundleCorruptError(f"{file.path}: not a readable .npz file: {error}") from None
-    for name, array in arrays.items():
-        if not isinstance(array, np.ndarray):  # numpy returns the bytes of a member that is no .npy file
-            raise BundleCorruptError(f"{file.path}: {name!r} is no array")
-    return arrays

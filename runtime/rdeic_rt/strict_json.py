@@ -9,6 +9,8 @@ import json
 import math
 from typing import Any
 
+from .limits import MAX_JSON_DEPTH
+
 
 class Real(float):
     """A number written with a fraction or an exponent; what checks schemas must not take 1.0 for an integer."""
@@ -22,8 +24,9 @@ def parse(data: bytes) -> Any:
     """Return the value of a document; a number that is not written as an integer is a `Real`.
 
     Raises:
-        ValueError: it is not such a document, or holds a number that is not a finite float64.
-        RecursionError: it is nested too deep.
+        ValueError: it is not such a document, holds a number that is not a finite float64, or has more than
+            `limits.MAX_JSON_DEPTH` objects and arrays within each other.
+        RecursionError: it has far more.
     """
     value = json.loads(
         data.decode(),
@@ -33,7 +36,17 @@ def parse(data: bytes) -> Any:
         object_pairs_hook=_object_without_repeats,
     )
     json.dumps(value, ensure_ascii=False).encode()  # a ValueError where there is half of a surrogate pair
+    _check_depth(value, MAX_JSON_DEPTH)
     return value
+
+
+def _check_depth(value: object, levels: int) -> None:
+    if not isinstance(value, dict | list):
+        return
+    if not levels:
+        raise ValueError(f"nested more than {MAX_JSON_DEPTH} deep")
+    for inner in value.values() if isinstance(value, dict) else value:
+        _check_depth(inner, levels - 1)
 
 
 def _refuse_constant(text: str) -> float:

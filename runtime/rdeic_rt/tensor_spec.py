@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 BATCH, ROWS, COLUMNS = "batch", "hz", "wz"
-_FREE = re.compile(r"(?:([1-9][0-9]{0,3})\*)?([a-z]+)\Z", re.ASCII)
+_FREE = re.compile(r"(?:([2-9]|[1-9][0-9]{1,3})\*)?([a-z]+)\Z", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,11 @@ class TensorSpec:
             if isinstance(dim, str) and _free(dim)[1] == ROWS:
                 return Grid(axis, _free(dim)[0])
         return None
+
+    @property
+    def free(self) -> frozenset[str]:
+        """The names of its free dimensions."""
+        return frozenset(_free(dim)[1] for dim in self.shape if isinstance(dim, str))
 
     def resolve(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """Return the shape for sizes of the free dimensions, such as ``{"batch": 1, "hz": 8, "wz": 12}``.

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from .limits import Size
 from .tensor_spec import TensorSpec
 
-# With it, a tiled photo is 34 to 38 dB from the whole one and shows no seams (tests/runtime/test_tiling.py). Half of it
+# With it, a tiled photo is 34 to 38 dB from the whole one and shows no seams (tests/runtime/test_tiles.py). Half of it
 # costs 0.6 to 1.5 dB, and twice as much gains nothing.
 OVERLAP_PX = 128
 MIN_TILE_PX = 2 * OVERLAP_PX

@@ -27,9 +27,9 @@ import torch
 from PIL import Image
 
 import rdeic_rt
+from rdeic_eval.psnr import psnr_db
 from rdeic_export.fold import graphs
 from rdeic_export.modules import samplers
-from rdeic_export.verify import fidelity
 from rdeic_export.weights import recipe as recipes
 from rdeic_rt import container
 from rdeic_rt.codec import Codec
@@ -87,7 +87,7 @@ def main() -> None:
             print(f"  ratio eager / {side:13s} {statistics.median(times[-1]) / statistics.median(seconds):.2f}")
         reference = codecs[first].decode(data)
         for side, codec in list(codecs.items())[1:]:
-            print(f"  PSNR {side} against {first}: {fidelity.psnr_db(reference, codec.decode(data)):.1f} dB")
+            print(f"  PSNR {side} against {first}: {psnr_db(codec.decode(data), reference):.1f} dB")
         report_entropy(codecs[first], data, args.runs)
         for side in codecs:
             report_process(data, args.bundle, side, args.runs)

@@ -83,7 +83,7 @@ def main() -> None:
         path.write_bytes(data)
         arguments = [str(args.bundle), str(path), str(args.threads), str(args.runs)]
         sides = {
-            "librdeic": [str(args.build / "runtime/cpp/tests/bench_decode"), *arguments],
+            "librdeic": [str(args.build / "tests/cpp/bench_decode"), *arguments],
             "Python": [sys.executable, "-c", PYTHON, *arguments],
         }
         for command in sides.values():

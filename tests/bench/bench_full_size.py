@@ -26,20 +26,24 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flops
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 import rdeic_rt
+from rdeic_eval.psnr import psnr_db
 from rdeic_export.fold import graphs
 from rdeic_export.modules import samplers
 from rdeic_export.modules.config import SD21
 from rdeic_export.modules.model import RdeicModel
-from rdeic_export.verify import fidelity
 from rdeic_export.weights import recipe
-from rdeic_rt import container, noise, timing
+from rdeic_rt import container, families, noise, timing
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ROOT = Path(__file__).parents[2]
 STAGES = ("entropy", "synthesis", "denoise", "vae")
@@ -79,7 +83,7 @@ def encode(args: argparse.Namespace) -> None:
     width, height = map(int, args.size.split("x"))
     photo = Image.open(ROOT / "tests/data/photos/coffee.jpg").convert("RGB").resize((width, height))
     codec = rdeic_rt.load(args.bundle, backend="cpu", threads=args.threads)
-    rates = [r.index for r in codec.bundle.rates if codec.bundle.schedules[r.schedule].n_steps == args.steps]
+    rates = [rate.index for rate in codec.bundle.rates if codec.bundle.n_steps(rate) == args.steps]
     (args.folder / "photo.rdc").write_bytes(codec.encode(np.asarray(photo), rate=rates[0]))
 
 
@@ -134,9 +138,11 @@ def torch_side(args: argparse.Namespace) -> dict[str, Any]:
     codec = rdeic_rt.load(args.bundle, backend="cpu", verify=False)
     file = container.parse((args.folder / "photo.rdc").read_bytes())
     height, width = file.header.size.height, file.header.size.width
+    decode_vae: Callable[[Tensor], Tensor] = model.vae.decode
     if how == "compile":
-        model.unet, model.control = torch.compile(model.unet), torch.compile(model.control)
-        model.vae.decode = torch.compile(model.vae.decode)
+        for network in (model.unet, model.control):
+            network.compile()
+        decode_vae = torch.compile(decode_vae)
     stages: defaultdict[str, list[float]] = defaultdict(list)
 
     def timed(stage: str, function: Callable[[], Any]) -> Any:
@@ -148,7 +154,7 @@ def torch_side(args: argparse.Namespace) -> dict[str, Any]:
         return result
 
     @torch.inference_mode()
-    def decode() -> np.ndarray:
+    def decode() -> NDArray[np.uint8]:
         latents = timed("entropy", lambda: codec.read_latents((args.folder / "photo.rdc").read_bytes()))
         y_hat = torch.from_numpy(latents.tensors["y_hat"]).to(device, dtype)
         z_c, hint = timed("synthesis", lambda: model.codec.synthesise(y_hat))
@@ -157,9 +163,10 @@ def torch_side(args: argparse.Namespace) -> dict[str, Any]:
         ]
         start = table.abar_start**0.5 * z_c + (1 - table.abar_start) ** 0.5 * draws[0]
         z_0 = timed("denoise", lambda: model.denoise(start, hint, table, draws[1:]))
-        image = timed("vae", lambda: model.vae.decode(z_0))
+        image = timed("vae", lambda: decode_vae(z_0))
         pixels = ((image.float() + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
-        return pixels[0].permute(1, 2, 0)[:height, :width].contiguous().cpu().numpy()
+        array: NDArray[np.uint8] = pixels[0].permute(1, 2, 0)[:height, :width].contiguous().cpu().numpy()
+        return array
 
     image = decode()
     result = {"first_s": time.perf_counter() - begin, "image": save(args, image), "device": device}
@@ -179,9 +186,9 @@ def count_flops(args: argparse.Namespace) -> dict[str, Any]:
         model = RdeicModel(SD21)
         folded = graphs.rate_graphs(model) | graphs.shared_graphs(model)
     sizes = {"batch": 1, "hz": height, "wz": width}
-    counted = {
-        role: flops.count(folded[role].module, folded[role].signature, sizes) for role in folded if role != "analysis"
-    }
+    family = families.family("rdeic")
+    decoding = [role for role in family.roles if role not in family.encoding]
+    counted = {role: flops.count(folded[role].module, folded[role].signature, sizes) for role in decoding}
     total = counted["synthesis"] + args.steps * (counted["control"] + counted["unet_step"]) + counted["vae_decoder"]
     device, dtype, side = ("cuda", torch.float16, 8192) if torch.cuda.is_available() else ("cpu", torch.float32, 4096)
     torch.set_num_threads(args.threads)
@@ -201,7 +208,7 @@ SIDES: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
 }
 
 
-def save(args: argparse.Namespace, image: np.ndarray) -> str:
+def save(args: argparse.Namespace, image: NDArray[np.uint8]) -> str:
     """Keep a side's picture for the comparison; return the file."""
     path = args.folder / f"{args.only}.npy"
     np.save(path, image)
@@ -252,7 +259,7 @@ def print_table(results: dict[str, dict[str, Any]], decode_flops: int, args: arg
             continue
         decode = statistics.median(result["decode_s"])
         reference = statistics.median(last["decode_s"])
-        psnr = fidelity.psnr_db(np.load(last["image"]), np.load(result["image"]))
+        psnr = psnr_db(np.load(result["image"]), np.load(last["image"]))
         device = f"{result['device_bytes'] / 1e9:.2f}" if result["device_bytes"] else ""
         cells = [
             side,

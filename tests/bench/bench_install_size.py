@@ -39,7 +39,7 @@ def main() -> None:
         subprocess.run([sys.executable, *build], check=True, stdout=subprocess.DEVNULL)
         (wheel,) = folder.glob("*.whl")
         venv.create(folder / "venv", with_pip=True)
-        python = folder / "venv" / "bin" / "python"
+        python = str(folder / "venv" / "bin" / "python")
         where = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
         site = Path(subprocess.run(where, check=True, capture_output=True, text=True).stdout.strip())
         before = sizes_by_package(site)

@@ -104,7 +104,7 @@ def print_times(args: argparse.Namespace, folder: Path, photo: Path) -> None:
         latents = codecs[0].read_latents(codecs[0].encode(image, rate.index))
         times = []
         for _ in range(args.repeats + 1):
-            times.append([clocked(partial(codec.reconstruct, latents)) for codec in codecs])
+            times.append([clocked(partial(codec.decode, latents)) for codec in codecs])
         print_row(f"all after entropy decoding, rate {rate.index}", times[1:])
 
 

@@ -1,8 +1,8 @@
 """What the sharpness lambda_s does: high-frequency energy, PSNR and MS-SSIM from 0 to 1.5, and a sheet to look at.
 
-    python tests/bench/sharpness.py PHOTOS [--bundle B] [--limit N] [--sheet F] [--crop-px N]
+    python -m tests.bench.sharpness PHOTOS [--bundle B] [--limit N] [--sheet F] [--crop-px N]
 
-The high-frequency energy (`rdeic_rt.evaluation.metrics`) is relative to the photo's own: 1 means as sharp as the photo.
+The high-frequency energy (`tests.images`) is relative to the photo's own: 1 means as sharp as the photo.
 The last column counts the photos on which it is higher than at the lambda_s before. PHOTOS is a folder.
 """
 
@@ -14,10 +14,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from tests.images import high_frequency_energy
 
 import rdeic_rt
+from rdeic_eval import metrics
+from rdeic_eval.psnr import psnr_db
+from rdeic_rt import DecodeOptions
 from rdeic_rt.cli.eval import find_photos
-from rdeic_rt.evaluation import metrics
 
 SHARPNESS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 SHOWN = (0.0, 0.5, 1.0, 1.5)
@@ -40,12 +43,10 @@ def main() -> None:
         files = [codec.encode(photo, rate=rate.index) for photo in photos]
         energies: list[list[float]] = []
         for sharpness in SHARPNESS:
-            decoded = [codec.decode(data, sharpness=sharpness) for data in files]
+            decoded = [codec.decode(data, DecodeOptions(sharpness=sharpness)) for data in files]
             pairs = list(zip(photos, decoded, strict=True))
-            energies.append(
-                [metrics.high_frequency_energy(d) / metrics.high_frequency_energy(photo) for photo, d in pairs]
-            )
-            psnr = np.mean([metrics.psnr_db(*pair) for pair in pairs])
+            energies.append([high_frequency_energy(d) / high_frequency_energy(photo) for photo, d in pairs])
+            psnr = np.mean([psnr_db(*pair) for pair in pairs])
             similarity = np.mean([metrics.ms_ssim(*pair) for pair in pairs])
             grown = [a < b for a, b in zip(energies[-2], energies[-1], strict=True)] if len(energies) > 1 else []
             share = f"{sum(grown)} of {len(grown)}" if grown else ""
@@ -62,7 +63,9 @@ def sheet(codec: rdeic_rt.Codec, photos: list[NDArray[np.uint8]], side_px: int) 
     for row, photo in enumerate(photos):
         data = codec.encode(photo)
         top, left = ((side - side_px) // 2 for side in photo.shape[:2])
-        pictures = {f"lambda_s = {s:g}": codec.decode(data, sharpness=s) for s in SHOWN} | {"photo": photo}
+        pictures = {f"lambda_s = {s:g}": codec.decode(data, DecodeOptions(sharpness=s)) for s in SHOWN} | {
+            "photo": photo
+        }
         for column, (text, picture) in enumerate(pictures.items()):
             x, y = column * (side_px + 4), row * (side_px + TEXT_PX + 8)
             pen.text((x, y), text, fill="black", font=font)

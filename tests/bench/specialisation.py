@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import flops
 import onnx
@@ -32,6 +33,7 @@ from torch import Tensor, nn
 
 from rdeic_export import onnx_export
 from rdeic_export.fold import attention, graphs, steps, text, upsample
+from rdeic_export.fold.pixels import PixelsFromVae
 from rdeic_export.fold.update import UnetStep
 from rdeic_export.modules import signature
 from rdeic_export.modules.config import SD21, UNetConfig
@@ -39,6 +41,7 @@ from rdeic_export.modules.control import ControlNet
 from rdeic_export.modules.model import RdeicModel
 from rdeic_export.modules.signature import Signature
 from rdeic_export.modules.unet import UNet, UNetEncoder
+from rdeic_export.modules.vae import Vae
 from rdeic_rt.tensor_spec import TensorSpec
 
 SIZES = {"batch": 1, "hz": 8, "wz": 12}  # 768x512
@@ -77,7 +80,7 @@ class Unfolded(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, *inputs: Tensor | list[Tensor]) -> Tensor:
+    def forward(self, *inputs: Tensor | list[Tensor]) -> Any:
         timesteps, *rest = inputs
         emb = self.network.time_embed(timesteps)
         if isinstance(self.network, ControlNet):
@@ -90,7 +93,7 @@ class Unfolded(nn.Module):
 class TextFolded(Unfolded):
     """The same after ``text.fold``: no context."""
 
-    def forward(self, *inputs: Tensor | list[Tensor]) -> Tensor:
+    def forward(self, *inputs: Tensor | list[Tensor]) -> Any:
         timesteps, *rest = inputs
         emb = self.network.time_embed(timesteps)
         if isinstance(self.network, ControlNet):
@@ -126,9 +129,9 @@ def report_networks(model: RdeicModel) -> None:
         signature.control(SD21, unet, widths[1]).inputs,
     )
     decoder = signature.vae_decoder(SD21)
-    ladder = Ladder("VAE decoder", graphs.PixelsFromVae(vae), decoder.inputs)
+    ladder = Ladder("VAE decoder", PixelsFromVae(vae), decoder.inputs)
     upsample.fold(vae)
-    ladder.next("upsampling convolutions by phases", graphs.PixelsFromVae(vae), decoder.inputs)
+    ladder.next("upsampling convolutions by phases", PixelsFromVae(vae), decoder.inputs)
 
 
 class Ladder:
@@ -147,7 +150,10 @@ class Ladder:
         self.flops, self.bytes = operations, size
 
     def _count(self, module: nn.Module, inputs: Sequence[TensorSpec]) -> tuple[int, int]:
-        used = module.vae.kl.decoder if isinstance(module, graphs.PixelsFromVae) else module
+        used = module
+        if isinstance(module, PixelsFromVae):
+            assert isinstance(module.vae, Vae)  # as the model of SD 2.1 has it
+            used = module.vae.kl.decoder
         return flops.count(module, Signature(self.network, tuple(inputs), ()), SIZES), flops.weight_bytes(used)
 
 
@@ -180,11 +186,11 @@ def report_nodes(model: RdeicModel, folder: Path) -> None:
     """Export one block of each kind before and after its fold."""
     torch.manual_seed(0)
     network = UNet(NARROW, 4).requires_grad_(False)
-    resnet, transformer = network.input_blocks[1]
+    resnet, transformer = network.input_blocks[1].children()
     up = next(m for m in network.modules() if isinstance(m, Upsample2D))
     folded = copy.deepcopy(network)
     text.fold(folded, torch.randn(1, 77, 64))
-    constant = copy.deepcopy(folded.input_blocks[1][1])
+    constant = copy.deepcopy(transformer_of(folded))
     attention.fold(folded)
     steps.fold(folded)
     upsample.fold(folded)
@@ -206,14 +212,19 @@ def report_nodes(model: RdeicModel, folder: Path) -> None:
     with_text = count(TransformerBlock(transformer), image, context)
     without = count(TransformerBlock(constant), image)
     compare("constant keys and values", blocks[Transformer2DModel], with_text, without)
-    fused = count(TransformerBlock(folded.input_blocks[1][1]), image)
+    fused = count(TransformerBlock(transformer_of(folded)), image)
     compare("attention: scale in the weights, constants per head", blocks[Transformer2DModel], without, fused)
-    compare(
-        "step table: residual blocks", resnets, count(resnet, image, emb), count(folded.input_blocks[1][0], image, step)
-    )
+    resnet_after = next(folded.input_blocks[1].children())
+    compare("step table: residual blocks", resnets, count(resnet, image, emb), count(resnet_after, image, step))
     compare("step table: time embedding", 1, count(network.time_embed, TIMESTEPS), [0, 0])
     up_after = next(m for m in folded.modules() if isinstance(m, upsample.PhaseConv))
     compare("upsampling by phases", blocks[Upsample2D], count(up, wide), count(up_after, wide))
+
+
+def transformer_of(network: UNet) -> nn.Module:
+    """Return the transformer of the first level's first block, which has a residual block and it."""
+    _, transformer = network.input_blocks[1].children()
+    return transformer
 
 
 class TransformerBlock(nn.Module):
@@ -253,9 +264,9 @@ def report_plans(folder: Path) -> None:
     config = UNetConfig(channels=(320,), layers_per_block=1, attention_levels=(True,))
     network = UNet(config, 4).requires_grad_(False)
     text.fold(network, torch.randn(1, config.context_tokens, config.context_dim))
-    plain = copy.deepcopy(network.input_blocks[1][1])
+    plain = copy.deepcopy(transformer_of(network))
     attention.fold(network)
-    folded = network.input_blocks[1][1]
+    folded = transformer_of(network)
     x = TensorSpec("x", "float32", ("batch", 320, "8*hz", "8*wz"))
     row(
         "form of the block (5 heads of 64, up to 1024x1024)", "fused attentions", "sums of q k", "scratch MB", "kernels"

@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from rdeic_eval import Evaluation, evaluate
+from rdeic_eval.metrics import Judge
 from rdeic_rt import Codec
-from rdeic_rt.evaluation import Evaluation, evaluate
-from rdeic_rt.evaluation.metrics import Judge
 
 LARGE = (168, 176)  # height and width, enough for every metric
 SMALL = (40, 48)  # too small for MS-SSIM

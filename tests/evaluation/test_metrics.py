@@ -1,25 +1,32 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rdeic_rt.evaluation import metrics
-from rdeic_rt.evaluation.metrics import FAMILY_OF_LOSS, FAULTS, JUDGES, METRICS, Judge
-from rdeic_rt.evaluation.perceptual import feature_distance
+from rdeic_eval import metrics
+from rdeic_eval.metrics import FAMILY_OF_LOSS, FAULTS, JUDGES, METRICS, Judge
+from rdeic_eval.perceptual import feature_distance
+from rdeic_eval.psnr import psnr_db
 from tests import images
 
 
 def test_psnr_agrees_with_the_formula_in_double_precision(photo: NDArray[np.uint8]) -> None:
     noisy = np.clip(photo + np.random.default_rng(0).normal(0, 12, photo.shape), 0, 255).astype(np.uint8)
-    assert metrics.psnr_db(noisy, photo) == pytest.approx(images.psnr_db(noisy, photo), abs=1e-5)
+    assert psnr_db(noisy, photo) == pytest.approx(images.psnr_db(noisy, photo), abs=1e-5)
 
 
-def test_psnr_of_one_different_sample_is_finite_and_of_equal_images_missing(photo: NDArray[np.uint8]) -> None:
+def test_psnr_of_one_different_sample_is_finite_and_of_equal_images_missing(
+    photo: NDArray[np.uint8],
+) -> None:
     changed = photo.copy()
     changed[-1, -1, -1] ^= 1
-    assert metrics.psnr_db(changed, photo) == pytest.approx(10 * np.log10(255**2 * photo.size), abs=1e-3)
-    assert metrics.psnr_db(photo, photo) is None
+    assert psnr_db(changed, photo) == pytest.approx(10 * np.log10(255**2 * photo.size), abs=1e-3)
+    assert psnr_db(photo, photo) == math.inf
+    only_faults = Judge([])
+    assert only_faults.scores(photo, only_faults.reference(photo))["psnr_db"] is None
 
 
 @pytest.mark.parametrize(("height", "width", "exists"), [(161, 180, True), (160, 180, False), (180, 160, False)])

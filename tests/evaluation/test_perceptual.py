@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from rdeic_rt.evaluation.perceptual import NETWORKS, FeatureDistance
+from rdeic_eval.perceptual import NETWORKS, FeatureDistance
 
 
 @pytest.fixture(scope="module", params=NETWORKS)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rdeic_rt.evaluation import Evaluation, plot, report, sheet
-from rdeic_rt.evaluation.metrics import FAULTS, METRICS
-from rdeic_rt.evaluation.results import OURS
+from rdeic_eval import Evaluation, plot, report, sheet
+from rdeic_eval.metrics import FAULTS, METRICS
+from rdeic_eval.results import OURS
 
 
 def test_json_has_every_file_of_every_photo_and_survives_a_strict_parser(evaluation: Evaluation) -> None:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rdeic_eval import Evaluation, evaluate
+from rdeic_eval.metrics import JUDGES, flat_areas, lattices
+from rdeic_eval.reference_codecs import CODECS, Encodings
+from rdeic_eval.results import OURS, PREVIEW, SAME_SIZE
 from rdeic_rt import Codec, ImageError
-from rdeic_rt.evaluation import Evaluation, evaluate
-from rdeic_rt.evaluation.metrics import JUDGES, flat_areas, lattices
-from rdeic_rt.evaluation.others import CODECS, Encodings
-from rdeic_rt.evaluation.results import OURS, PREVIEW, SAME_SIZE
 from tests import images
 
 from .conftest import LARGE
@@ -93,7 +93,8 @@ def test_evaluate_with_one_rate_and_nothing_else_is_only_that(codec: Codec, crop
     assert [m.codec for m in found.photos[0].measurements] == [OURS, PREVIEW]
     assert [rate.index for rate in found.rates] == [index]
     assert found.rates[0].model_id == codec.bundle.rates[index].model_id.hex()
-    assert found.curve == found.bd_rates == ()
+    assert not found.curve
+    assert not found.bd_rates
     assert named == [(0, str(crops[2]))]
 
 
@@ -117,9 +118,9 @@ def test_unknown_rate_is_refused_before_any_photo(codec: Codec) -> None:
 def test_package_and_perceptual_import_without_the_other_metrics() -> None:
     script = """
 import sys
-import rdeic_rt.evaluation
+import rdeic_eval
 assert not {"torch", "numpy", "PIL"} & set(sys.modules)
-import rdeic_rt.evaluation.perceptual
+import rdeic_eval.perceptual
 assert not {"matplotlib", "bjontegaard", "pytorch_msssim", "onnxruntime"} & set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from rdeic_rt.evaluation import summary
-from rdeic_rt.evaluation.metrics import FAULTS, METRICS
-from rdeic_rt.evaluation.results import OURS, PREVIEW, BdRate, CurvePoint, Measurement, PhotoResult, downscaled
+from rdeic_eval import summary
+from rdeic_eval.metrics import FAULTS, METRICS
+from rdeic_eval.results import OURS, PREVIEW, BdRate, CurvePoint, Measurement, PhotoResult, downscaled
 from rdeic_rt.limits import Size
 
 

@@ -44,7 +44,7 @@ def planned_bundle(embedded_bundle: Path, tmp_path_factory: pytest.TempPathFacto
             sys.executable,
             "export/build_engines.py",
             "--bundle",
-            folder,
+            str(folder),
             "--precision",
             precision,
             "--no-verify",

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rdeic_rt import Codec
+from rdeic_rt import Codec, DecodeOptions
 from tests.images import psnr_db
 
 from .conftest import SIZES, Files, Load, free_bytes
@@ -32,10 +32,12 @@ def test_decode_agrees_with_the_cpu(
 ) -> None:
     fast = load(backend, precision)
     for data in files.values():
-        np.testing.assert_array_equal(fast.read_latents(data).y_hat, codec.read_latents(data).y_hat)
-        expected = codec.decode(data, sharpness=sharpness)
+        np.testing.assert_array_equal(
+            fast.read_latents(data).tensors["y_hat"], codec.read_latents(data).tensors["y_hat"]
+        )
+        expected = codec.decode(data, DecodeOptions(sharpness=sharpness))
         for _ in range(3):  # plainly, recorded, replayed
-            assert psnr_db(fast.decode(data, sharpness=sharpness), expected) >= LEAST_PSNR_DB[precision]
+            assert psnr_db(fast.decode(data, DecodeOptions(sharpness=sharpness)), expected) >= LEAST_PSNR_DB[precision]
 
 
 def test_decode_with_tensorrt_in_another_process_uses_compiled_kernels(load: Load, planned_bundle: Path) -> None:

@@ -30,13 +30,13 @@ def test_decode_to_the_device_is_taken_by_torch_without_a_copy(
     fast = load(backend)
     for (height, width), data in files.items():
         expected = fast.decode(data)
-        image = fast.decode(data, out="device")
+        image = fast.decode_on_device(data)
         tensor = torch.from_dlpack(image)
         assert tensor.data_ptr() == image.address
         assert (tensor.shape, tensor.dtype, tensor.device.type) == ((height, width, 3), torch.uint8, "cuda")
         del image
         np.testing.assert_array_equal(tensor.cpu().numpy(), expected)
-        assert torch.as_tensor(fast.decode(data, out="device"), device="cuda").shape == (height, width, 3)
+        assert torch.as_tensor(fast.decode_on_device(data), device="cuda").shape == (height, width, 3)
 
 
 @BACKENDS
@@ -49,7 +49,7 @@ def test_decode_to_the_device_is_not_overwritten_by_later_ones(
     expected = int(fast.decode(data).astype(np.int64).sum())
     sums = []
     for _ in range(50):
-        tensor = torch.from_dlpack(fast.decode(data, out="device"))
+        tensor = torch.from_dlpack(fast.decode_on_device(data))
         torch.cuda._sleep(2_000_000)
         sums.append(tensor.to(torch.int64).sum())
         del tensor
@@ -64,6 +64,6 @@ def test_decode_on_a_stream_of_torch(load: Load, files: Files, torch: Any, backe
         expected: NDArray[np.uint8] = plain.decode(data)
         for _ in range(3):
             with torch.cuda.stream(stream):
-                doubled = torch.from_dlpack(fast.decode(data, out="device")).to(torch.int32) * 2
+                doubled = torch.from_dlpack(fast.decode_on_device(data)).to(torch.int32) * 2
             stream.synchronize()
             np.testing.assert_array_equal(doubled.cpu().numpy(), 2 * expected.astype(np.int32))

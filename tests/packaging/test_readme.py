@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from rdeic_rt.cli.main import build_parser
 
@@ -28,6 +28,10 @@ class Block:
     ci_name: str | None
 
 
+# The command as it is without the extra openvino, which every process would compile its graphs anew for.
+COMMAND = "import sys; sys.modules['openvino'] = None; from rdeic_rt.cli.main import main; sys.exit(main())"
+# The sides that MS-SSIM needs, and little more: with the whole photo, `eval` judges thirty images five times as large.
+CUT = (100, 60, 276, 228)
 BLOCKS = [Block(found["language"], found["text"], found["name"]) for found in BLOCK.finditer(README)]
 
 
@@ -35,7 +39,7 @@ def run(arguments: list[str], folder: Path) -> None:
     command_folder = folder / "bin"
     command_folder.mkdir(exist_ok=True)
     command = command_folder / "rdeic-rt"
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m rdeic_rt "$@"\n')
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{COMMAND}" "$@"\n')
     command.chmod(0o755)
     environment = dict(os.environ, PATH=f"{command_folder}{os.pathsep}{os.environ['PATH']}")
     done = subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
@@ -43,8 +47,9 @@ def run(arguments: list[str], folder: Path) -> None:
 
 
 def test_snippets_in_order_all_work(tmp_path: Path, photo_paths: list[Path]) -> None:
-    shutil.copy(photo_paths[0], tmp_path / "photo.jpg")
-    run([sys.executable, "-m", "rdeic_rt", "encode", "photo.jpg"], tmp_path)
+    with Image.open(photo_paths[0]) as photo:
+        photo.crop(CUT).save(tmp_path / "photo.jpg", quality=90)
+    run(["rdeic-rt", "encode", "photo.jpg"], tmp_path)
 
     for block in BLOCKS:
         if block.language == "python":

@@ -52,17 +52,17 @@ def names_in(wheel: Path) -> list[str]:
 def test_wheel_holds_the_runtime_only(wheel: Path) -> None:
     tops = {name.split("/")[0] for name in names_in(wheel)}
 
-    assert tops == {"rdeic_rt", f"rdeic_rt-{metadata_of(wheel)['Version']}.dist-info"}
+    assert tops == {"rdeic_rt", "rdeic_eval", f"rdeic_rt-{metadata_of(wheel)['Version']}.dist-info"}
     assert not [name for name in names_in(wheel) if name.endswith((".pyc", ".ckpt", ".pt", ".plan"))]
 
 
 def test_wheel_holds_what_the_package_reads(wheel: Path) -> None:
     names = set(names_in(wheel))
-    sources = ROOT / "runtime" / "rdeic_rt"
-    package = {f"rdeic_rt/{path.relative_to(sources).as_posix()}" for path in sources.rglob("*") if path.is_file()}
+    sources = ROOT / "runtime"
+    packages = [path for name in ("rdeic_rt", "rdeic_eval") for path in (sources / name).rglob("*") if path.is_file()]
 
-    assert {name for name in package if "__pycache__" not in name} <= names
-    assert {"rdeic_rt/py.typed", "rdeic_rt/bundle.schema.json"} <= names
+    assert {path.relative_to(sources).as_posix() for path in packages if "__pycache__" not in path.parts} <= names
+    assert {"rdeic_rt/py.typed", "rdeic_eval/py.typed", "rdeic_rt/bundle.schema.json"} <= names
 
 
 def test_wheel_holds_every_file_of_the_embedded_bundle(wheel: Path) -> None:

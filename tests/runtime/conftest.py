@@ -1,13 +1,47 @@
 from __future__ import annotations
 
+import gc
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from rdeic_rt.backends import cuda as cuda_calls
+
 from . import micro
+from .backends import fake_tensorrt
+from .backends.fake_cuda import FakeCuda
 
 
 @pytest.fixture
 def micro_folder(tmp_path: Path) -> Path:
     """A bundle that a test may change."""
     return micro.write(tmp_path / "micro")
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
+    """A GPU that is not there; after each test everything on it must have been freed."""
+    fake = FakeCuda()
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", fake)
+    cuda_calls.api.cache_clear()
+    gc.collect()
+    gc.freeze()  # only what a test makes is looked through afterwards
+    yield fake
+    fake.failures.clear()
+    gc.collect()
+    leaks = fake.leaks()
+    gc.unfreeze()
+    cuda_calls.api.cache_clear()
+    assert not leaks
+
+
+@pytest.fixture
+def tensorrt(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """TensorRT for RTX on that GPU; TensorRT is not installed."""
+    fake = fake_tensorrt.library(cuda)
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", fake)
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    return fake

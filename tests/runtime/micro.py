@@ -19,14 +19,20 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 U8, I64, F32 = TensorProto.UINT8, TensorProto.INT64, TensorProto.FLOAT
-_DTYPE = {U8: "uint8", I64: "int64", F32: "float32"}
-LATENT = ["b", 4, "h", "w"]
-TENSORS: dict[str, tuple[list[tuple[str, int, list[int | str]]], list[tuple[str, int, list[int | str]]]]] = {
+_DTYPE: dict[int, str] = {U8: "uint8", I64: "int64", F32: "float32"}
+IMAGE: list[int | str] = ["batch", "64*hz", "64*wz", 3]
+LATENT: list[int | str] = ["batch", 4, "8*hz", "8*wz"]
+Y: list[int | str] = ["batch", 4, "4*hz", "4*wz"]
+Tensor = tuple[str, int, list[int | str]]
+"""Name, type and shape."""
+Tensors = dict[str, tuple[list[Tensor], list[Tensor]]]
+"""Role -> inputs, outputs."""
+TENSORS: Tensors = {
     "analysis": (
-        [("image", U8, ["b", "H", "W", 3])],
-        [("y", F32, ["b", 4, "hy", "wy"]), ("vq_indices", I64, ["b", "hz", "wz"])],
+        [("image", U8, IMAGE)],
+        [("y", F32, Y), ("vq_indices", I64, ["batch", "hz", "wz"])],
     ),
-    "synthesis": ([("y_hat", F32, ["b", 4, "hy", "wy"])], [("z_c", F32, LATENT), ("hint", F32, LATENT)]),
+    "synthesis": ([("y_hat", F32, Y)], [("z_c", F32, LATENT), ("hint", F32, LATENT)]),
     "control": (
         [("z_n", F32, LATENT), ("hint", F32, LATENT), ("step", F32, [1, 2])],
         [("residual_0", F32, LATENT)],
@@ -41,7 +47,7 @@ TENSORS: dict[str, tuple[list[tuple[str, int, list[int | str]]], list[tuple[str,
         ],
         [("z_prev", F32, LATENT)],
     ),
-    "vae_decoder": ([("z_0", F32, LATENT)], [("image", U8, ["b", "H", "W", 3])]),
+    "vae_decoder": ([("z_0", F32, LATENT)], [("image", U8, IMAGE)]),
 }
 SCHEDULES: dict[str, dict[str, Any]] = {
     "ddpm-2": {
@@ -64,7 +70,7 @@ SCHEDULES: dict[str, dict[str, Any]] = {
 }
 
 
-def _constant(name: str, values: list[int] | list[float] | int, dtype: Any) -> onnx.TensorProto:
+def _constant(name: str, values: list[int] | list[float] | float, dtype: Any) -> onnx.TensorProto:
     return numpy_helper.from_array(np.array(values, dtype), name)
 
 
@@ -121,12 +127,22 @@ def graph(role: str) -> onnx.ModelProto:
         ]
         constants += [_constant("three", [3], np.int64), _constant("scales", [1.0, 1.0, 8.0, 8.0], np.float32)]
         constants += [_constant("low", 0.0, np.float32), _constant("high", 255.0, np.float32)]
+    return model(role, TENSORS[role], nodes, constants)
+
+
+def model(
+    name: str,
+    tensors: tuple[list[Tensor], list[Tensor]],
+    nodes: list[onnx.NodeProto],
+    constants: list[onnx.TensorProto],
+) -> onnx.ModelProto:
+    """Return a checked graph of these nodes, with those of the constants that they read."""
     used = {name for n in nodes for name in n.input}
-    inputs, outputs = ([helper.make_tensor_value_info(*t) for t in side] for side in TENSORS[role])
-    body = helper.make_graph(nodes, role, inputs, outputs, [c for c in constants if c.name in used])
-    model = helper.make_model(body, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    onnx.checker.check_model(model, full_check=True)
-    return model
+    inputs, outputs = ([helper.make_tensor_value_info(*t) for t in side] for side in tensors)
+    body = helper.make_graph(nodes, name, inputs, outputs, [c for c in constants if c.name in used])
+    made = helper.make_model(body, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.checker.check_model(made, full_check=True)
+    return made
 
 
 def write(folder: Path) -> Path:
@@ -143,18 +159,15 @@ def write(folder: Path) -> Path:
         np.savez(folder / tables[name], control=rows[:, :2], unet_step=rows)
     np.savez(folder / "entropy.npz", nothing=np.zeros(1, np.int32))
     document = {
-        "schema": 1,
+        "schema": 2,
         "name": "micro",
         "family": "rdeic",
         "licence": "Apache-2.0",
         "provenance": {"made_by": "tests/runtime/micro.py"},
         "size_multiple_px": 64,
-        "latent": {"channels": 4, "factor_px": 8},
         "files": {},
-        "graphs": {
-            role: {"file": f"{role}.onnx", "precision": "fp32", "inputs": _specs(sides[0]), "outputs": _specs(sides[1])}
-            for role, sides in TENSORS.items()
-        },
+        "graphs": graph_entries(TENSORS),
+        "preferred": {"cpu": ["int8-cpu", "fp32"], "tensorrt": ["fp16", "int8", "fp32"]},
         "schedules": SCHEDULES,
         "rates": [
             {
@@ -191,5 +204,13 @@ def entry(path: Path) -> dict[str, str | int]:
     return {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
 
 
-def _specs(tensors: list[tuple[str, int, list[int | str]]]) -> list[dict[str, Any]]:
+def graph_entries(tensors: Tensors) -> dict[str, Any]:
+    """Return what bundle.json says of graphs in float32, each in a file of its role's name."""
+    return {
+        role: {"inputs": _specs(inputs), "outputs": _specs(outputs), "forms": {"fp32": f"{role}.onnx"}}
+        for role, (inputs, outputs) in tensors.items()
+    }
+
+
+def _specs(tensors: list[Tensor]) -> list[dict[str, Any]]:
     return [{"name": name, "dtype": _DTYPE[dtype], "shape": shape} for name, dtype, shape in tensors]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rdeic_rt import bundle
+from rdeic_rt import bundle, bundle_search
 from rdeic_rt.errors import BundleCorruptError, BundleError, BundleMismatchError, BundleNotFoundError
 
 Document = dict[str, Any]
@@ -24,11 +24,17 @@ def change(folder: Path, edit: Callable[[Document], object]) -> None:
 def test_read_good_bundle_returns_every_field(micro_folder: Path) -> None:
     found = bundle.read(micro_folder)
     rate = found.rates[0]
-    assert (found.name, found.family, found.licence, found.folder) == ("micro", "rdeic", "Apache-2.0", micro_folder)
-    assert (found.size_multiple_px, found.latent_channels, found.latent_factor_px) == (64, 4, 8)
+    assert (found.name, found.family.name, found.licence, found.folder) == (
+        "micro",
+        "rdeic",
+        "Apache-2.0",
+        micro_folder,
+    )
+    assert found.size_multiple_px == 64
+    assert found.preferred["cpu"] == ("int8-cpu", "fp32")
     assert rate.model_id == bytes.fromhex("00c0ffee")
-    assert found.graphs[rate.graphs["unet_step"]].path == micro_folder / "unet_step.onnx"
-    assert found.graphs["unet_step"].input("step").shape == (1, 3)
+    assert found.graphs[rate.graphs["unet_step"]]["fp32"].path == micro_folder / "unet_step.onnx"
+    assert found.reference("unet_step").input("step").shape == (1, 3)
     assert found.schedules["ddpm-2"].timesteps == (299, 0)
     assert rate.step_tables["ddpm-2"].path == micro_folder / "steps" / "ddpm-2.npz"
     assert found.files["entropy.npz"].size_bytes == (micro_folder / "entropy.npz").stat().st_size
@@ -46,14 +52,24 @@ def test_read_embedded_bundle_has_several_rates_with_several_numbers_of_steps(em
     found = bundle.read(embedded_bundle)
     assert found.name == "tiny"
     assert len(found.rates) >= 3
-    assert len({found.schedules[rate.schedule].n_steps for rate in found.rates}) >= 2
+    assert len({found.n_steps(rate) for rate in found.rates}) >= 2
+
+
+def shape(name: str, dims: list[int | str]) -> Callable[[Document], object]:
+    """Return an edit that gives one tensor another shape, wherever it is first named."""
+
+    def edit(document: Document) -> None:
+        tensors = (t for graph in document["graphs"].values() for side in ("inputs", "outputs") for t in graph[side])
+        next(t for t in tensors if t["name"] == name)["shape"] = dims
+
+    return edit
 
 
 CORRUPT: dict[str, tuple[Callable[[Document], object], str]] = {
     "missing field": (lambda d: d.pop("family"), "family"),
     "unknown field": (lambda d: d.update(graph={}), "graph"),
     "wrong type": (lambda d: d.update(default_rate="0"), "default_rate"),
-    "schema is a text": (lambda d: d.update(schema="1"), "schema"),
+    "schema is a text": (lambda d: d.update(schema="2"), "schema"),
     "graph of another role": (lambda d: d["rates"][0]["graphs"].update(control="unet_step"), "as control it must map"),
     "graph not defined": (lambda d: d["rates"][0]["graphs"].update(control="other"), "'other' is not defined"),
     "schedule not defined": (lambda d: d["rates"][0].update(schedule="ddpm-9"), "'ddpm-9' is not defined"),
@@ -62,8 +78,24 @@ CORRUPT: dict[str, tuple[Callable[[Document], object], str]] = {
     "rate index": (lambda d: d["rates"][0].update(index=1), "indices"),
     "default rate": (lambda d: d.update(default_rate=1), "default_rate is 1"),
     "model id": (lambda d: d["rates"][0].update(model_id="00C0FFEE"), "model_id"),
-    "size multiple": (lambda d: d.update(size_multiple_px=96), "size_multiple_px"),
-    "latent factor": (lambda d: d["latent"].update(factor_px=7), "latent.factor_px"),
+    "size multiple": (lambda d: d.update(size_multiple_px=0), "size_multiple_px"),
+    "form that nobody has": (lambda d: d["graphs"]["control"]["forms"].update(int4="control.onnx"), "int4"),
+    "graph without a form": (lambda d: d["graphs"]["control"].update(forms={}), "forms"),
+    "preferred form that nobody has": (lambda d: d["preferred"].update(cpu=["int4"]), "preferred"),
+    "role missing": (lambda d: d["rates"][0]["graphs"].pop("control"), "has the roles analysis, control"),
+    "role too many": (lambda d: d["rates"][0]["graphs"].update(other="control"), "has the roles analysis, control"),
+    "guided by a number": (lambda d: d["rates"][0].update(guided=1), "guided"),
+    "no schedule": (lambda d: d["rates"][0].pop("schedule"), "needs a schedule"),
+    "dimension of no grammar": (shape("z_n", ["batch", 4, "8*h", "8*wz"]), "'h' is none of batch, hz and wz"),
+    "dimension that is no name": (shape("z_n", ["batch", 4, "8 hz", "8*wz"]), "'8 hz' is none of"),
+    "columns first": (shape("z_n", ["batch", 4, "8*wz", "8*hz"]), "in this order"),
+    "rows alone": (shape("z_n", ["batch", 4, "8*hz", 8]), "come together"),
+    "sides apart": (shape("z_n", ["batch", "8*hz", 4, "8*wz"]), "neighbours"),
+    "sides of two factors": (shape("z_n", ["batch", 4, "8*hz", "4*wz"]), "one factor"),
+    "factor of no pixels": (shape("z_n", ["batch", 4, "7*hz", "7*wz"]), "7 does not divide size_multiple_px, 64"),
+    "batch twice": (shape("z_n", ["batch", "batch", "8*hz", "8*wz"]), "one batch"),
+    "latents of two shapes": (shape("z_n", ["batch", 5, "8*hz", "8*wz"]), "z_n is float32 ['batch', 5"),
+    "image of another size": (shape("image", ["batch", "32*hz", "32*wz", 3]), "should be uint8 [batch, 64*hz"),
     "file not listed": (lambda d: d["files"].pop("entropy.npz"), "'entropy.npz' is not among"),
     "file length": (lambda d: d["files"]["entropy.npz"].update(bytes=1), "should have 1"),
     "file hash": (lambda d: d["files"]["entropy.npz"].update(sha256="0" * 64), "SHA-256"),
@@ -89,7 +121,7 @@ def test_read_manifest_with_a_fault_raises_corrupt_and_names_it(micro_folder: Pa
         "[]",
         "[" * 100_000,
         '{"schema": NaN}',
-        '{"schema": 1, "schema": 1}',
+        '{"schema": 2, "schema": 2}',
         '{"schema": 1e999}',
         '{"schema": 1' + 400 * "0" + "}",
         "\x00\xff",
@@ -105,10 +137,28 @@ def test_read_text_that_is_no_manifest_raises_corrupt(micro_folder: Path, text: 
 
 
 def test_read_newer_schema_says_to_upgrade(micro_folder: Path) -> None:
-    change(micro_folder, lambda d: d.update(schema=2))
-    with pytest.raises(BundleError, match=r"schema 2.*reads schema 1.*Upgrade") as caught:
+    change(micro_folder, lambda d: d.update(schema=3))
+    with pytest.raises(BundleError, match=r"schema 3.*reads schema 2.*Upgrade") as caught:
         bundle.read(micro_folder)
     assert not isinstance(caught.value, BundleCorruptError)
+
+
+def test_read_family_that_nobody_knows_names_those_that_are_known(micro_folder: Path) -> None:
+    change(micro_folder, lambda d: d.update(family="jpeg"))
+    with pytest.raises(BundleError, match=r"family 'jpeg' is not part of this version.*which has: rdeic") as caught:
+        bundle.read(micro_folder)
+    assert not isinstance(caught.value, BundleCorruptError)
+    assert str(micro_folder) in str(caught.value)
+
+
+def test_rate_without_guidance_refuses_sharpness_and_says_why(micro_folder: Path) -> None:
+    change(micro_folder, lambda d: d["rates"][0].update(guided=False))
+    change(micro_folder, lambda d: d["rates"][0].pop("lambda_r"))
+    found = bundle.read(micro_folder)
+    assert found.rates[0].lambda_r is None
+    found.check_sharpness(found.rates[0], 1.0)
+    with pytest.raises(ValueError, match=r"sharpness is 0\.5, but rate 0 of bundle 'micro' cannot be guided"):
+        found.check_sharpness(found.rates[0], 0.5)
 
 
 @pytest.mark.parametrize(
@@ -190,15 +240,15 @@ def test_find_name_takes_the_first_listed_folder(
     empty = tmp_path / "empty"
     empty.mkdir()
     monkeypatch.setenv("RDEIC_RT_BUNDLES", os.pathsep.join([str(empty), "", str(tmp_path)]))
-    assert bundle.find("micro") == micro_folder
-    assert micro_folder in bundle.installed()
-    assert bundle.find(tmp_path / "micro") == micro_folder
-    assert bundle.find(str(micro_folder)) == micro_folder
+    assert bundle_search.find("micro") == micro_folder
+    assert micro_folder in bundle_search.installed()
+    assert bundle_search.find(tmp_path / "micro") == micro_folder
+    assert bundle_search.find(str(micro_folder)) == micro_folder
 
 
 def test_find_relative_folder_is_a_path(micro_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(micro_folder.parent)
-    assert bundle.find("micro") == micro_folder
+    assert bundle_search.find("micro") == micro_folder
 
 
 def test_find_without_source_returns_the_embedded_one(embedded_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,8 +259,8 @@ def test_find_without_source_returns_the_embedded_one(embedded_bundle: Path, mon
 def test_find_unknown_name_lists_where_it_looked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RDEIC_RT_BUNDLES", str(tmp_path))
     with pytest.raises(BundleNotFoundError) as caught:
-        bundle.find("nowhere")
-    for place in (tmp_path, *bundle.search_folders()):
+        bundle_search.find("nowhere")
+    for place in (tmp_path, *bundle_search.search_folders()):
         assert str(place / "nowhere") in str(caught.value)
     assert "RDEIC_RT_BUNDLES" in str(caught.value)
 
@@ -219,8 +269,8 @@ def test_find_unknown_name_lists_where_it_looked(tmp_path: Path, monkeypatch: py
 def test_find_path_is_never_searched_as_a_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BundleNotFoundError) as caught:
-        bundle.find(name)
-    assert str(bundle.search_folders()[0]) not in str(caught.value)
+        bundle_search.find(name)
+    assert str(bundle_search.search_folders()[0]) not in str(caught.value)
 
 
 def test_rate_of_other_model_names_both(micro_folder: Path) -> None:
@@ -244,9 +294,9 @@ def test_choose_rate_outside_the_bundle_lists_the_choices(micro_folder: Path) ->
 def test_choose_schedule_takes_the_same_sampler_only(micro_folder: Path) -> None:
     found = bundle.read(micro_folder)
     rate = found.rates[0]
-    assert found.choose_schedule(rate, None).name == "ddpm-2"
-    assert found.choose_schedule(rate, 2).name == "ddpm-2"
-    assert found.choose_schedule(rate, 1).name == "ddpm-1"
+    for asked, name in ((None, "ddpm-2"), (2, "ddpm-2"), (1, "ddpm-1")):
+        assert found.choose_schedule(rate, asked) is found.schedules[name]
+        assert found.n_steps(rate, asked) == len(found.schedules[name].timesteps)
     for n_steps in (3, 0, -2, True):
         with pytest.raises(ValueError, match="1 or 2 steps"):
             found.choose_schedule(rate, n_steps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import json
 import math
 import shutil
@@ -22,7 +23,9 @@ from rdeic_rt import (
     BackendUnavailableError,
     BundleCorruptError,
     BundleMismatchError,
+    CancelledError,
     Codec,
+    DecodeOptions,
     FileFormatError,
     ImageError,
     LimitExceededError,
@@ -34,7 +37,7 @@ from rdeic_rt import (
     timing,
 )
 from rdeic_rt.backends import select
-from tests.images import psnr_db
+from tests.images import high_frequency_energy, psnr_db
 
 Picture = NDArray[np.uint8]
 # A JPEG of 25 dB is a recognisable photo; the smallest of these files have less than a tenth of its bits.
@@ -80,7 +83,7 @@ def test_decode_of_each_photo_at_each_rate_is_that_photo(codec: Codec, photo_pat
 
 
 def test_encode_rate_with_larger_lambda_makes_larger_files(codec: Codec, photo: Picture) -> None:
-    by_lambda = sorted(codec.bundle.rates, key=lambda rate: rate.lambda_r)
+    by_lambda = sorted(codec.bundle.rates, key=lambda rate: rate.lambda_r or 0.0)
     sizes = [len(codec.encode(photo, rate.index)) for rate in by_lambda]
     assert sizes == sorted(sizes)
 
@@ -154,14 +157,17 @@ def test_preview_of_each_photo_at_each_rate_is_that_photo(codec: Codec, photo_pa
             assert preview.shape == image.shape
             assert preview.dtype == np.uint8
             assert psnr_db(preview, image) > RECOGNISABLE_DB, (path.name, rate.index)
-            np.testing.assert_array_equal(codec.preview(codec.read_latents(data), out="device"), preview)
+            np.testing.assert_array_equal(
+                codec.decode_on_device(codec.read_latents(data), DecodeOptions(preview=True)), preview
+            )
 
 
 def test_preview_is_what_decoding_of_z_c_gives(codec: Codec, part: Picture, data: bytes) -> None:
     latents = codec.read_latents(data)
-    backend, graphs = codec._selection.backend, codec._previewers[latents.rate.index]
-    z_c = graphs.synthesis.run({"y_hat": backend.put(latents.y_hat)})["z_c"]
-    padded = backend.get(graphs.vae_decoder.run({"z_0": z_c})["image"])[0]
+    backend = codec._selection.backend
+    ((synthesis,), (vae_decoder,)) = (stage.graphs for stage in codec._loaded.previews[latents.rate.index].stages)
+    z_c = synthesis.run({"y_hat": backend.put(latents.tensors["y_hat"])})["z_c"]
+    padded = backend.get(vae_decoder.run({"z_0": z_c})["image"])[0]
     np.testing.assert_array_equal(codec.preview(data), padded[: part.shape[0], : part.shape[1]])
     assert (codec.preview(data) != codec.decode(data)).any()
 
@@ -169,17 +175,12 @@ def test_preview_is_what_decoding_of_z_c_gives(codec: Codec, part: Picture, data
 def test_preview_loads_no_denoiser(codec: Codec, part: Picture, data: bytes, bundle_copy: Path) -> None:
     for rate in codec.bundle.rates:
         for role in ("control", "unet_step"):
-            path = codec.bundle.graphs[rate.graphs[role]].path
+            path = codec.bundle.reference(rate.graphs[role]).path
             (bundle_copy / path.name).write_bytes(bytes(path.stat().st_size))
     damaged = rdeic_rt.load(bundle_copy, verify=False, backend="cpu")
     np.testing.assert_array_equal(damaged.preview(data), codec.preview(data))
     with pytest.raises(BundleCorruptError, match="not a graph"):
         damaged.decode(data)
-
-
-def test_preview_wrong_place_is_refused(codec: Codec, data: bytes) -> None:
-    with pytest.raises(ValueError, match="out is 'moon'"):
-        codec.preview(data, out="moon")  # type: ignore[call-overload]
 
 
 def of_size(photo: Picture, height: int, width: int) -> Picture:
@@ -261,56 +262,61 @@ def test_encode_picture_over_the_limit_raises_before_any_work(codec: Codec, part
 def test_decode_again_gives_the_same_picture_and_seed_is_the_checksum(codec: Codec, data: bytes) -> None:
     image = codec.decode(data)
     np.testing.assert_array_equal(codec.decode(bytearray(data)), image)
-    np.testing.assert_array_equal(codec.decode(memoryview(data), seed=rdeic_rt.read_header(data).crc), image)
-    assert (codec.decode(data, seed=1) != image).any()
+    np.testing.assert_array_equal(
+        codec.decode(memoryview(data), DecodeOptions(seed=rdeic_rt.read_header(data).crc)), image
+    )
+    assert (codec.decode(data, DecodeOptions(seed=1)) != image).any()
 
 
 def test_decode_sharpness_moves_the_picture_step_by_step(codec: Codec, data: bytes) -> None:
-    plain = codec.decode(data, sharpness=1.0)
-    np.testing.assert_allclose(codec.decode(data, sharpness=1 + 1e-9), plain, atol=1)
-    assert psnr_db(codec.decode(data, sharpness=0.9), plain) > psnr_db(codec.decode(data, sharpness=0.0), plain)
+    plain = codec.decode(data, DecodeOptions(sharpness=1.0))
+    np.testing.assert_allclose(codec.decode(data, DecodeOptions(sharpness=1 + 1e-9)), plain, atol=1)
+    assert psnr_db(codec.decode(data, DecodeOptions(sharpness=0.9)), plain) > psnr_db(
+        codec.decode(data, DecodeOptions(sharpness=0.0)), plain
+    )
 
 
 def test_decode_sharpness_raises_the_high_frequency_energy_at_each_rate(codec: Codec, photo_paths: list[Path]) -> None:
-    metrics = pytest.importorskip("rdeic_rt.evaluation.metrics")
     for path in photo_paths:
         for rate in codec.bundle.rates:
             data = codec.encode(np.asarray(Image.open(path).convert("RGB")), rate=rate.index)
-            pictures = [codec.decode(data, sharpness=value) for value in (0.0, 0.5, 1.0, 1.5)]
-            energies = [metrics.high_frequency_energy(picture) for picture in pictures]
+            pictures = [codec.decode(data, DecodeOptions(sharpness=value)) for value in (0.0, 0.5, 1.0, 1.5)]
+            energies = [high_frequency_energy(picture) for picture in pictures]
             assert energies == sorted(set(energies)), (path.name, rate.index)
 
 
 @pytest.mark.parametrize("sharpness", [-0.1, math.nan, math.inf, -math.inf])
 def test_decode_sharpness_out_of_range_is_refused(codec: Codec, data: bytes, sharpness: float) -> None:
     with pytest.raises(ValueError, match="sharpness"):
-        codec.decode(data, sharpness=sharpness)
+        codec.decode(data, DecodeOptions(sharpness=sharpness))
 
 
 @pytest.mark.parametrize("seed", [-1, 2**64])
 def test_decode_seed_out_of_range_is_refused(codec: Codec, data: bytes, seed: int) -> None:
     with pytest.raises(ValueError, match="seed"):
-        codec.decode(data, seed=seed)
+        codec.decode(data, DecodeOptions(seed=seed))
 
 
 def test_decode_largest_seed_is_accepted_as_any_kind_of_integer(codec: Codec, data: bytes) -> None:
     largest = 2**64 - 1
-    np.testing.assert_array_equal(codec.decode(data, seed=np.uint64(largest)), codec.decode(data, seed=largest))  # type: ignore[arg-type]
+    images = [codec.decode(data, DecodeOptions(seed=seed)) for seed in (largest, np.uint64(largest))]  # type: ignore[arg-type]
+    np.testing.assert_array_equal(images[0], images[1])
     with pytest.raises(TypeError):
-        codec.decode(data, seed=0.5)  # type: ignore[arg-type]
+        codec.decode(data, DecodeOptions(seed=0.5))  # type: ignore[arg-type]
 
 
 def test_decode_in_another_number_of_steps_of_the_bundle(codec: Codec, part: Picture) -> None:
     for rate in codec.bundle.rates:
         data = codec.encode(part, rate.index)
-        own = codec.bundle.schedules[rate.schedule]
-        np.testing.assert_array_equal(codec.decode(data, steps=own.n_steps), codec.decode(data))
+        own = codec.bundle.choose_schedule(rate, None)
+        assert own is not None
+        np.testing.assert_array_equal(codec.decode(data, DecodeOptions(steps=own.n_steps)), codec.decode(data))
         choices = {codec.bundle.schedules[name] for name in rate.step_tables}
         for schedule in choices - {own}:
             if schedule.sampler == own.sampler:
-                assert codec.decode(data, steps=schedule.n_steps).shape == part.shape
+                assert codec.decode(data, DecodeOptions(steps=schedule.n_steps)).shape == part.shape
         with pytest.raises(ValueError, match=rf"decodes in .*{own.n_steps}.* steps"):
-            codec.decode(data, steps=77)
+            codec.decode(data, DecodeOptions(steps=77))
 
 
 def test_decode_for_another_model_names_both(codec: Codec, data: bytes) -> None:
@@ -332,15 +338,15 @@ def test_decode_something_else_is_refused(codec: Codec, photo_paths: list[Path])
 def test_read_latents_on_one_thread_and_on_two_are_equal(codec: Codec, data: bytes) -> None:
     one = rdeic_rt.load(codec.bundle.folder, threads=1)
     two = rdeic_rt.load(codec.bundle.folder, threads=2)
-    np.testing.assert_array_equal(one.read_latents(data).y_hat, two.read_latents(data).y_hat)
+    np.testing.assert_array_equal(one.read_latents(data).tensors["y_hat"], two.read_latents(data).tensors["y_hat"])
     assert psnr_db(one.decode(data), two.decode(data)) > 50
 
 
 def test_encode_loads_no_decoder_graph_and_decode_no_analysis(codec: Codec, part: Picture, bundle_copy: Path) -> None:
     decoding = {rate.graphs["synthesis"] for rate in codec.bundle.rates}
     for graph_id in decoding:
-        (bundle_copy / codec.bundle.graphs[graph_id].path.name).write_bytes(
-            bytes(codec.bundle.graphs[graph_id].path.stat().st_size)
+        (bundle_copy / codec.bundle.reference(graph_id).path.name).write_bytes(
+            bytes(codec.bundle.reference(graph_id).path.stat().st_size)
         )
     damaged = rdeic_rt.load(bundle_copy, verify=False)
     data = damaged.encode(part)
@@ -394,10 +400,10 @@ def paths(codec: Codec, photo: Picture, tmp_path: Path) -> list[Path]:
 
 
 def test_decode_many_yields_in_order_what_decode_returns(codec: Codec, paths: list[Path]) -> None:
-    results = list(codec.decode_many(iter(paths), sharpness=0.5, seed=3))
+    results = list(codec.decode_many(iter(paths), DecodeOptions(sharpness=0.5, seed=3)))
     assert [path for path, _ in results] == paths
-    for path, image in results:
-        np.testing.assert_array_equal(image, codec.decode(path.read_bytes(), sharpness=0.5, seed=3))
+    for path, (_, image) in zip(paths, results, strict=True):
+        np.testing.assert_array_equal(image, codec.decode(path.read_bytes(), DecodeOptions(sharpness=0.5, seed=3)))
 
 
 def test_decode_many_with_on_error_does_the_rest(codec: Codec, paths: list[Path], tmp_path: Path) -> None:
@@ -423,12 +429,12 @@ def test_decode_many_given_up_leaves_no_thread(codec: Codec, paths: list[Path]) 
     iterator = codec.decode_many(paths)
     next(iterator)
     iterator.close()  # type: ignore[attr-defined]
-    assert not [thread for thread in threading.enumerate() if "decode_many" in thread.name]
+    assert not [thread for thread in threading.enumerate() if "rdeic_rt.pipeline" in thread.name]
 
 
 def test_decode_many_wrong_option_raises_at_once(codec: Codec, paths: list[Path]) -> None:
     with pytest.raises(ValueError, match="sharpness"):
-        codec.decode_many(paths, sharpness=-1)
+        codec.decode_many(paths, DecodeOptions(sharpness=-1))
 
 
 def test_codec_is_freed_with_its_last_reference(golden_bundle: Path) -> None:
@@ -441,3 +447,89 @@ def test_codec_is_freed_with_its_last_reference(golden_bundle: Path) -> None:
         assert alive() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_decode_many_takes_paths_bytes_and_streams(codec: Codec, paths: list[Path], workers: int) -> None:
+    data = [path.read_bytes() for path in paths]
+    sources: list[Any] = [str(paths[0]), paths[1], data[0], io.BytesIO(data[1]), memoryview(data[0])]
+    results = list(codec.decode_many(sources, workers=workers))
+    assert [source for source, _ in results] == sources
+    for (_, image), whole in zip(results, [data[0], data[1], data[0], data[1], data[0]], strict=True):
+        np.testing.assert_array_equal(image, codec.decode(whole))
+
+
+def test_decode_many_without_workers_is_refused_at_once(codec: Codec, paths: list[Path]) -> None:
+    with pytest.raises(ValueError, match="workers is 0"):
+        codec.decode_many(paths, workers=0)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_encode_many_gives_the_files_that_encode_gives(
+    codec: Codec, part: Picture, photo_paths: list[Path], workers: int
+) -> None:
+    path = photo_paths[0]
+    image, metadata = rdeic_rt.read_image(path)
+    sources = [path, path.read_bytes(), io.BytesIO(path.read_bytes()), part]
+    results = list(codec.encode_many(sources, 1, workers=workers))
+    expected = codec.encode(image, 1, metadata=metadata)
+    assert [data for _, data in results] == [expected, expected, expected, codec.encode(part, 1)]
+    assert results[3][0] is part
+
+
+def test_encode_many_with_on_error_does_the_rest(codec: Codec, part: Picture, tmp_path: Path) -> None:
+    problems: list[tuple[Any, Exception]] = []
+    results = list(
+        codec.encode_many([tmp_path / "gone.png", b"no image", part], on_error=lambda *p: problems.append(p))
+    )
+    assert [data for _, data in results] == [codec.encode(part)]
+    assert [type(error) for _, error in problems] == [FileNotFoundError, ImageError]
+
+
+def test_progress_tells_of_every_part_in_order(codec: Codec, data: bytes) -> None:
+    told: list[tuple[str, int, int]] = []
+    codec.decode(data, DecodeOptions(on_progress=lambda *part: told.append(part)))
+    steps = codec.bundle.n_steps(codec.read_latents(data).rate)
+    names = ["entropy", "synthesis", *["denoise"] * steps, "vae", "done"]
+    assert told == [(name, done, len(names) - 1) for done, name in enumerate(names)]
+    told.clear()
+    codec.preview(data, DecodeOptions(on_progress=lambda *part: told.append(part)))
+    assert told == [("entropy", 0, 3), ("synthesis", 1, 3), ("vae", 2, 3), ("done", 3, 3)]
+
+
+def test_progress_in_tiles_tells_of_each_with_the_numbers_of_its_part(bundle_copy: Path, photo: Picture) -> None:
+    codec = rdeic_rt.load(bundle_copy, backend="cpu", tile_px=256)
+    told: list[tuple[str, int, int]] = []
+    codec.preview(codec.encode(photo), DecodeOptions(on_progress=lambda *part: told.append(part)))
+    assert told == [("entropy", 0, 3), *[("synthesis", 1, 3)] * 6, *[("vae", 2, 3)] * 6, ("done", 3, 3)]
+
+
+@pytest.mark.parametrize("after", ["entropy", "synthesis", "denoise", "vae"])
+def test_cancel_ends_the_decode_before_the_next_part(codec: Codec, data: bytes, after: str) -> None:
+    cancel, told = threading.Event(), []
+
+    def on_progress(part: str, done: int, total: int) -> None:
+        told.append(part)
+        if part == after:
+            cancel.set()
+
+    options = DecodeOptions(on_progress=on_progress, cancel=cancel)
+    if after == "vae":  # nothing comes after it
+        assert codec.decode(data, options).any()
+    else:
+        with pytest.raises(CancelledError, match="cancelled by the caller"):
+            codec.decode(data, options)
+        assert told[-1] == after
+    with pytest.raises(CancelledError):
+        list(codec.decode_many([data], options, on_error=lambda *_: None))
+
+
+def test_interrupt_from_progress_comes_through_and_the_codec_goes_on(codec: Codec, data: bytes) -> None:
+    """What Ctrl-C raises between two parts."""
+
+    def interrupted(part: str, done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        codec.decode(data, DecodeOptions(on_progress=interrupted))
+    assert codec.decode(data).any()

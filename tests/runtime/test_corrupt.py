@@ -56,7 +56,7 @@ def test_read_latents_damage_under_a_good_checksum_is_contained(codec: Codec, sm
     outcomes = set()
     for data in resealed_flips(small, 400):
         try:
-            y_hat = codec.read_latents(data).y_hat
+            y_hat = codec.read_latents(data).tensors["y_hat"]
         except RdeicError:
             outcomes.add("error")
         else:

@@ -67,13 +67,10 @@ def test_read_bytes_endless_device_stops_at_the_limit() -> None:
 
 
 def test_read_stream_in_pieces_returns_all_of_it() -> None:
-    class Slow(io.RawIOBase):
+    class Slow(io.BytesIO):
         left = 10
 
-        def readable(self) -> bool:
-            return True
-
-        def read(self, size: int = -1) -> bytes:
+        def read(self, size: int | None = -1) -> bytes:
             self.left -= 1
             return b"ab" if self.left >= 0 else b""
 
@@ -131,7 +128,8 @@ def test_atomic_write_without_overwrite_from_many_threads_succeeds_once(
 
     if not hard_links:
         monkeypatch.setattr(os, "link", no_link)
-    barrier, outcomes = threading.Barrier(8), []
+    barrier = threading.Barrier(8)
+    outcomes: list[bytes | None] = []
 
     def write(content: bytes) -> None:
         def produce(stream: BinaryIO) -> None:

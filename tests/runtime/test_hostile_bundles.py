@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 
 import rdeic_rt
-from rdeic_rt import BundleCorruptError, BundleMismatchError
+from rdeic_rt import BundleCorruptError, BundleMismatchError, DecodeOptions
 from tests import damaged_bundles
 from tests.damaged_bundles import GRAPH, copy, leak, replace
 
@@ -26,8 +28,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def decode(bundle: Path, file: bytes, *, verify: bool = True, **options: object) -> np.ndarray:
-    return rdeic_rt.load(bundle, backend="cpu", threads=1, verify=verify).decode(file, **options)  # type: ignore[call-overload, no-any-return]
+def decode(bundle: Path, file: bytes, *, verify: bool = True, **options: Any) -> NDArray[np.uint8]:
+    return rdeic_rt.load(bundle, backend="cpu", threads=1, verify=verify).decode(file, DecodeOptions(**options))
 
 
 def test_decode_with_a_graph_that_shows_another_file_is_refused(golden_bundle: Path, folder: Path, file: bytes) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import asdict
+
 import pytest
 
+from rdeic_rt import limits
 from rdeic_rt.errors import LimitExceededError
 from rdeic_rt.limits import DEFAULT_LIMITS, Limits, Size
+from tests.conftest import REPOSITORY
 
 
 @pytest.mark.parametrize("size", [Size(1, 1), Size(8192, 8192), Size(1, 65_535), Size(65_535, 1024)])
@@ -28,3 +33,22 @@ def test_check_size_beyond_a_limit_raises(size: Size, message: str) -> None:
 
 def test_check_size_raised_limit_accepts() -> None:
     Limits(max_pixels=2**40, max_side_px=2**20).check_size(Size(2**20, 2**20))
+
+
+def test_numbers_are_those_of_the_c_header() -> None:
+    """What only one side has: TensorRT's plans are Python's, and the ceiling on memory is C++'s."""
+    header = (REPOSITORY / "runtime" / "cpp" / "src" / "input_limits.h").read_text(encoding="utf-8")
+    fixed = re.findall(r"^inline constexpr [\w:]+ k(\w+) = ([^;]+);$", header, re.MULTILINE)
+    in_c = {re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).upper(): c_number(text) for name, text in fixed}
+    in_python = {name: value for name, value in vars(limits).items() if name.startswith("MAX_")}
+    assert in_c == {name: value for name, value in in_python.items() if name != "MAX_PLAN_KEY_BYTES"}
+
+    members = dict(re.findall(r"^  std::uint\d+_t (max_\w+) = ([^;]+);$", header, re.MULTILINE))
+    assert {name: c_number(text) for name, text in members.items()} == asdict(DEFAULT_LIMITS) | {"max_memory_bytes": 0}
+
+
+def c_number(text: str) -> int:
+    """Return the value of a constant expression of integers."""
+    plain = re.sub(r"std::\w+\{(\d+)\}", r"\1", text).replace("'", "")
+    assert re.fullmatch(r"[\d <()-]+", plain), text
+    return int(eval(plain))

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto
 
 from rdeic_rt import graph_file, onnx_walk
-from rdeic_rt.bundle import GraphSpec
 from rdeic_rt.bundle_file import BundleFile
 from rdeic_rt.errors import BundleCorruptError
+from rdeic_rt.manifest import GraphSpec
 
 from .. import hostile_graphs
 from ..hostile_graphs import LISTED
@@ -47,7 +47,7 @@ def folder(tmp_path: Path) -> Path:
 def spec(folder: Path, content: bytes, name: str = "g.onnx") -> GraphSpec:
     """Return the spec of a graph in a bundle that lists the graph and one file of weights."""
     files = {name: listed(folder / name, content), LISTED: listed(folder / LISTED, bytes(range(16)))}
-    return GraphSpec("g", files[name], "fp32", (), (), listed=files)
+    return GraphSpec("g", "fp32", files[name], (), (), listed=files)
 
 
 @pytest.mark.parametrize("name", ACCEPTED)
@@ -71,7 +71,7 @@ def test_read_graph_in_a_subfolder_finds_weights_beside_it_alone(folder: Path) -
         "sub/g.onnx": listed(folder / "sub/g.onnx", ACCEPTED["listed"]),
         LISTED: listed(folder / LISTED, bytes(16)),
     }
-    graph = GraphSpec("g", files["sub/g.onnx"], "fp32", (), (), folder="sub/", listed=files)
+    graph = GraphSpec("g", "fp32", files["sub/g.onnx"], (), (), folder="sub/", listed=files)
     with pytest.raises(BundleCorruptError, match="not among the bundle's files"):
         graph_file.read(graph)
     files[f"sub/{LISTED}"] = listed(folder / "sub" / LISTED, bytes(16))
@@ -99,7 +99,7 @@ def test_read_graph_or_weights_that_changed_raise_corrupt_unless_hashes_are_skip
     graph = spec(folder, ACCEPTED["listed"])
     (folder / LISTED).write_bytes(bytes(16))
     files = {name: BundleFile(f.path, f.size_bytes, f.sha256, verify=False) for name, f in graph.listed.items()}
-    unverified = GraphSpec("g", files["g.onnx"], "fp32", (), (), listed=files)
+    unverified = GraphSpec("g", "fp32", files["g.onnx"], (), (), listed=files)
     assert graph_file.read(unverified).weights["outside"].tolist() == [0, 0, 0, 0]
     (folder / "g.onnx").write_bytes(ACCEPTED["listed"].replace(LISTED.encode(), b"g.onnx"))
     assert graph_file.read(unverified).weights["outside"].tobytes() == ACCEPTED["listed"][:4]
@@ -276,7 +276,7 @@ def test_weights_are_views_of_the_file_with_their_type_and_shape(folder: Path) -
         "g.onnx": listed(folder / "g.onnx", model.SerializeToString()),
         LISTED: listed(folder / LISTED, bytes(8) + values.tobytes()),
     }
-    found = graph_file.read(GraphSpec("g", files["g.onnx"], "fp32", (), (), listed=files)).weights["w"]
+    found = graph_file.read(GraphSpec("g", "fp32", files["g.onnx"], (), (), listed=files)).weights["w"]
     np.testing.assert_array_equal(found, values)
     assert found.dtype == np.float16
     assert not found.flags.writeable

@@ -12,7 +12,17 @@ import pytest
 from numpy.typing import NDArray
 
 import rdeic_rt
-from rdeic_rt import BitstreamError, ChecksumError, Codec, Metadata, RdeicError, TruncatedError, container
+from rdeic_rt import (
+    BitstreamError,
+    ChecksumError,
+    Codec,
+    DecodeOptions,
+    Metadata,
+    RdeicError,
+    TruncatedError,
+    container,
+)
+from rdeic_rt.entropy.hyperprior import Hyperprior
 from tests.images import psnr_db
 
 CRC_BYTES = 4
@@ -38,7 +48,9 @@ def y_start(data: bytes) -> int:
 def assert_exact_as_far_as_it_goes(codec: Codec, data: bytes) -> list[int]:
     """Cut the file at every length; return the number of complete slices for each that is after the z section."""
     whole = codec.read_latents(data)
-    widths = codec._entropy_models[whole.rate.entropy].slices
+    model = codec._loaded.entropy_models[whole.rate.entropy]
+    assert isinstance(model, Hyperprior)
+    widths = model.slices
     start, completes = y_start(data), []
     for length in range(len(data)):
         if length < start:
@@ -49,9 +61,9 @@ def assert_exact_as_far_as_it_goes(codec: Codec, data: bytes) -> list[int]:
         assert latents.cut is not None
         assert latents.cut.missing_bytes == len(data) - length
         assert latents.cut.n_slices == len(widths)
-        assert np.isfinite(latents.y_hat).all()
+        assert np.isfinite(latents.tensors["y_hat"]).all()
         n_channels = sum(nets.slice.width for nets in widths[: latents.cut.complete_slices])
-        assert latents.y_hat[:, :n_channels].tobytes() == whole.y_hat[:, :n_channels].tobytes()
+        assert latents.tensors["y_hat"][:, :n_channels].tobytes() == whole.tensors["y_hat"][:, :n_channels].tobytes()
         assert latents.crc == google_crc32c.value(data[: min(length, len(data) - CRC_BYTES)])
         completes.append(latents.cut.complete_slices)
     return completes
@@ -82,7 +94,7 @@ def test_decode_cut_without_permission_raises_and_says_how(codec: Codec, small: 
 def test_decode_whole_file_with_permission_is_the_same_and_says_nothing(
     codec: Codec, small: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    np.testing.assert_array_equal(codec.decode(small, allow_partial=True), codec.decode(small))
+    np.testing.assert_array_equal(codec.decode(small, DecodeOptions(allow_partial=True)), codec.decode(small))
     assert codec.read_latents(small, allow_partial=True).cut is None
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
@@ -93,15 +105,17 @@ def test_decode_without_its_checksum_is_the_whole_picture_and_says_so(
     whole = codec.decode(small)
     for n in (1, CRC_BYTES):
         caplog.clear()
-        np.testing.assert_array_equal(codec.decode(small[:-n], allow_partial=True), whole)
+        np.testing.assert_array_equal(codec.decode(small[:-n], DecodeOptions(allow_partial=True)), whole)
         assert f"cut short by {n} bytes" in caplog.text
 
 
 def test_decode_cut_again_gives_the_same_picture_and_seed_is_what_is_there(codec: Codec, small: bytes) -> None:
     cut = small[: len(small) * 3 // 4]
-    image = codec.decode(cut, allow_partial=True)
-    np.testing.assert_array_equal(codec.decode(cut, allow_partial=True), image)
-    np.testing.assert_array_equal(codec.decode(cut, allow_partial=True, seed=google_crc32c.value(cut)), image)
+    image = codec.decode(cut, DecodeOptions(allow_partial=True))
+    np.testing.assert_array_equal(codec.decode(cut, DecodeOptions(allow_partial=True)), image)
+    np.testing.assert_array_equal(
+        codec.decode(cut, DecodeOptions(allow_partial=True, seed=google_crc32c.value(cut))), image
+    )
 
 
 def test_decode_more_of_the_file_is_nearer_to_the_photo(
@@ -110,7 +124,9 @@ def test_decode_more_of_the_file_is_nearer_to_the_photo(
     start, end = y_start(small), len(small) - CRC_BYTES
     lengths = [start, (start + end) // 2, end]
     for decode in (codec.decode, codec.preview):
-        quality = [psnr_db(decode(small[:length], allow_partial=True), small_photo) for length in lengths]
+        quality = [
+            psnr_db(decode(small[:length], DecodeOptions(allow_partial=True)), small_photo) for length in lengths
+        ]
         assert quality[0] + 1 < quality[1] + 0.5 < quality[2]
 
 
@@ -131,7 +147,7 @@ def test_read_latents_cut_and_changed_is_contained(codec: Codec, small: bytes) -
         cut = bytearray(small[: rng.randrange(start, len(small))])
         cut[rng.randrange(len(cut))] ^= 1 << rng.randrange(8)
         try:
-            assert np.isfinite(codec.read_latents(cut, allow_partial=True).y_hat).all()
+            assert np.isfinite(codec.read_latents(cut, allow_partial=True).tensors["y_hat"]).all()
         except RdeicError:
             continue
 
@@ -144,7 +160,7 @@ def test_read_latents_cut_in_the_metadata_keeps_the_picture_and_drops_it(
     for n, kept in ((1, METADATA), (CRC_BYTES, METADATA), (CRC_BYTES + 1, Metadata())):
         latents = codec.read_latents(data[:-n], allow_partial=True)
         assert latents.metadata == kept
-        assert latents.y_hat.tobytes() == whole.y_hat.tobytes()
+        assert latents.tensors["y_hat"].tobytes() == whole.tensors["y_hat"].tobytes()
         assert latents.cut is not None
         assert latents.cut.complete_slices == latents.cut.n_slices
     assert codec.read_latents(data[:-CRC_BYTES], allow_partial=True).crc == whole.crc

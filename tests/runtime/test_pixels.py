@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -430,7 +431,7 @@ def test_as_rgb_anything_with_an_array_protocol_is_taken(small: Rgb) -> None:
             return small
 
     class WithDlpack:
-        def __dlpack__(self, **options: object) -> object:
+        def __dlpack__(self, **options: Any) -> object:
             return small.__dlpack__(**options)
 
         def __dlpack_device__(self) -> object:

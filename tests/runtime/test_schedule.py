@@ -38,10 +38,10 @@ def test_schedules_of_the_embedded_bundle_end_without_noise(embedded_bundle: Pat
 
 
 def test_load_step_rows_of_the_right_shape_returns_them(micro_folder: Path) -> None:
-    rows = load_step_rows(OwnFile(micro_folder / "steps" / "ddpm-2.npz"), 2, 2, 3)
-    assert rows.control.shape == (2, 2)
-    assert rows.unet_step.shape == (2, 3)
-    assert rows.control.dtype == rows.unet_step.dtype == np.float32
+    rows = load_step_rows(OwnFile(micro_folder / "steps" / "ddpm-2.npz"), 2, {"control": 2, "unet_step": 3})
+    assert rows["control"].shape == (2, 2)
+    assert rows["unet_step"].shape == (2, 3)
+    assert rows["control"].dtype == rows["unet_step"].dtype == np.float32
 
 
 @pytest.mark.parametrize("n_steps, control_width, unet_width", [(3, 2, 3), (2, 3, 3), (2, 2, 2)])
@@ -49,7 +49,9 @@ def test_load_step_rows_of_another_shape_says_both(
     micro_folder: Path, n_steps: int, control_width: int, unet_width: int
 ) -> None:
     with pytest.raises(BundleCorruptError, match=r"is float32 \[2, \d\], should be float32 \["):
-        load_step_rows(OwnFile(micro_folder / "steps" / "ddpm-2.npz"), n_steps, control_width, unet_width)
+        load_step_rows(
+            OwnFile(micro_folder / "steps" / "ddpm-2.npz"), n_steps, {"control": control_width, "unet_step": unet_width}
+        )
 
 
 def test_load_step_rows_with_last_value_nan_is_refused(tmp_path: Path) -> None:
@@ -57,7 +59,7 @@ def test_load_step_rows_with_last_value_nan_is_refused(tmp_path: Path) -> None:
     rows[-1, -1] = np.nan
     np.savez(tmp_path / "t.npz", control=np.zeros((2, 2), np.float32), unet_step=rows)
     with pytest.raises(BundleCorruptError, match="'unet_step' has a value that is not finite"):
-        load_step_rows(OwnFile(tmp_path / "t.npz"), 2, 2, 3)
+        load_step_rows(OwnFile(tmp_path / "t.npz"), 2, {"control": 2, "unet_step": 3})
 
 
 def test_load_arrays_of_a_member_that_is_no_array_raises_corrupt(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 import rdeic_rt
-from rdeic_rt import pixels
+from rdeic_rt import DecodeOptions, pixels
 from rdeic_rt.backends.base import Buffer
 from rdeic_rt.backends.ort import OrtBackend
 from rdeic_rt.backends.select import Selection
@@ -91,7 +91,7 @@ def decodes(
                 schedule = found.choose_schedule(rate, n_steps)
                 assert schedule is not None
                 steps.begin(schedule.name)
-                codec.decode(data, sharpness=SHARPNESS[index % len(SHARPNESS)], steps=n_steps)
+                codec.decode(data, DecodeOptions(sharpness=SHARPNESS[index % len(SHARPNESS)], steps=n_steps))
         yield photo
 
 

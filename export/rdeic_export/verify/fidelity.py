@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rdeic_eval.psnr import psnr_db
 from rdeic_rt import pixels
 from rdeic_rt.codec import Codec
 from rdeic_rt.errors import ExportError
@@ -113,7 +114,7 @@ def compare(
     """
     found: dict[int, list[tuple[float, str]]] = {}
     for file, want, got in zip(files, reference, candidate, strict=True):
-        found.setdefault(file.rate, []).append((psnr_db(want, got), file.photo))
+        found.setdefault(file.rate, []).append((min(psnr_db(got, want), _SAME_DB), file.photo))
     rates = {}
     for index, values in found.items():
         least, worst = min(values)
@@ -130,9 +131,3 @@ def compare(
             "--budget-db, by `python calibration/collect_ranges.py`."
         )
     return FidelityReport(len({file.photo for file in files}), limit_db, rates)
-
-
-def psnr_db(reference: NDArray[np.uint8], image: NDArray[np.uint8]) -> float:
-    """Return the PSNR of two uint8 images of one shape in dB, at most 100."""
-    error = float(np.mean((reference.astype(np.float64) - image.astype(np.float64)) ** 2))
-    return min(_SAME_DB, 10 * float(np.log10(255**2 / error))) if error else _SAME_DB

@@ -51,7 +51,7 @@ RDEIC_SAME(OUT_OF_MEMORY, kOutOfMemory);
 #undef RDEIC_SAME
 static_assert(sizeof(rdeic_info::model_id) == sizeof(rdeic::ModelId) &&
               sizeof(rdeic_rate::model_id) == sizeof(rdeic::ModelId));
-static_assert(static_cast<int>(RDEIC_STAGE_DONE) == static_cast<int>(rdeic::Stage::kDone));
+static_assert(static_cast<int>(RDEIC_STAGE_DONE) == static_cast<int>(rdeic::Part::kDone));
 
 /// An image with what its pointers point to.
 struct Image : rdeic_image {
@@ -141,9 +141,9 @@ rdeic::DecodeOptions decode_options_from(const rdeic_decode_options* given) {
   result.preview = options.preview != 0;
   result.allow_partial = options.allow_partial != 0;
   if (options.progress)
-    result.progress = [progress = options.progress, user = options.user](rdeic::Stage stage, unsigned done,
+    result.progress = [progress = options.progress, user = options.user](rdeic::Part part, unsigned done,
                                                                          unsigned total) {
-      return progress(user, static_cast<rdeic_stage>(stage), done, total) == 0;
+      return progress(user, static_cast<rdeic_stage>(part), done, total) == 0;
     };
   return result;
 }
@@ -271,7 +271,8 @@ rdeic_result rdeic_bundle_rate(const rdeic_bundle* bundle, uint32_t index, rdeic
     const rdeic::Rate& rate = bundle->bundle->rates[index];
     out->label = rate.label.c_str();
     out->bpp = rate.bpp;
-    out->steps = static_cast<std::uint32_t>(bundle->bundle->schedules.at(rate.schedule).n_steps());
+    const rdeic::Schedule* const schedule = bundle->bundle->choose_schedule(rate, 0);
+    out->steps = schedule == nullptr ? 1 : static_cast<std::uint32_t>(schedule->n_steps());
     std::memcpy(out->model_id, rate.model_id.data(), sizeof out->model_id);
   });
 }

@@ -17,12 +17,8 @@ namespace {
 
 constexpr const char* kHint = "Get the bundle again, or export it again";
 
-// No deflate stream grows to more than 1032 times its length, so a member that announces more is not believed.
-constexpr std::uint64_t kMaxDeflateRatio = 1032;
 // Flag of a member.
 constexpr unsigned kEncrypted = 1;
-// Longest name of a member; those of an entropy model have up to 30 characters.
-constexpr std::size_t kMaxNameBytes = 256;
 constexpr std::string_view kSuffix = ".npy";
 
 /// Bytes that minizip reads as a file.
@@ -94,10 +90,10 @@ class Archive {
 
   std::pair<std::string, Array> read_member() {
     unz_file_info64 info{};
-    std::array<char, kMaxNameBytes + 1> name_buffer{};
-    if (unzGetCurrentFileInfo64(zip_.get(), &info, name_buffer.data(), kMaxNameBytes, nullptr, 0, nullptr, 0) !=
+    std::array<char, kMaxArrayNameBytes + 1> name_buffer{};
+    if (unzGetCurrentFileInfo64(zip_.get(), &info, name_buffer.data(), kMaxArrayNameBytes, nullptr, 0, nullptr, 0) !=
             UNZ_OK ||
-        info.size_filename > kMaxNameBytes)
+        info.size_filename > kMaxArrayNameBytes)
       corrupt("not a readable .npz file: its directory is damaged");
     std::string name(name_buffer.data());
     if (name.ends_with(kSuffix)) name.resize(name.size() - kSuffix.size());
@@ -165,40 +161,6 @@ std::string shape_text(std::span<const std::uint64_t> shape) {
 }
 
 }  // namespace
-
-const char* dtype_name(DType dtype) {
-  switch (dtype) {
-    case DType::kUint8:
-      return "uint8";
-    case DType::kInt8:
-      return "int8";
-    case DType::kUint16:
-      return "uint16";
-    case DType::kInt32:
-      return "int32";
-    case DType::kInt64:
-      return "int64";
-    case DType::kFloat32:
-      return "float32";
-  }
-  fail(Result::kInternal, "no such dtype");
-}
-
-std::size_t dtype_bytes(DType dtype) {
-  switch (dtype) {
-    case DType::kUint8:
-    case DType::kInt8:
-      return 1;
-    case DType::kUint16:
-      return 2;
-    case DType::kInt32:
-    case DType::kFloat32:
-      return 4;
-    case DType::kInt64:
-      return 8;
-  }
-  fail(Result::kInternal, "no such dtype");
-}
 
 std::string Array::description() const { return dtype_name(dtype) + (" " + shape_text(shape)); }
 

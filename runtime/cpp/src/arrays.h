@@ -5,47 +5,16 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <map>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "bundle_file.h"
+#include "dtype.h"
 
 namespace rdeic {
-
-enum class DType { kUint8, kInt8, kUint16, kInt32, kInt64, kFloat32 };
-
-/// Returns the type's name as docs/format.md writes it, like "int32".
-const char* dtype_name(DType dtype);
-std::size_t dtype_bytes(DType dtype);
-
-template <typename T>
-DType dtype_of();
-template <>
-inline DType dtype_of<std::uint8_t>() {
-  return DType::kUint8;
-}
-template <>
-inline DType dtype_of<std::int8_t>() {
-  return DType::kInt8;
-}
-template <>
-inline DType dtype_of<std::uint16_t>() {
-  return DType::kUint16;
-}
-template <>
-inline DType dtype_of<std::int32_t>() {
-  return DType::kInt32;
-}
-template <>
-inline DType dtype_of<std::int64_t>() {
-  return DType::kInt64;
-}
-template <>
-inline DType dtype_of<float>() {
-  return DType::kFloat32;
-}
 
 struct Array {
   DType dtype = DType::kUint8;

@@ -1,7 +1,6 @@
 #include "bundle.h"
 
 #include <algorithm>
-#include <array>
 #include <cfloat>
 #include <cinttypes>
 #include <cmath>
@@ -9,9 +8,11 @@
 #include <iterator>
 #include <set>
 #include <span>
+#include <string_view>
 #include <thread>
 
 #include "entropy/workers.h"
+#include "families/family.h"
 #include "input_limits.h"
 #include "json_reader.h"
 #include "sha256.h"
@@ -22,32 +23,23 @@ namespace rdeic {
 namespace {
 
 constexpr const char* kManifest = "bundle.json";
-constexpr std::uint64_t kSchema = 1;
+constexpr std::uint64_t kSchema = 2;
 constexpr std::size_t kMaxFiles = 4096;
 constexpr std::size_t kMaxSteps = 1000;
 constexpr std::size_t kMaxTensors = 256;
 constexpr std::size_t kMaxRank = 8;
 constexpr std::size_t kMaxRates = 256;
 constexpr std::int64_t kMinLevels = 2, kMaxLevels = 256;
-constexpr std::string_view kResidual = "residual_";
-// Tensors [B, C, h, w] with the bundle's latent channels.
-constexpr std::string_view kLatents[] = {"z_c", "z_n", "noise", "z_prev", "z_0"};
+// Inputs that are a row of numbers, [1, D].
+constexpr std::string_view kRows[] = {kStepInput, kLevelInput};
 
-using Names = std::set<std::string>;
+using families::Family;
+using families::Names;
+using families::Role;
 
-/// What each role's graph must be called with and return; control and unet_step also share residual_0, residual_1, ...
-struct Role {
-  const char* name;
-  Names inputs, outputs;
-};
-
-std::array<Role, 5> roles(bool have_levels) {
-  const auto at_a_level = [&](const char* input) { return have_levels ? Names{input, kLevelInput} : Names{input}; };
-  return {{{"analysis", at_a_level("image"), {"y", "vq_indices"}},
-           {"synthesis", at_a_level("y_hat"), {"z_c", "hint"}},
-           {"control", {"z_n", "hint", "step"}, {}},
-           {"unet_step", {"z_n", "step", "coefficients", "noise"}, {"z_prev"}},
-           {"vae_decoder", {"z_0"}, {"image"}}}};
+const TensorSpec* last_of(const std::vector<TensorSpec>& specs, const std::string& name) {
+  const auto found = std::find_if(specs.rbegin(), specs.rend(), [&](const auto& spec) { return spec.name == name; });
+  return found == specs.rend() ? nullptr : &*found;
 }
 
 Names names_of(const std::vector<TensorSpec>& specs) {
@@ -82,22 +74,24 @@ bool is_name(const std::string& text, std::size_t most, std::string_view first, 
 /// Turns a document into a `Bundle`: the schema first, then what a schema cannot say.
 class ManifestReader {
  public:
-  ManifestReader(const std::filesystem::path& folder, const JsonValue& document, const std::string& where, bool verify)
-      : document_(document, where), where_(where), verify_(verify) {
+  ManifestReader(const std::filesystem::path& folder, const JsonValue& document, const std::string& where, bool verify,
+                 const Family& family)
+      : document_(document, where), where_(where), verify_(verify), family_(family) {
     bundle_.folder = folder;
+    bundle_.family = &family;
   }
 
   Bundle read() {
-    document_.check_keys({"schema", "name", "family", "licence", "provenance", "size_multiple_px", "latent", "files",
-                          "graphs", "schedules", "rates", "default_rate", "calibration"},
+    document_.check_keys({"schema", "name", "family", "licence", "provenance", "size_multiple_px", "files", "graphs",
+                          "preferred", "schedules", "rates", "default_rate", "calibration"},
                          {"levels"});
     document_.at("schema").integer(std::int64_t{kSchema}, std::int64_t{kSchema});
     read_facts();
     read_files();
     for (const auto& [name, entry] : document_.at("graphs").members(1))
       bundle_.graphs.emplace(name, graph(name, entry));
-    for (const auto& [name, graph] : bundle_.graphs) check_variants(graph);
-    for (const auto& [name, entry] : document_.at("schedules").members(1))
+    read_preferred(document_.at("preferred"));
+    for (const auto& [name, entry] : document_.at("schedules").members(0))
       bundle_.schedules.emplace(name, schedule(name, entry));
     if (document_.has("levels")) read_levels(document_.at("levels"));
     for (const JsonReader& entry : document_.at("rates").elements(1, kMaxRates)) add_rate(entry);
@@ -114,26 +108,15 @@ class ManifestReader {
   }
 
   void read_facts() {
-    constexpr std::string_view kLower = "abcdefghijklmnopqrstuvwxyz";
     constexpr std::string_view kAlphanumeric = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
     bundle_.name = document_.at("name").text();
     if (!is_name(bundle_.name, 64, kAlphanumeric, std::string(kAlphanumeric) + "._-"))
       document_.at("name").wrong("a name of up to 64 letters, digits, '.', '_' and '-'");
-    bundle_.family = document_.at("family").text();
-    if (!is_name(bundle_.family, 32, kLower, std::string(kLower) + "0123456789_-"))
-      document_.at("family").wrong("a name of up to 32 lower-case letters, digits, '_' and '-'");
     bundle_.licence = document_.at("licence").text(1);
     document_.at("provenance").members(0);
     document_.at("calibration").members(0);
 
-    bundle_.size_multiple_px = static_cast<std::uint32_t>(document_.at("size_multiple_px").integer(64, 4096));
-    const JsonReader latent = document_.at("latent");
-    latent.check_keys({"channels", "factor_px"});
-    bundle_.latent_channels = static_cast<std::uint32_t>(latent.at("channels").integer(1, 1024));
-    bundle_.latent_factor_px = static_cast<std::uint32_t>(latent.at("factor_px").integer(1, 64));
-    if (bundle_.size_multiple_px % 64 != 0) corrupt("size_multiple_px is not a multiple of 64");
-    if (bundle_.size_multiple_px % bundle_.latent_factor_px != 0)
-      corrupt("size_multiple_px is not a multiple of latent.factor_px");
+    bundle_.size_multiple_px = static_cast<std::uint32_t>(document_.at("size_multiple_px").integer(1, 4096));
   }
 
   void read_files() {
@@ -172,53 +155,65 @@ class ManifestReader {
     return found->second;
   }
 
-  GraphSpec graph(const std::string& name, const JsonReader& entry) const {
-    entry.check_keys({"file", "precision", "inputs", "outputs"}, {"variants"});
-    GraphSpec result;
-    result.id = name;
-    result.file = listed(entry.at("file"), "graph '" + printable(name) + "'");
-    if (result.file.size_bytes > kMaxOnnxBytes)
-      corrupt(text("graph '%s' has %" PRIu64 " bytes; no ONNX file has more than 2 GiB", printable(name).c_str(),
-                   result.file.size_bytes));
-    const std::string path = entry.at("file").text();
-    result.folder = path.substr(0, path.rfind('/') + 1);  // npos + 1 is 0
-    result.listed = bundle_.files;
-    result.precision = entry.at("precision").choice({"fp32", "fp16", "int8"});
-    result.inputs = tensors(entry.at("inputs"));
-    result.outputs = tensors(entry.at("outputs"));
-    if (entry.has("variants")) {
-      entry.at("variants").check_keys({}, {"fp16", "int8", "int8-cpu"});
-      for (const auto& [form, id] : entry.at("variants").members(0)) result.variants.emplace(form, id.text());
+  /// Returns the graph in each of its forms.
+  std::map<std::string, GraphSpec> graph(const std::string& name, const JsonReader& entry) const {
+    entry.check_keys({"inputs", "outputs", "forms"});
+    const std::string user = "graph '" + printable(name) + "'";
+    const std::vector<TensorSpec> inputs = tensors(entry.at("inputs"), user);
+    const std::vector<TensorSpec> outputs = tensors(entry.at("outputs"), user);
+    for (const TensorSpec& output : outputs) {
+      for (const Dim& dim : output.shape) {
+        const auto has = [&](const TensorSpec& input) {
+          return std::ranges::find(input.shape, dim.free, &Dim::free) != input.shape.end();
+        };
+        if (!dim.is_fixed() && std::ranges::none_of(inputs, has))
+          corrupt(user + ": no input has the free dimensions of " + printable(output.name) + ", " +
+                  output.description());
+      }
     }
-    return result;
+    std::map<std::string, GraphSpec> forms;
+    for (const auto& [form, file] : entry.at("forms").members(1)) {
+      if (std::ranges::find(kForms, form) == std::end(kForms)) entry.at("forms").wrong("an object of forms");
+      const std::string path = file.text();
+      const std::string folder = path.substr(0, path.rfind('/') + 1);  // npos + 1 is 0
+      const GraphSpec& spec = forms[form] = {name, form, listed(file, user), folder, bundle_.files, inputs, outputs};
+      if (spec.file.size_bytes > kMaxOnnxBytes)
+        corrupt(text("%s has %" PRIu64 " bytes; no ONNX file has more than 2 GiB", user.c_str(), spec.file.size_bytes));
+    }
+    return forms;
   }
 
-  static std::vector<TensorSpec> tensors(const JsonReader& entries) {
+  std::vector<TensorSpec> tensors(const JsonReader& entries, const std::string& user) const {
     std::vector<TensorSpec> result;
     for (const JsonReader& entry : entries.elements(1, kMaxTensors)) {
       entry.check_keys({"name", "dtype", "shape"});
       TensorSpec& spec = result.emplace_back();
       spec.name = entry.at("name").text(1);
-      spec.dtype = entry.at("dtype").choice({"uint8", "int64", "float32", "float16"});
+      const std::string dtype = entry.at("dtype").choice({"uint8", "int64", "float32", "float16"});
+      for (const DType one : {DType::kUint8, DType::kInt64, DType::kFloat32, DType::kFloat16})
+        if (dtype == dtype_name(one)) spec.dtype = one;
       for (const JsonReader& side : entry.at("shape").elements(0, kMaxRank)) {
-        if (side.is_text() && !side.text(1).empty())
-          spec.shape.push_back(kDynamic);
-        else
-          spec.shape.push_back(side.integer(1, INT64_MAX));
+        if (!side.is_text()) {
+          spec.shape.push_back({Dim::Free::kNone, side.integer(1, INT64_MAX)});
+        } else if (const std::optional<Dim> dim = free_dim(side.text())) {
+          spec.shape.push_back(*dim);
+        } else {
+          side.wrong("a number of 1 or more, or batch, hz or wz, the last two with a factor such as 8*hz");
+        }
       }
+      if (const auto fault = spec.fault(bundle_.size_multiple_px)) corrupt(user + ": " + *fault);
     }
     return result;
   }
 
-  void check_variants(const GraphSpec& graph) const {
-    for (const auto& [form, id] : graph.variants) {
-      const std::string user = "graph '" + printable(graph.id) + "': its " + form + " variant";
-      const GraphSpec& variant = known(id, bundle_.graphs, user);
-      if (names_of(variant.inputs) != names_of(graph.inputs) || names_of(variant.outputs) != names_of(graph.outputs))
-        corrupt(user + " has other inputs or outputs");
-      const std::string precision = form.ends_with("-cpu") ? form.substr(0, form.size() - 4) : form;
-      if (variant.precision != precision || variant.precision == graph.precision)
-        corrupt(user + " is in " + variant.precision);
+  void read_preferred(const JsonReader& entry) {
+    for (const auto& [backend, forms] : entry.members(0)) {
+      std::vector<std::string>& order = bundle_.preferred[backend];
+      for (const JsonReader& form : forms.elements(1, std::size(kForms))) {
+        order.push_back(form.text());
+        if (std::ranges::find(kForms, order.back()) == std::end(kForms)) form.wrong("a form");
+        if (std::ranges::count(order, order.back()) > 1) forms.wrong("forms that differ");
+      }
     }
   }
 
@@ -268,8 +263,8 @@ class ManifestReader {
   }
 
   void add_rate(const JsonReader& entry) {
-    entry.check_keys({"index", "label", "lambda_r", "bpp", "schedule", "model_id", "graphs", "step_tables", "entropy"},
-                     {"level", "bit_worth"});
+    entry.check_keys({"index", "label", "bpp", "model_id", "graphs", "entropy"},
+                     {"level", "lambda_r", "bit_worth", "guided", "schedule", "step_tables"});
     Rate rate;
     rate.index = static_cast<std::uint32_t>(entry.at("index").integer(0, 255));
     if (rate.index != bundle_.rates.size())
@@ -282,67 +277,110 @@ class ManifestReader {
     rate.number =
         bundle_.levels ? static_cast<std::uint32_t>(entry.at("level").integer(0, kMaxLevels - 1)) : rate.index;
     rate.label = entry.at("label").text();
-    rate.lambda_r = entry.at("lambda_r").positive_number();
+    if (entry.has("lambda_r")) rate.lambda_r = entry.at("lambda_r").positive_number();
     rate.bpp = entry.at("bpp").positive_number();
     if (entry.has("bit_worth")) {  // which is the encoder's business
       const double worth = entry.at("bit_worth").number();
       if (!(worth >= 0 && worth <= 1)) entry.at("bit_worth").wrong("a number from 0 to 1");
     }
-    rate.schedule = entry.at("schedule").text();
+    if (entry.has("guided")) rate.is_guided = entry.at("guided").truth();
     const std::string digits = entry.at("model_id").hex_digits(2 * rate.model_id.size());
     for (std::size_t i = 0; i < rate.model_id.size(); ++i)
       rate.model_id[i] = static_cast<std::uint8_t>(std::stoi(digits.substr(2 * i, 2), nullptr, 16));
-    entry.at("graphs").check_keys({"analysis", "synthesis", "control", "unet_step", "vae_decoder"});
-    for (const auto& [role, id] : entry.at("graphs").members(0)) {
-      rate.graphs.emplace(role, id.text());
-      known(rate.graphs[role], bundle_.graphs, text("%s: %s graph", user.c_str(), role.c_str()));
-    }
+    for (const auto& [role, id] : entry.at("graphs").members(0)) rate.graphs.emplace(role, id.text());
     check_roles(rate, user);
-    known(rate.schedule, bundle_.schedules, user + ": schedule");
-    bool has_table = false;
-    for (const auto& [name, file] : entry.at("step_tables").members(1)) {
-      known(name, bundle_.schedules, user + ": schedule");
-      rate.step_tables.emplace_back(name, listed(file, user + ": step table"));
-      has_table = has_table || name == rate.schedule;
-    }
-    if (!has_table) corrupt(user + ": no step table for its schedule '" + printable(rate.schedule) + "'");
+    add_schedule(rate, entry, user);
     rate.entropy = listed(entry.at("entropy"), user + ": entropy model");
     bundle_.rates.push_back(std::move(rate));
   }
 
+  void add_schedule(Rate& rate, const JsonReader& entry, const std::string& user) const {
+    if (entry.has("schedule") != family_.has_steps() || entry.has("step_tables") != family_.has_steps())
+      corrupt(user + ": family '" + family_.name() + (family_.has_steps() ? "' needs" : "' has no use for") +
+              " a schedule and step tables");
+    if (!family_.has_steps()) return;
+    rate.schedule = entry.at("schedule").text();
+    known(*rate.schedule, bundle_.schedules, user + ": schedule");
+    for (const auto& [name, file] : entry.at("step_tables").members(1)) {
+      known(name, bundle_.schedules, user + ": schedule");
+      rate.step_tables.emplace_back(name, listed(file, user + ": step table"));
+    }
+    if (std::ranges::none_of(rate.step_tables, [&](const auto& table) { return table.first == *rate.schedule; }))
+      corrupt(user + ": no step table for its schedule '" + printable(*rate.schedule) + "'");
+  }
+
+  /// The tensors that the graphs of a rate make, under one name for all that are alike.
+  using Made = std::map<std::string, const TensorSpec*>;
+
+  /// Checks that a rate has a graph for every role of the family, and that they fit together.
   void check_roles(const Rate& rate, const std::string& user) const {
-    Names residuals;
-    for (const TensorSpec& output : bundle_.graphs.at(rate.graphs.at("control")).outputs)
-      if (output.name.starts_with(kResidual)) residuals.insert(output.name);
-    for (Role& role : roles(bundle_.levels.has_value())) {
-      if (role.name == std::string_view("unet_step")) role.inputs.insert(residuals.begin(), residuals.end());
-      if (role.name == std::string_view("control")) role.outputs.insert(residuals.begin(), residuals.end());
-      const GraphSpec& graph = bundle_.graphs.at(rate.graphs.at(role.name));
+    Names has, must;
+    for (const auto& [role, id] : rate.graphs) has.insert(role);
+    for (const Role& role : family_.roles()) must.insert(role.name);
+    if (has != must)
+      corrupt(user + ": it has graphs for " + (has.empty() ? "nothing" : joined(has)) + "; family '" + family_.name() +
+              "' has the roles " + joined(must));
+    Made made;
+    for (const Role& role : family_.roles()) {
+      const std::string& id = rate.graphs.at(role.name);
+      known(id, bundle_.graphs, user + ": " + role.name + " graph");
+      for (const TensorSpec& output : bundle_.reference(id).outputs) made[alias(output.name)] = &output;
+    }
+    for (const Role& role : family_.roles()) {
+      const GraphSpec& graph = bundle_.reference(rate.graphs.at(role.name));
+      const std::string where = user + ": graph '" + printable(graph.id) + "'";
       const Names inputs = names_of(graph.inputs), outputs = names_of(graph.outputs);
-      if (inputs != role.inputs || outputs != role.outputs)
-        corrupt(user + ": graph '" + printable(graph.id) + "' maps " + joined(inputs) + " to " + joined(outputs) +
-                "; as " + role.name + " it must map " + joined(role.inputs) + " to " + joined(role.outputs));
-      for (const TensorSpec& tensor : graph.inputs) check_shape(user, graph, tensor);
-      for (const TensorSpec& tensor : graph.outputs) check_shape(user, graph, tensor);
+      Names wanted = expanded(role.inputs, made);
+      if (bundle_.levels && role.at_a_level) wanted.insert(kLevelInput);
+      if (inputs != wanted || outputs != expanded(role.outputs, made))
+        corrupt(where + " maps " + joined(inputs) + " to " + joined(outputs) + "; as " + role.name + " it must map " +
+                joined(wanted) + " to " + joined(expanded(role.outputs, made)));
+      for (const TensorSpec& tensor : graph.inputs) check_tensor(where, tensor, made);
+      for (const TensorSpec& tensor : graph.outputs) check_tensor(where, tensor, made);
     }
   }
 
-  /// Checks the dimensions that the runtime itself counts on.
-  void check_shape(const std::string& user, const GraphSpec& graph, const TensorSpec& tensor) const {
-    const std::vector<std::int64_t>& shape = tensor.shape;
-    const std::string where = user + ": graph '" + printable(graph.id) + "': " + printable(tensor.name);
-    if (std::ranges::find(kLatents, tensor.name) != std::end(kLatents) &&
-        (shape.size() != 4 || shape[1] != static_cast<std::int64_t>(bundle_.latent_channels)))
-      corrupt(where + " should have four dimensions, the second of them latent.channels, " +
-              std::to_string(bundle_.latent_channels));
-    if ((tensor.name == "step" || tensor.name == kLevelInput) &&
-        (shape.size() != 2 || shape[0] != 1 || shape[1] == kDynamic))
-      corrupt(where + " should have the shape [1, D] with a number for D");
+  /// Checks the shapes that the runtime itself counts on, and that an input is what another graph makes of it.
+  void check_tensor(const std::string& where, const TensorSpec& tensor, const Made& made) const {
+    const std::string is = where + ": " + printable(tensor.name) + " is " + tensor.description();
+    if (tensor.name == "image") {
+      const Dim rows{Dim::Free::kRows, bundle_.size_multiple_px}, columns{Dim::Free::kColumns, rows.factor};
+      const TensorSpec image{"image", DType::kUint8, {{Dim::Free::kBatch}, rows, columns, {Dim::Free::kNone, 3}}};
+      if (tensor.dtype != image.dtype || tensor.shape != image.shape)
+        corrupt(is + ", should be " + image.description());
+      return;
+    }
+    const auto found = made.find(alias(tensor.name));
+    if (found != made.end() && (tensor.dtype != found->second->dtype || tensor.shape != found->second->shape))
+      corrupt(is + ", but " + printable(found->second->name) + " is " + found->second->description());
+    if (std::ranges::find(kRows, tensor.name) == std::end(kRows)) return;
+    if (tensor.shape.size() != 2 || tensor.shape[0] != Dim{} || !tensor.shape[1].is_fixed())
+      corrupt(is + ", should be [1, D] with a number for D");
+  }
+
+  /// Returns one name for all tensors that are alike.
+  std::string alias(const std::string& name) const {
+    return family_.alike().contains(name) ? *family_.alike().begin() : name;
+  }
+
+  /// Returns names with "residual_*" replaced by all tensors that graphs make and call residual_...
+  static Names expanded(const Names& names, const Made& made) {
+    Names result;
+    for (const std::string& name : names) {
+      if (!name.ends_with('*')) {
+        result.insert(name);
+        continue;
+      }
+      for (const auto& [one, spec] : made)
+        if (one.starts_with(name.substr(0, name.size() - 1))) result.insert(one);
+    }
+    return result;
   }
 
   JsonReader document_;
   const std::string& where_;
   bool verify_;
+  const Family& family_;
   Bundle bundle_;
 };
 
@@ -363,6 +401,18 @@ std::string read_manifest(const std::filesystem::path& path) {
   return data;
 }
 
+/// Returns the family that a document names.
+const Family& family_of(const JsonReader& entry, const std::string& where, families::Table known) {
+  const std::string name = entry.text();
+  if (const Family* const family = families::find(known, name)) return *family;
+  std::string names;
+  for (const Family* const family : known) names += (names.empty() ? "" : ", ") + family->name();
+  fail(Result::kBundle,
+       "%s: family '%s' is not part of this version of librdeic, which has: %s. Upgrade librdeic, or take another "
+       "bundle",
+       where.c_str(), printable(name).c_str(), names.c_str());
+}
+
 /// Checks all listed files, several at a time, as hashing them is most of what opening a bundle takes; of several that
 /// are wrong, the first by name decides.
 void check_files(const BundleFiles& files, bool verify) {
@@ -374,10 +424,8 @@ void check_files(const BundleFiles& files, bool verify) {
 
 }  // namespace
 
-const TensorSpec* GraphSpec::input(const std::string& name) const {
-  const auto found = std::ranges::find(inputs, name, &TensorSpec::name);
-  return found == inputs.end() ? nullptr : &*found;
-}
+const TensorSpec* GraphSpec::input(const std::string& name) const { return last_of(inputs, name); }
+const TensorSpec* GraphSpec::output(const std::string& name) const { return last_of(outputs, name); }
 
 const BundleFile* GraphSpec::weights_at(const std::string& location) const {
   if (!listed) return nullptr;
@@ -408,9 +456,31 @@ const Rate& Bundle::rate_of(const ModelId& model_id, std::uint32_t rate) const {
        hex(model_id).c_str(), rate, name.c_str(), folder.c_str(), has.c_str());
 }
 
-const Schedule& Bundle::choose_schedule(const Rate& rate, std::uint32_t n_steps) const {
-  const Schedule& own = schedules.at(rate.schedule);
-  if (n_steps == 0 || n_steps == own.n_steps()) return own;
+const GraphSpec& Bundle::reference(const std::string& graph_id) const {
+  const auto& forms = graphs.at(graph_id);
+  const auto* const form = std::ranges::find_if(kForms, [&](auto one) { return forms.contains(std::string(one)); });
+  return forms.at(std::string(*form));  // there is at least one
+}
+
+std::vector<std::string> Bundle::preference(const std::string& backend, std::string_view precision) const {
+  std::vector<std::string> order;
+  if (const auto measured = preferred.find(backend); measured != preferred.end()) order = measured->second;
+  for (const std::string_view form : kForms)
+    if (std::ranges::find(order, form) == order.end()) order.emplace_back(form);
+  // int8-cpu is of precision int8.
+  std::erase_if(
+      order, [&](std::string_view form) { return precision != kAuto && form.substr(0, form.find('-')) != precision; });
+  return order;
+}
+
+const Schedule* Bundle::choose_schedule(const Rate& rate, std::uint32_t n_steps) const {
+  if (!rate.schedule) {
+    if (n_steps == 0) return nullptr;
+    fail(Result::kInvalidArgument, "%" PRIu32 " steps: bundle '%s' does not decode in steps that can be chosen",
+         n_steps, name.c_str());
+  }
+  const Schedule& own = schedules.at(*rate.schedule);
+  if (n_steps == 0 || n_steps == own.n_steps()) return &own;
   std::set<std::size_t> choices;
   const Schedule* found = nullptr;
   for (const auto& [schedule_name, file] : rate.step_tables) {
@@ -419,18 +489,26 @@ const Schedule& Bundle::choose_schedule(const Rate& rate, std::uint32_t n_steps)
     choices.insert(schedule.n_steps());
     if (schedule.n_steps() == n_steps) found = &schedule;
   }
-  if (found) return *found;
+  if (found) return found;
   std::string list;
   for (const std::size_t choice : choices) list += (list.empty() ? "" : " or ") + std::to_string(choice);
   fail(Result::kInvalidArgument, "%" PRIu32 " steps: rate %" PRIu32 " of bundle '%s' decodes in %s steps (default %zu)",
        n_steps, rate.index, name.c_str(), list.c_str(), own.n_steps());
 }
 
-const GraphSpec& Bundle::graph_of(const Rate& rate, const std::string& role) const {
-  return graphs.at(rate.graphs.at(role));
+void Bundle::check_sharpness(const Rate& rate, double sharpness) const {
+  if (sharpness == 1.0 || rate.is_guided) return;
+  fail(Result::kInvalidArgument,
+       "sharpness is %g, but rate %" PRIu32
+       " of bundle '%s' cannot be guided: it has no denoiser without control to be compared with. It must be 1",
+       sharpness, rate.index, name.c_str());
 }
 
 Bundle read_bundle(const std::filesystem::path& folder, bool verify) {
+  return read_bundle(folder, verify, families::table());
+}
+
+Bundle read_bundle(const std::filesystem::path& folder, bool verify, families::Table known) {
   std::error_code error;
   const std::filesystem::path real = std::filesystem::canonical(folder, error);
   if (error) fail(Result::kBundleNotFound, "%s is not a bundle: there is no such folder", folder.c_str());
@@ -446,7 +524,7 @@ Bundle read_bundle(const std::filesystem::path& folder, bool verify) {
            ". Upgrade librdeic, or export the bundle again.",
            where.c_str(), kSchema);
   }
-  Bundle bundle = ManifestReader(real, document, where, verify).read();
+  Bundle bundle = ManifestReader(real, document, where, verify, family_of(reader.at("family"), where, known)).read();
   check_files(*bundle.files, verify);
   return bundle;
 }

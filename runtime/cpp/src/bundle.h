@@ -1,9 +1,9 @@
 #pragma once
 
-// bundle.json -> Bundle: schema, references, paths that stay inside, hashes; and where bundles are looked for
+// bundle.json -> Bundle: schema, family, references, paths that stay inside, hashes; and where bundles are looked for
 // (docs/bundle.md).
 //
-//   bundle.json -> size -> JSON -> schema -> references -> paths -> lengths, SHA-256 -> Bundle
+//   bundle.json -> size -> JSON -> family, schema -> references -> paths -> lengths, SHA-256 -> Bundle
 //
 // Nothing is loaded here but bundle.json: graphs go through graph_file.h to a backend, tables to `Arrays`, each on
 // first use.
@@ -13,41 +13,45 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "bundle_file.h"
 #include "container.h"
 #include "schedule.h"
+#include "tensor_spec.h"
 
 namespace rdeic {
 
-/// A dimension of a `TensorSpec` that is not fixed.
-inline constexpr std::int64_t kDynamic = -1;
+namespace families {
+class Family;
+}
 
-/// One input or output of a graph.
-struct TensorSpec {
-  std::string name;
-  std::string dtype;  // uint8, int64, float32 or float16
-  std::vector<std::int64_t> shape;
-};
+/// What a graph is; the earlier, the nearer to what was trained (docs/bundle.md, "Fields").
+inline constexpr std::string_view kForms[] = {"fp32", "fp16", "int8", "int8-cpu"};
+/// What a user asks for: one of these, or whatever runs best.
+inline constexpr std::string_view kPrecisions[] = {"fp32", "fp16", "int8"};
+inline constexpr std::string_view kAuto = "auto";
 
 /// The files of a bundle by relative path: every one but bundle.json.
 using BundleFiles = std::map<std::string, BundleFile>;
 
-/// One ONNX graph of a bundle: where it lies, and what goes in and out, in the graph's order.
+/// One ONNX graph of a bundle, in one form: where it lies, and what goes in and out, in the graph's order.
 struct GraphSpec {
-  std::string id;
+  std::string id;                             // the same for all forms
+  std::string form;                           // one of kForms
   BundleFile file;                            // `read_graph` returns what a backend may load of it
   std::string folder;                         // of the file, in the bundle: empty, or with a slash at its end
   std::shared_ptr<const BundleFiles> listed;  // in which weights of the graph may lie
-  std::string precision;                      // fp32, fp16 or int8
   std::vector<TensorSpec> inputs, outputs;
-  std::map<std::string, std::string> variants;  // other forms of the same graph (fp16, int8, int8-cpu) -> graph id
 
   /// Returns the input of this name, or nullptr.
   const TensorSpec* input(const std::string& name) const;
+  /// Returns the output of this name, or nullptr.
+  const TensorSpec* output(const std::string& name) const;
   /// Returns the file at a path from the graph's folder, as the graph gives it, or nullptr if no such file is listed.
   const BundleFile* weights_at(const std::string& location) const;
 };
@@ -57,54 +61,63 @@ struct Rate {
   std::uint32_t index = 0;
   std::uint32_t number = 0;  // what an .rdc file stores: the level where the bundle has levels, else the index
   std::string label;
-  double lambda_r = 0;
   double bpp = 0;
-  std::string schedule;
   ModelId model_id{};
-  std::map<std::string, std::string> graphs;                    // role -> graph id
-  std::vector<std::pair<std::string, BundleFile>> step_tables;  // schedule name -> .npz, in the file's order
+  std::map<std::string, std::string> graphs;  // role, as the bundle's family has them -> graph id
   BundleFile entropy;
+  std::optional<std::string> schedule;                          // nothing where the family has no steps
+  std::vector<std::pair<std::string, BundleFile>> step_tables;  // schedule name -> .npz, in the file's order
+  std::optional<double> lambda_r;                               // weight of the distortion in training, where known
+  bool is_guided = true;                                        // whether sharpness other than 1 means something to it
 
   /// Returns the step table for a schedule; Error(kInternal) if there is none.
   const BundleFile& step_table(const std::string& schedule_name) const;
 };
 
-/// The input of graphs that rates share, analysis and synthesis: a row of numbers for each level.
+/// The input of graphs that stands for a step: a row of numbers for each (docs/bundle.md, "Step tables").
+inline constexpr const char* kStepInput = "step";
+/// The input of graphs that rates share: a row of numbers for each level.
 inline constexpr const char* kLevelInput = "level";
 
 /// The scale of rates that share their graphs, from the largest, 0, to the smallest, `count` - 1.
 struct Levels {
   std::uint32_t count = 0;
-  BundleFile file;  // .npz with the rows that analysis and synthesis read, one a level
+  BundleFile file;  // .npz with the rows that the graphs read, one array a role and one row a level
 };
 
 /// A checked bundle.json; every path in it exists and lies inside `folder`.
 struct Bundle {
   std::filesystem::path folder;
-  std::string name, family, licence;
-  std::uint32_t size_multiple_px = 0;
-  std::uint32_t latent_channels = 0;
-  std::uint32_t latent_factor_px = 0;
+  std::string name, licence;
+  const families::Family* family = nullptr;  // how its graphs follow each other
+  std::uint32_t size_multiple_px = 0;        // image sides are padded to a multiple of this, the unit of grids
   std::shared_ptr<const BundleFiles> files;
-  std::map<std::string, GraphSpec> graphs;
+  std::map<std::string, std::map<std::string, GraphSpec>> graphs;  // id -> form -> graph
+  std::map<std::string, std::vector<std::string>> preferred;       // name of a backend -> forms, the fastest first
   std::map<std::string, Schedule> schedules;
   std::vector<Rate> rates;  // by index
   std::uint32_t default_rate = 0;
   std::optional<Levels> levels;  // rates between the bundle's own
 
+  /// Returns a graph in the form nearest to what was trained.
+  const GraphSpec& reference(const std::string& graph_id) const;
+  /// Returns the forms of a precision, or for kAuto all, in the order that a backend should take them in.
+  std::vector<std::string> preference(const std::string& backend, std::string_view precision) const;
   /// Returns the rate that a file needs, whose header has `rate`: where the bundle has levels, the last that is not
   /// beyond that level, or the first. Error(kBundleMismatch) names both models.
   const Rate& rate_of(const ModelId& model_id, std::uint32_t rate) const;
-  /// Returns the rate's schedule, or, of the same sampler, the one with n_steps if that is not 0;
-  /// Error(kInvalidArgument) lists the choices.
-  const Schedule& choose_schedule(const Rate& rate, std::uint32_t n_steps) const;
-  /// Returns a graph of a rate by role: synthesis, control, unet_step, vae_decoder.
-  const GraphSpec& graph_of(const Rate& rate, const std::string& role) const;
+  /// Returns the rate's schedule, or, of the same sampler, the one with n_steps if that is not 0; nullptr if the family
+  /// has no steps. Error(kInvalidArgument) lists the choices.
+  const Schedule* choose_schedule(const Rate& rate, std::uint32_t n_steps) const;
+  /// Throws Error(kInvalidArgument) for a sharpness that means nothing to the rate.
+  void check_sharpness(const Rate& rate, double sharpness) const;
 };
 
 /// Returns the bundle in this folder. `verify`: compare the SHA-256 of every file, now and when it is used; lengths are
-/// compared in any case.
-/// Throws Error: kBundleNotFound, kBundleCorrupt, kBundle for a schema that is not known.
+/// compared in any case. `known`: the families that it may be of, which must outlive it.
+/// Throws Error: kBundleNotFound, kBundleCorrupt, kBundle for a schema or a family that is not known.
+Bundle read_bundle(const std::filesystem::path& folder, bool verify, std::span<const families::Family* const> known);
+/// The same with the families of this library.
 Bundle read_bundle(const std::filesystem::path& folder, bool verify = true);
 
 /// Returns the folder of a bundle: an existing path as it is, a name from the first of `search_folders` that has it; no

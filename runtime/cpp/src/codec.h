@@ -2,9 +2,11 @@
 
 // MAIN PATH: `Codec::decode`, one call per stage.
 //
-//   decode   .rdc bytes - container.parse - entropy.decode_latents - y_hat
-//            y_hat - synthesis - start - L x (control - unet_step) - vae - crop -> image
-//   preview  .rdc bytes - as for decode - y_hat - synthesis - vae - crop -> image
+//   decode   .rdc bytes - container.parse - entropy model - latents - family's decoder - crop -> image
+//   preview  .rdc bytes - as for decode - latents - family's preview - crop -> image
+//
+// Everything up to the latents is exact on every machine. What a family does is in families/, where it runs in
+// placement.h.
 
 #include <cstdint>
 #include <functional>
@@ -13,11 +15,14 @@
 #include <span>
 #include <string>
 
+#include "backends/backend.h"
 #include "bundle.h"
 #include "container.h"
+#include "entropy/model.h"
 #include "input_limits.h"
 #include "pixels.h"
-#include "tensor.h"
+#include "progress.h"
+#include "value.h"
 
 namespace rdeic {
 
@@ -30,20 +35,12 @@ struct CodecOptions {
   Limits limits{};
 };
 
-/// The parts of a decode, in order, as told to `DecodeOptions::progress`.
-enum class Stage { kEntropy, kSynthesis, kDenoise, kVae, kDone };
-
-/// Called in the thread that decodes, before each part, with the number of parts done and of all parts; again, with the
-/// same numbers, within parts that take long: between slices of y and between tiles. Returning false ends the decode
-/// with Result::kCancelled.
-using Progress = std::function<bool(Stage stage, unsigned done, unsigned total)>;
-
 /// How one file is decoded.
 struct DecodeOptions {
   double sharpness = 1.0;               // lambda_s, finite, 0 or more
   std::optional<std::uint64_t> seed{};  // of the noise; nothing for the file's checksum
   std::uint32_t steps = 0;              // denoising steps; 0 for the rate's own number
-  bool preview = false;                 // z_c as it is, without denoising
+  bool preview = false;                 // the image of the latents alone; seed, steps and sharpness are not used
   bool allow_partial = false;           // take what is certain of a file that is cut short
   Progress progress{};
 };
@@ -57,7 +54,7 @@ struct Decoded {
   Size size;
   Metadata metadata;
   std::uint64_t missing_bytes = 0;    // of a file that is cut short
-  std::uint32_t complete_slices = 0;  // how many slices of y_hat are as in the whole file
+  std::uint32_t complete_slices = 0;  // how many slices of the latents are as in the whole file
   std::uint32_t n_slices = 0;
 };
 
@@ -66,8 +63,14 @@ struct Latents {
   Decoded file;
   std::uint32_t rate = 0;      // index in the bundle
   std::uint32_t level = 0;     // where the bundle has levels
-  Tensor<float> y_hat;         // [1, M, h/16, w/16], exact
+  Values tensors;              // by name, on the host, each with the batch as its first dimension; exact
   std::uint32_t checksum = 0;  // the default seed
+};
+
+/// What a codec is made of beside its bundle.
+struct CodecParts {
+  std::unique_ptr<const backends::Backend> backend;
+  std::span<const entropy::Kind> entropy_kinds = entropy::kinds();
 };
 
 /// Decodes with one bundle on one backend. Graphs and tables are loaded when first needed. One codec may be used from
@@ -76,6 +79,8 @@ class Codec {
  public:
   /// Throws Error: kInvalidArgument, kBackendUnavailable, kBackend.
   Codec(std::shared_ptr<const Bundle> bundle, CodecOptions options);
+  /// The same on a backend that is open already; what the options say of one is not used.
+  Codec(std::shared_ptr<const Bundle> bundle, CodecOptions options, CodecParts parts);
   ~Codec();
   Codec(const Codec&) = delete;
   Codec& operator=(const Codec&) = delete;
@@ -86,7 +91,7 @@ class Codec {
   /// Decodes a file to where `place` says. Throws Error for everything that can be wrong with file, bundle or backend.
   Decoded decode(std::span<const std::uint8_t> data, const Place& place, const DecodeOptions& options);
 
-  /// Returns everything up to y_hat, on the CPU.
+  /// Returns everything up to the latents, on the CPU.
   Latents read_latents(std::span<const std::uint8_t> data, bool allow_partial = false);
 
   /// Loads what decoding a rate needs, so that the first decode is as fast as the next.

@@ -48,13 +48,21 @@ inline constexpr std::size_t kMaxJsonDepth = 64;
 inline constexpr std::uint64_t kMaxOnnxBytes = (std::uint64_t{1} << 31) - 1;
 /// Of fields of all messages in it that are walked; the graphs of the embedded bundle have about 5,000.
 inline constexpr std::size_t kMaxOnnxFields = std::size_t{1} << 20;
+/// Of messages within each other: a subgraph is three levels, and libraries stop at 100.
+inline constexpr unsigned kMaxOnnxDepth = 64;
+/// Of dimensions of a weight that lies in another file.
+inline constexpr std::size_t kMaxOnnxRank = 8;
 /// Of an .npz file's arrays together. The entropy model of a full-size rate takes about 60 MB.
 inline constexpr std::uint64_t kMaxArraysBytes = std::uint64_t{1} << 30;
 /// Of arrays in an .npz file. An entropy model of ten slices has about 400.
 inline constexpr std::size_t kMaxArrays = 65'536;
+/// Of the name of one; those of an entropy model have up to 30 characters.
+inline constexpr std::size_t kMaxArrayNameBytes = 256;
 /// Of dimensions of an array: what the model id's canonical form needs at most is 4.
 inline constexpr std::size_t kMaxArrayRank = 8;
 /// Of the text before an array's elements; numpy writes 118 bytes for the ones there are.
 inline constexpr std::size_t kMaxArrayHeaderBytes = 4096;
+/// Times that an array may be longer than it is compressed: no deflate stream grows more.
+inline constexpr std::uint64_t kMaxDeflateRatio = 1032;
 
 }  // namespace rdeic

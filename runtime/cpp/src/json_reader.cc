@@ -113,7 +113,7 @@ void JsonReader::check_keys(std::initializer_list<std::string_view> required,
     if (!value_.find(key)) wrong("an object with the key '" + std::string(key) + "'");
   for (const auto& [key, value] : std::get<JsonObject>(value_.value))
     if (std::ranges::find(required, key) == required.end() && std::ranges::find(optional, key) == optional.end())
-      wrong("an object without the key '" + printable(key) + "', which schema 1 does not have");
+      wrong("an object without the key '" + printable(key) + "', which schema 2 does not have");
 }
 
 JsonReader JsonReader::at(const char* key) const {
@@ -185,6 +185,11 @@ double JsonReader::number() const {
   if (const auto* const negative = std::get_if<std::int64_t>(&value_.value)) return static_cast<double>(*negative);
   if (const auto* const real = std::get_if<double>(&value_.value)) return *real;
   wrong("a number");
+}
+
+bool JsonReader::truth() const {
+  if (const auto* const result = std::get_if<bool>(&value_.value)) return *result;
+  wrong("true or false");
 }
 
 double JsonReader::positive_number() const {

@@ -59,6 +59,7 @@ class JsonReader {
   std::string hex_digits(std::size_t count) const;
   std::int64_t integer(std::int64_t least, std::int64_t most) const;
   double number() const;
+  bool truth() const;
   double positive_number() const;
 
   [[noreturn]] void wrong(const std::string& wanted) const;

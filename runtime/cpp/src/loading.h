@@ -1,60 +1,70 @@
 #pragma once
 
-// Graphs and tables of a bundle, each loaded when it is first needed, once.
+// Graphs, tables and entropy models of a bundle, each loaded when it is first needed, once.
 
-#include <functional>
-#include <future>
-#include <map>
 #include <memory>
-#include <mutex>
+#include <span>
 #include <string>
-#include <system_error>
+#include <vector>
+
+#include "backends/backend.h"
+#include "bundle.h"
+#include "entropy/model.h"
+#include "families/family.h"
+#include "load_once.h"
+#include "rows.h"
 
 namespace rdeic {
 
-/// Values made on first use, each once, whichever thread comes first; a failure is not kept.
-template <typename Value>
-class LoadOnce {
+/// What a codec has loaded of its bundle so far. May be used by several threads at once.
+class Loaded {
  public:
-  using Pointer = std::shared_ptr<const Value>;
-  using Future = std::shared_future<Pointer>;
-  using Make = std::function<Pointer()>;
+  /// `precision`: as `CodecOptions` has it; `kinds`: of entropy models. Throws Error: kInvalidArgument for no such
+  /// precision, kBackendUnavailable unless some rate has all its graphs in it for the backend.
+  Loaded(std::shared_ptr<const Bundle> bundle, std::unique_ptr<const backends::Backend> backend, std::string precision,
+         std::span<const entropy::Kind> kinds);
 
-  /// Begins to make a value in a thread of its own, unless there is one, once another one is made; `get` waits for it.
-  Future begin(const std::string& key, Make make, Future after = {}) {
-    const auto make_after = [after = std::move(after), make = std::move(make)] {
-      if (after.valid()) after.wait();
-      return make();
-    };
-    return entry(key, make_after, std::launch::async);
-  }
+  const Bundle& bundle() const { return *bundle_; }
 
-  /// Returns the value of a key, made by `make` unless there is one. Throws what that throws.
-  Pointer get(const std::string& key, Make make) {
-    const Future value = entry(key, std::move(make), std::launch::deferred);
-    try {
-      return value.get();
-    } catch (...) {
-      const std::lock_guard lock(mutex_);
-      values_.erase(key);
-      throw;
-    }
-  }
+  /// Returns the form of a rate's graph that the backend runs; errors as for `backends::choose_form`.
+  const GraphSpec& form_of(const Rate& rate, const std::string& role) const;
+  std::shared_ptr<const backends::Graph> graph(const GraphSpec& spec);
+  /// Begins to load all graphs of these stages, while other work is done.
+  void begin(const families::StageList& list);
+
+  /// Returns a rate's entropy model; Error(kBundleCorrupt) if bundle.json says that it is another.
+  std::shared_ptr<const entropy::Model> model(const Rate& rate);
+  /// Returns what the input `step` of each role's graph is at each step of a schedule, by role.
+  std::shared_ptr<const std::map<std::string, Rows>> step_rows(const Rate& rate, const Schedule& schedule);
+  /// Returns the rows that graphs which read latents have at a level, as `families::level_input` names them; none where
+  /// there are no levels.
+  Values level_rows(const Rate& rate, std::uint32_t level);
 
  private:
-  Future entry(const std::string& key, Make make, std::launch policy) {
-    const std::lock_guard lock(mutex_);
-    const auto found = values_.find(key);
-    if (found != values_.end()) return found->second;
-    try {
-      return values_.emplace(key, std::async(policy, make).share()).first->second;
-    } catch (const std::system_error&) {  // no thread is to be had: `get` makes the value
-      return values_.emplace(key, std::async(std::launch::deferred, make).share()).first->second;
-    }
-  }
+  LoadOnce<backends::Graph>::Make maker_of(const GraphSpec& spec) const;
 
-  std::mutex mutex_;
-  std::map<std::string, Future> values_;
+  const std::shared_ptr<const Bundle> bundle_;
+  const std::unique_ptr<const backends::Backend> backend_;
+  const std::string precision_;
+  const std::span<const entropy::Kind> kinds_;
+  LoadOnce<entropy::Model> models_;
+  LoadOnce<std::map<std::string, Rows>> step_rows_;
+  LoadOnce<Rows> level_rows_;
+  LoadOnce<backends::Graph> graphs_;  // last: threads that load graphs use what is above until this is gone
+};
+
+/// Gives a family what is loaded of one rate.
+class RateLoader final : public families::Loader {
+ public:
+  /// Both must outlive this object.
+  RateLoader(Loaded& loaded, const Rate& rate) : loaded_(loaded), rate_(rate) {}
+
+  std::shared_ptr<const backends::Graph> graph(const std::string& role) const override;
+  ValuePtr step_row(const Schedule& schedule, const std::string& role, std::size_t step) const override;
+
+ private:
+  Loaded& loaded_;
+  const Rate& rate_;
 };
 
 }  // namespace rdeic

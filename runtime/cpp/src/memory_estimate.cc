@@ -9,41 +9,44 @@ namespace rdeic {
 
 namespace {
 
-// As many channels as nothing has; with more, the estimate might not fit 64 bits.
-constexpr std::int64_t kMaxChannels = UINT32_MAX;
-
-/// Returns the channels that a graph's input or output of rank 4 is promised to have, 0 if that is open.
-std::uint64_t channels_of(const std::vector<TensorSpec>& specs, const char* name) {
-  for (const TensorSpec& spec : specs)
-    if (spec.name == name && spec.shape.size() == 4)
-      return static_cast<std::uint64_t>(std::clamp<std::int64_t>(spec.shape[1], 0, kMaxChannels));
-  return 0;
+/// Returns the number of elements, which any bundle may make as large as it likes: a double is exact to 2^53, and
+/// cannot overflow.
+double elements_of(const Shape& shape) {
+  double count = 1;
+  for (const std::int64_t side : shape) count *= static_cast<double>(side);
+  return count;
 }
 
 }  // namespace
 
-std::uint64_t decode_bytes(const Bundle& bundle, const Rate& rate, Size size) {
-  constexpr std::uint64_t kLatentArea = 16 * 16, kGuideArea = 8 * 8;
-  const std::uint64_t multiple = bundle.size_multiple_px;
-  const auto padded = [&](std::uint64_t side) { return (side + multiple - 1) / multiple * multiple; };
-  const std::uint64_t pixels = padded(size.height) * padded(size.width);
-
-  const GraphSpec& synthesis = bundle.graph_of(rate, "synthesis");
-  const std::uint64_t y_channels = channels_of(synthesis.inputs, "y_hat");
-  const std::uint64_t hint_channels = channels_of(synthesis.outputs, "hint");
-  // Entropy decoding: Y and the two tensors T, hyper parameters and contexts of about as many channels, and y_hat.
-  const std::uint64_t entropy = pixels / kLatentArea * y_channels * (4 + 2 + 2 * 2 + 2 * 4 + 4);
-  // Denoising: y_hat, hint, and z with its noise, its successor and what is blended of tiles; then the padded picture
-  // in float32 while tiles of it are blended.
-  const std::uint64_t latents = pixels / kLatentArea * y_channels * 4 + pixels / kGuideArea * 4 * hint_channels +
-                                pixels / kGuideArea * 4 * 4 * bundle.latent_channels;
-  const std::uint64_t picture = pixels * 3 * (4 + 1) + std::uint64_t{size.height} * size.width * 3;
-  return std::max(entropy, latents + picture);
+std::uint64_t decode_bytes(const families::StageList& list, const std::map<std::string, Shape>& latents,
+                           const Sizes& sizes, Size size) {
+  // Entropy decoding has beside each latent its integers, the tensors that networks see, hyper parameters and contexts
+  // of about as many channels.
+  constexpr double kEntropyBytes = 4 + 2 + 2 * 2 + 2 * 4 + 4;
+  double entropy = 0;
+  for (const auto& [name, shape] : latents) entropy += elements_of(shape) * kEntropyBytes;
+  // Of all that stages hand on, one tensor of each name; the last image once more, while tiles of it are blended; and
+  // the image that the caller gets.
+  std::map<std::string, double> handed_on;
+  double image = 0;
+  for (const Stage* const stage : list.stages()) {
+    for (const TensorSpec& output : stage->outputs) {
+      image = elements_of(output.resolve(sizes)) * static_cast<double>(dtype_bytes(output.dtype));
+      handed_on[output.name] = image;
+    }
+  }
+  for (const auto& [name, shape] : latents) handed_on[name] = elements_of(shape) * sizeof(float);
+  double stages = image + 3.0 * size.height * size.width;
+  for (const auto& [name, bytes] : handed_on) stages += bytes;
+  constexpr double kMost = 1e18;  // which fits 64 bits
+  return static_cast<std::uint64_t>(std::min(std::max(entropy, stages), kMost));
 }
 
-void check_memory(const Bundle& bundle, const Rate& rate, Size size, const Limits& limits) {
+void check_memory(const families::StageList& list, const std::map<std::string, Shape>& latents, const Sizes& sizes,
+                  Size size, const Limits& limits) {
   if (limits.max_memory_bytes == 0) return;
-  const std::uint64_t wanted = decode_bytes(bundle, rate, size);
+  const std::uint64_t wanted = decode_bytes(list, latents, sizes, size);
   if (wanted > limits.max_memory_bytes)
     fail(Result::kLimitExceeded,
          "%" PRIu32 "x%" PRIu32 " pixels take %" PRIu64 " bytes of memory: %" PRIu64

@@ -1,17 +1,24 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
+#include <string>
 
-#include "bundle.h"
+#include "families/family.h"
 #include "input_limits.h"
+#include "tensor_spec.h"
 
 namespace rdeic {
 
-/// Returns how many bytes a decode of a picture of this size holds at most at one time, beside what ONNX Runtime works
-/// in, which the size of tiles bounds. It follows from the shapes that the bundle promises.
-std::uint64_t decode_bytes(const Bundle& bundle, const Rate& rate, Size size);
+/// Returns how many bytes decoding an image holds at most at one time, beside what ONNX Runtime works in, which the
+/// size of tiles bounds. It follows from the shapes that the bundle promises.
+///
+/// `latents`: the shapes of what the file is decoded to; `sizes`, `size`: of the image, padded and as it is.
+std::uint64_t decode_bytes(const families::StageList& list, const std::map<std::string, Shape>& latents,
+                           const Sizes& sizes, Size size);
 
 /// Throws Error(kLimitExceeded) if that is over `limits.max_memory_bytes`.
-void check_memory(const Bundle& bundle, const Rate& rate, Size size, const Limits& limits);
+void check_memory(const families::StageList& list, const std::map<std::string, Shape>& latents, const Sizes& sizes,
+                  Size size, const Limits& limits);
 
 }  // namespace rdeic

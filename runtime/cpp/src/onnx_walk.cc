@@ -14,9 +14,6 @@
 namespace rdeic {
 namespace {
 
-// Messages within each other: a subgraph is three levels, and libraries stop at 100.
-constexpr unsigned kMaxDepth = 64;
-constexpr std::size_t kMaxRank = 8;
 constexpr std::size_t kMaxDigits = 18;
 
 /// What a field is: a message that is walked, text that is looked at, or something of one or two wire types.
@@ -217,7 +214,7 @@ class Walk {
     while (!messages.empty()) {
       const Piece message = messages.back();
       messages.pop_back();
-      if (message.depth > kMaxDepth) corrupt(text("messages lie more than %u deep in each other", kMaxDepth));
+      if (message.depth > kMaxOnnxDepth) corrupt(text("messages lie more than %u deep in each other", kMaxOnnxDepth));
       for_each_field(message, [&](const Field& field) {
         if (field.piece.kind == Kind::kWeight || field.piece.kind == Kind::kTensor) {
           std::optional<ExternalWeight> external = tensor(field.piece);
@@ -362,14 +359,14 @@ class Walk {
   void read_shape(const Piece& tensor, const std::vector<Piece>& dims, ExternalWeight& weight) const {
     bool fits = true;
     for (const Piece& some : dims) {
-      for (std::size_t at = some.start; at < some.end && weight.shape.size() <= kMaxRank;) {
+      for (std::size_t at = some.start; at < some.end && weight.shape.size() <= kMaxOnnxRank;) {
         const std::uint64_t dim = varint(at, some.end);
         fits = fits && dim >= 1 && dim <= INT64_MAX;
         weight.shape.push_back(static_cast<std::int64_t>(dim));
       }
     }
-    if (!fits || weight.shape.size() > kMaxRank)
-      corrupt(tensor, text("it should have up to %zu dimensions, each 1 or more", kMaxRank));
+    if (!fits || weight.shape.size() > kMaxOnnxRank)
+      corrupt(tensor, text("it should have up to %zu dimensions, each 1 or more", kMaxOnnxRank));
   }
 
   std::span<const std::uint8_t> data_;

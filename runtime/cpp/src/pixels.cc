@@ -19,11 +19,12 @@ Size padded_size(Size size, std::uint32_t multiple_px) {
   return {padded(size.height), padded(size.width)};
 }
 
-void crop(const Tensor<std::uint8_t>& padded, Size size, PixelRows rows) {
+void crop(const Value& padded, Size size, PixelRows rows) {
+  const std::uint8_t* const pixels = elements<std::uint8_t>(padded, "image").data();
   constexpr std::size_t kPixelBytes = 3;
   const std::size_t padded_row_bytes = static_cast<std::size_t>(padded.shape()[2]) * kPixelBytes;
   for (std::size_t row = 0; row < size.height; ++row) {
-    std::memcpy(rows.first + row * rows.stride, padded.data() + row * padded_row_bytes, size.width * kPixelBytes);
+    std::memcpy(rows.first + row * rows.stride, pixels + row * padded_row_bytes, size.width * kPixelBytes);
   }
 }
 

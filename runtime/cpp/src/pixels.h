@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "input_limits.h"
-#include "tensor.h"
+#include "value.h"
 
 namespace rdeic {
 
@@ -17,7 +17,7 @@ struct PixelRows {
 /// Returns the size of a picture whose sides are padded to multiples.
 Size padded_size(Size size, std::uint32_t multiple_px);
 
-/// Writes the top left of a padded picture, [1, h, w, 3].
-void crop(const Tensor<std::uint8_t>& padded, Size size, PixelRows rows);
+/// Writes the top left of a padded picture on the host, uint8 [1, h, w, 3].
+void crop(const Value& padded, Size size, PixelRows rows);
 
 }  // namespace rdeic

@@ -8,13 +8,16 @@
 
 #include "arrays.h"
 #include "bundle.h"
-#include "tensor.h"
+#include "value.h"
 
 namespace rdeic {
 
-/// Returns the rows of an array, float32 [count, D], each [1, D]. `spec`, `input`: the graph and its input that reads
-/// them, which has D. Throws Error(kBundleCorrupt), also if a value is not finite.
-std::vector<Tensor<float>> rows_of(const Arrays& arrays, const std::string& name, std::size_t count,
-                                   const GraphSpec& spec, const std::string& input);
+/// Rows, float32, each [1, D].
+using Rows = std::vector<ValuePtr>;
+
+/// Returns the rows of an array, float32 [count, D]. `spec`, `input`: the graph and its input that reads them, which
+/// has D. Throws Error(kBundleCorrupt), also if a value is not finite.
+Rows rows_of(const Arrays& arrays, const std::string& name, std::size_t count, const GraphSpec& spec,
+             const std::string& input);
 
 }  // namespace rdeic

@@ -24,8 +24,6 @@ from .device import DeviceBackend, Workspace
 from .trt_graph import TrtGraph
 from .trt_library import Library, open_library
 
-_PX_STEP = 64
-
 
 def open_backend(options: Options) -> TrtBackend:
     """Return the backend with the first library that is installed and has plans for this GPU.
@@ -108,6 +106,7 @@ class TrtBackend(DeviceBackend):
         self.library = library
         self.precision = precision
         self._bundle = options.bundle
+        self._step_px = 1 if options.bundle is None else options.bundle.size_multiple_px
         self._largest: dict[tuple[object, ...], Size] = {}
         self._captures = Captures(workspace) if options.capture else None
 
@@ -157,7 +156,7 @@ class TrtBackend(DeviceBackend):
                         f"these plans ({weights} of them for weights), but max_vram allows {memory.limit}. "
                         "Raise max_vram, or take a lower precision."
                     )
-                size = _smaller(size, least)
+                size = _smaller(size, least, self._step_px)
         self._largest[key] = size
         return size
 
@@ -170,11 +169,11 @@ class TrtBackend(DeviceBackend):
         return self._captures.run(key, function, inputs)
 
 
-def _smaller(size: Size, least: Size) -> Size:
+def _smaller(size: Size, least: Size, step_px: int) -> Size:
     """Return a size with its longer side, as far as that may shrink, one step shorter."""
     if size.height > least.height and (size.height >= size.width or size.width <= least.width):
-        return Size(max(size.height - _PX_STEP, least.height), size.width)
-    return Size(size.height, max(size.width - _PX_STEP, least.width))
+        return Size(max(size.height - step_px, least.height), size.width)
+    return Size(size.height, max(size.width - step_px, least.width))
 
 
 def _working_bytes(graphs: Sequence[TrtGraph], size: Size) -> int:

@@ -129,13 +129,14 @@ def _measure(
     codec: Codec, image: NDArray[np.uint8], rate: Rate, args: argparse.Namespace, limits: Limits, console: Console
 ) -> dict[str, Any]:
     """Return times in ms, memory in MB and the size of the file."""
+    from ..decode_options import DecodeOptions
     from . import measure
 
-    decoding = {"sharpness": args.sharpness, "seed": args.seed, "steps": args.steps}
+    decoding = DecodeOptions(sharpness=args.sharpness, seed=args.seed, steps=args.steps)
     progress = _Progress(console, 4 * args.runs)
     data = codec.encode(image, rate.index)
     began = time.perf_counter()
-    codec.decode(data, **decoding)
+    codec.decode(data, decoding)
     first_ms = 1e3 * (time.perf_counter() - began)
     decode = measure.decode_ms(codec, data, decoding, args.runs, nvtx=args.nvtx, done=progress.step)
     peak_rss, peak_device = measure.peak_rss_bytes(), codec.peak_device_bytes()

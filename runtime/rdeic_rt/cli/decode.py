@@ -77,6 +77,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 def decode_one(job: outputs.Job, codec: Codec, args: argparse.Namespace, limits: Limits) -> str:
     """Decode one input and return the line that says how it went."""
     from .. import files, pixels
+    from ..decode_options import DecodeOptions
 
     began = time.perf_counter()
     if args.no_overwrite:
@@ -85,12 +86,11 @@ def decode_one(job: outputs.Job, codec: Codec, args: argparse.Namespace, limits:
     latents = codec.read_latents(data, allow_partial=args.allow_partial)
     try:
         codec.bundle.choose_schedule(latents.rate, args.steps)
+        codec.bundle.check_sharpness(latents.rate, args.sharpness)
     except ValueError as error:
         raise outputs.UsageError(str(error)) from None
-    if args.preview:
-        image = codec.preview(latents)
-    else:
-        image = codec.reconstruct(latents, sharpness=args.sharpness, seed=args.seed, steps=args.steps)
+    chosen = DecodeOptions(sharpness=args.sharpness, seed=args.seed, steps=args.steps, preview=args.preview)
+    image = codec.decode(latents, chosen)
     metadata = None if args.strip else latents.metadata
     pixels.write_image(job.target, image, metadata, overwrite=not args.no_overwrite)
     height, width = image.shape[:2]

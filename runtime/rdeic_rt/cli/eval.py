@@ -18,9 +18,9 @@ from .doctor import package_versions, system_facts
 from .outputs import UsageError
 
 if TYPE_CHECKING:
-    from ..evaluation.results import Evaluation
+    from rdeic_eval.results import Evaluation
 
-# As in evaluation.others, which is not imported here so that --help stays quick.
+# As in rdeic_eval.reference_codecs, which is not imported here so that --help stays quick.
 CODECS = ("jpeg", "webp", "avif", "jxl")
 _NONE = "none"
 # Distribution and module of what the extra brings; JPEG XL is not in it, and is left out where it is missing.
@@ -107,7 +107,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     _check_packages()
     _check_outputs(args)
     photos = find_photos(args.inputs)[: args.limit]
-    from ..evaluation.run import evaluate
+    from rdeic_eval.run import evaluate
 
     codec = options.codec_from(args, options.limits_from(args))
     try:
@@ -115,10 +115,6 @@ def run(args: argparse.Namespace, console: Console) -> int:
             codec.bundle.choose_rate(rate)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    if args.threads is not None:
-        import torch
-
-        torch.set_num_threads(args.threads)
     evaluation = evaluate(
         codec,
         photos,
@@ -126,6 +122,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         codecs=args.codecs,
         curves=args.curves,
         keep_pictures=_SHEET_PHOTOS if args.sheet is not None else 0,
+        threads=args.threads,
         progress=lambda done, name: console.progress(done, len(photos), name),
     )
     console.clear()
@@ -156,8 +153,9 @@ def find_photos(inputs: Sequence[str]) -> list[Path]:
 
 
 def _write(evaluation: Evaluation, args: argparse.Namespace) -> None:
+    from rdeic_eval import plot, report, sheet
+
     from .. import files, pixels
-    from ..evaluation import plot, report, sheet
 
     if args.json is not None:
         result = {

@@ -9,13 +9,13 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import timing
 from ..codec import Codec
+from ..decode_options import DecodeOptions
 from ..limits import Size
 
 # The first finds graphs not loaded, and on a backend that records, the second finds nothing recorded.
@@ -45,12 +45,12 @@ class Stages:
 
 
 def decode_ms(
-    codec: Codec, data: bytes, options: dict[str, Any], runs: int, *, nvtx: bool, done: Callable[[], None]
+    codec: Codec, data: bytes, options: DecodeOptions, runs: int, *, nvtx: bool, done: Callable[[], None]
 ) -> Spread:
     """Return the time of `Codec.decode`, warm; the image is on the host when it ends."""
     for _ in range(WARM_UP_RUNS - 1):  # the caller has run it once
-        codec.decode(data, **options)
-    return _spread(_timed(lambda: codec.decode(data, **options), runs, nvtx=nvtx, done=done))
+        codec.decode(data, options)
+    return _spread(_timed(lambda: codec.decode(data, options), runs, nvtx=nvtx, done=done))
 
 
 def encode_ms(codec: Codec, image: NDArray[np.uint8], rate: int, runs: int, done: Callable[[], None]) -> Spread:
@@ -62,7 +62,7 @@ def decode_stages(
     codec: Codec,
     unrecorded: Callable[[], Codec],
     data: bytes,
-    options: dict[str, Any],
+    options: DecodeOptions,
     runs: int,
     *,
     nvtx: bool,
@@ -79,13 +79,13 @@ def decode_stages(
         done: called after each run.
     """
     with timing.collect() as times:
-        codec.decode(data, **options)
+        codec.decode(data, options)
     one_by_one = "vae" not in times.seconds
     if one_by_one:
         codec = unrecorded()
         for _ in range(WARM_UP_RUNS):
-            codec.decode(data, **options)
-    return Stages(_stages(lambda: codec.decode(data, **options), codec, runs, nvtx=nvtx, done=done), one_by_one)
+            codec.decode(data, options)
+    return Stages(_stages(lambda: codec.decode(data, options), codec, runs, nvtx=nvtx, done=done), one_by_one)
 
 
 def encode_stages(

@@ -10,8 +10,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from ..errors import BundleCorruptError
-from .arrays import Arrays
+from .arrays import ArrayReader, Arrays
 from .base import Decoded, Encoded, EntropyModel
 from .hyperprior import VERSION, Hyperprior
 
@@ -30,10 +29,7 @@ def load(arrays: Arrays, threads: int | None = None) -> EntropyModel:
     Raises:
         BundleCorruptError: an array is missing, unknown, or holds what it must not.
     """
-    version = arrays.get("version")
-    number = int(version[0]) if version is not None and version.dtype == np.int32 and version.shape == (1,) else None
-    if number is None or number not in MODELS:
-        raise BundleCorruptError(
-            f"the entropy model has version {number}, not {' or '.join(map(str, MODELS))}. Upgrade rdeic-rt"
-        )
-    return MODELS[number](arrays, threads)
+    reader = ArrayReader(arrays)
+    version = int(reader.take("version", np.int32, (1,))[0])
+    reader.check(version in MODELS, f"'version' is {version}, should be {' or '.join(map(str, MODELS))}")
+    return MODELS[version](arrays, threads)

@@ -82,6 +82,9 @@ class Family(Protocol):
     def latents(self) -> Mapping[str, str]:
         """Names of the tensors that files are decoded to, and the role that has each as an input."""
 
+    def n_parts(self, schedule: Schedule | None, *, preview: bool) -> int:
+        """Return how many parts `decode` or `preview` tells progress of."""
+
     def load_encoder(self, load: Loader) -> Stages:
         """Return what `encode` needs."""
 

@@ -75,6 +75,10 @@ class Rdeic:
     coded = ("y", "vq_indices")
     latents: Mapping[str, str] = MappingProxyType({"y_hat": "synthesis"})
 
+    def n_parts(self, schedule: Schedule | None, *, preview: bool) -> int:
+        """Return synthesis, steps and VAE."""
+        return 2 if preview or schedule is None else 2 + schedule.n_steps
+
     def load_encoder(self, load: Loader) -> _Encoder:
         """Return the analysis."""
         return _Encoder(graph_stage("analysis", load, "analysis", self.coded))

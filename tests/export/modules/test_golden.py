@@ -11,6 +11,7 @@ from rdeic_export.modules import samplers
 from rdeic_export.modules.compression import anchor_mask
 from rdeic_export.modules.config import DiffusionConfig
 from rdeic_export.modules.model import RdeicModel
+from rdeic_export.modules.vae import Vae
 from rdeic_rt.schedule import Schedule
 from tests.export import reference
 
@@ -42,6 +43,7 @@ def test_analysis_released_weights_match_golden(model: RdeicModel, image: str) -
     x = 2 * torch.from_numpy(golden["image"]) - 1
     h = model.vae.features(x)
     check(h, golden["h_raw"], "h")
+    assert isinstance(model.vae, Vae)
     check(torch.cat(model.vae.moments(h), dim=1), golden["vae_moments"], "VAE moments")
     y, indices = model.analyse(x)
     check(y, golden["y"], "y")

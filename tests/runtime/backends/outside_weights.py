@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from rdeic_rt.backends.base import Backend
-from rdeic_rt.bundle import GraphSpec, TensorSpec
 from rdeic_rt.bundle_file import BundleFile
+from rdeic_rt.manifest import GraphSpec
+from rdeic_rt.tensor_spec import TensorSpec
 
 _OFFSET = 4096
 
@@ -38,8 +39,8 @@ def with_weights(
     }
     return GraphSpec(
         "matmul",
-        listed["matmul.onnx"],
         "fp32",
+        listed["matmul.onnx"],
         (TensorSpec("x", "float32", ("n", weights.shape[0])),),
         (TensorSpec("y", "float32", ("n", weights.shape[1])),),
         listed=listed,

@@ -162,8 +162,12 @@ def test_constant_that_its_owner_drops_stays_for_the_replay(cuda: FakeCuda) -> N
     captures = Captures(adder.workspace)
     with adder.workspace.entered():
         constant = adder.workspace.upload({"": np.full(8, 100, np.float32)})[""]
+
+    def add(constant: Buffer, buffers: Mapping[str, Buffer]) -> Buffer:
+        return adder.add(buffers["x"], constant)
+
     for n in range(2):
-        captures.run("sum", lambda buffers, c=constant: adder.add(buffers["x"], c), inputs(8, n))
+        captures.run("sum", partial(add, constant), inputs(8, n))
     del constant
     gc.collect()
     assert result(adder, captures.run("sum", partial(adder.sum, 0), inputs(8, 5))) == [8, 105]

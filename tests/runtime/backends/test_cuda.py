@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -200,7 +201,8 @@ def test_dlpack_memory_waits_for_its_consumer(cuda: FakeCuda) -> None:
 
 def test_memory_used_on_a_stream_that_may_be_gone_waits_for_the_device(cuda: FakeCuda) -> None:
     workspace = Workspace.open(Options())
-    for use in (lambda b: b.__cuda_array_interface__, lambda b: b.__dlpack__(stream=-1)):
+    uses: list[Callable[[Any], Any]] = [lambda b: b.__cuda_array_interface__, lambda b: b.__dlpack__(stream=-1)]
+    for use in uses:
         buffer, before = put(workspace, picture()), cuda.calls["cudaDeviceSynchronize"]
         used = use(buffer)
         del buffer, used

@@ -15,17 +15,18 @@ import openvino
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from rdeic_export.quantize_cpu import WEIGHT_MAX
 
 import rdeic_rt
-from rdeic_export.quantize_cpu import WEIGHT_MAX
-from rdeic_rt import Codec, bundle
+from rdeic_rt import Codec, DecodeOptions, bundle
 from rdeic_rt.backends import select
 from rdeic_rt.backends.base import Options
 from rdeic_rt.backends.openvino import OpenVinoBackend, open_backend
 from rdeic_rt.backends.ort import OrtBackend
-from rdeic_rt.bundle import GraphSpec, TensorSpec
 from rdeic_rt.bundle_file import OwnFile
 from rdeic_rt.errors import BackendError, BackendUnavailableError, BundleCorruptError
+from rdeic_rt.manifest import AUTO, PRECISIONS, GraphSpec
+from rdeic_rt.tensor_spec import TensorSpec
 from tests.images import psnr_db
 
 from .outside_weights import check_outside_weights, with_weights
@@ -96,7 +97,7 @@ def conv(path: Path, dtype: Any, *, quantised: bool) -> GraphSpec:
     graph = helper.make_graph(nodes, "conv", ends[:1], ends[1:], constants)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), path)
     return GraphSpec(
-        "conv", OwnFile(path), "fp32", (TensorSpec("x", "float32", shape),), (TensorSpec("y", "float32", shape),)
+        "conv", "fp32", OwnFile(path), (TensorSpec("x", "float32", shape),), (TensorSpec("y", "float32", shape),)
     )
 
 
@@ -194,10 +195,7 @@ def test_run_every_form_of_a_graph_agrees_with_onnx_runtime(tmp_path: Path, dtyp
 
 
 def test_open_takes_bf16_only_where_asked_and_there() -> None:
-    arithmetic = {
-        precision: open_backend(Options(precision=precision)).arithmetic
-        for precision in (select.AUTO, *select.PRECISIONS)
-    }
+    arithmetic = {precision: open_backend(Options(precision=precision)).arithmetic for precision in (AUTO, *PRECISIONS)}
     best = "bf16" if CPU_HAS_BF16 else "f32"
     assert arithmetic == {"auto": best, "fp32": "f32", "fp16": "f32", "int8": best}
 
@@ -229,8 +227,8 @@ def test_decode_auto_is_near_cpu_on_photos(codec: Codec, codecs: dict[str, Codec
 
 def test_decode_guided_agrees_with_cpu(codec: Codec, codecs: dict[str, Codec], part: Image3) -> None:
     data = codec.encode(part)
-    image = codecs["fp32"].decode(data, sharpness=0.5, seed=3)
-    assert psnr_db(image, codec.decode(data, sharpness=0.5, seed=3)) > MIN_F32_PSNR_DB
+    image = codecs["fp32"].decode(data, DecodeOptions(sharpness=0.5, seed=3))
+    assert psnr_db(image, codec.decode(data, DecodeOptions(sharpness=0.5, seed=3))) > MIN_F32_PSNR_DB
 
 
 def test_decode_from_eight_threads_agrees_with_one(codecs: dict[str, Codec], part: Image3) -> None:
@@ -250,9 +248,9 @@ def test_every_graph_of_the_embedded_bundle_loads_and_analysis_agrees(
     codec: Codec, backend: OpenVinoBackend, part: Image3
 ) -> None:
     found = bundle.read(codec.bundle.folder)
-    for spec in found.graphs.values():
+    for spec in (spec for forms in found.graphs.values() for spec in forms.values()):
         assert backend.load(spec).spec is spec
-    spec = found.graphs[found.rates[0].graphs["analysis"]]
+    spec = found.reference(found.rates[0].graphs["analysis"])
     image = np.ascontiguousarray(part[None, :128, :128])
     outputs, expected = (b.load(spec).run({"image": image}) for b in (backend, OrtBackend(threads=2)))
     np.testing.assert_allclose(np.asarray(outputs["y"]), np.asarray(expected["y"]), atol=1e-3)
@@ -262,7 +260,7 @@ def test_every_graph_of_the_embedded_bundle_loads_and_analysis_agrees(
 def test_decode_with_the_micro_bundle_equals_cpu(micro_folder: Path) -> None:
     y_hat = np.random.default_rng(0).standard_normal((1, 4, 4, 8)).astype(np.float32)
     found = bundle.read(micro_folder)
-    spec = found.graphs["synthesis"]
+    spec = found.reference("synthesis")
     outputs, expected = (
         b.load(spec).run({"y_hat": y_hat}) for b in (open_backend(Options(precision="fp32")), OrtBackend(threads=1))
     )

@@ -4,19 +4,22 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from rdeic_rt import bundle
 from rdeic_rt.backends.base import Buffer
 from rdeic_rt.backends.ort import OrtBackend
-from rdeic_rt.bundle import GraphSpec, TensorSpec
 from rdeic_rt.bundle_file import OwnFile
 from rdeic_rt.errors import BackendError, BundleCorruptError
+from rdeic_rt.manifest import GraphSpec
+from rdeic_rt.tensor_spec import TensorSpec
 
 from .outside_weights import check_outside_weights, with_weights
 
@@ -35,7 +38,7 @@ def save(path: Path, op: str, *, shape: tuple[int | str, ...] = ROW) -> GraphSpe
     body = helper.make_graph([helper.make_node(op, ["x", "x"], ["y"])], op, inputs, outputs)
     onnx.save(helper.make_model(body, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
     return GraphSpec(
-        op, OwnFile(path), "fp32", (TensorSpec("x", "float32", shape),), (TensorSpec("y", "float32", shape),)
+        op, "fp32", OwnFile(path), (TensorSpec("x", "float32", shape),), (TensorSpec("y", "float32", shape),)
     )
 
 
@@ -144,7 +147,7 @@ def test_stack_split_and_combine_are_inverse_and_linear(backend: OrtBackend) -> 
 
 
 def test_execute_puts_the_inputs_by_name(backend: OrtBackend) -> None:
-    arrays = {"x": np.arange(4, dtype=np.float32)[::-1], "y": np.ones(1, np.uint8)}
+    arrays: dict[str, NDArray[Any]] = {"x": np.arange(4, dtype=np.float32)[::-1], "y": np.ones(1, np.uint8)}
     seen = {}
 
     def function(buffers: Mapping[str, Buffer]) -> Buffer:
@@ -156,5 +159,5 @@ def test_execute_puts_the_inputs_by_name(backend: OrtBackend) -> None:
 
 
 def test_load_every_graph_of_the_embedded_bundle(embedded_bundle: Path, backend: OrtBackend) -> None:
-    for spec in bundle.read(embedded_bundle).graphs.values():
+    for spec in (spec for forms in bundle.read(embedded_bundle).graphs.values() for spec in forms.values()):
         assert backend.load(spec).spec is spec

@@ -55,7 +55,7 @@ def test_decode_many_times_takes_no_more_memory(shared: FakeCuda, micro_folder: 
 
 def test_output_lives_as_long_as_what_refers_to_it(shared: FakeCuda, micro_folder: Path) -> None:
     backend = OrtCudaBackend.open(Options())
-    graph = backend.load(rdeic_rt.load(micro_folder, backend="cpu").bundle.graphs["vae_decoder"])
+    graph = backend.load(rdeic_rt.load(micro_folder, backend="cpu").bundle.reference("vae_decoder"))
     z_0 = backend.put(np.full((2, 4, 1, 1), 7, np.float32))
     image = backend.crop(backend.split(graph.run({"z_0": z_0})["image"])[1], Size(5, 3))
     del backend, graph, z_0
@@ -72,7 +72,7 @@ def test_run_out_of_memory_says_what_is_free(
     shared: FakeCuda, micro_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = OrtCudaBackend.open(Options())
-    graph = backend.load(rdeic_rt.load(micro_folder, backend="cpu").bundle.graphs["vae_decoder"])
+    graph = backend.load(rdeic_rt.load(micro_folder, backend="cpu").bundle.reference("vae_decoder"))
 
     def run(*_: object) -> None:
         raise RuntimeError("BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer of size 9")
@@ -86,7 +86,7 @@ def test_run_out_of_memory_says_what_is_free(
 
 def test_run_failing_inside_raises_backend_error(shared: FakeCuda, micro_folder: Path) -> None:
     backend = OrtCudaBackend.open(Options())
-    graph = backend.load(rdeic_rt.load(micro_folder, backend="cpu").bundle.graphs["vae_decoder"])
+    graph = backend.load(rdeic_rt.load(micro_folder, backend="cpu").bundle.reference("vae_decoder"))
     with pytest.raises(BackendError, match="vae_decoder"):
         graph.run({"z_0": backend.put(np.zeros((1, 2, 1, 1), np.float32))})
 

@@ -109,7 +109,7 @@ def test_availability_covers_every_name() -> None:
 def test_choose_form_takes_what_the_backend_prefers_and_names_what_is_missing(micro_folder: Path) -> None:
     backend = select.open_backend("cpu").backend
     found = bundle.read(micro_folder)
-    assert select.choose_form(backend, found, "control", "auto").id == "control"
+    assert select.choose_form(backend, found, "control", "auto").form == "fp32"
     assert select.choose_form(backend, found, "control", "fp32").id == "control"
     with pytest.raises(BackendUnavailableError, match=r"in fp32, not in fp16.*build_engines\.py --bundle"):
         select.choose_form(backend, found, "control", "fp16")
@@ -122,10 +122,18 @@ def test_choose_form_on_a_cpu_is_the_8_bit_one_made_for_it_unless_told_otherwise
 ) -> None:
     backend = select.open_backend("cpu").backend
     found = bundle.read(micro_folder)
-    variants = {"int8": "control.int8", "int8-cpu": "control.int8-cpu"}
-    graphs = {"control": replace(found.graphs["control"], variants=variants)}
-    graphs |= {name: replace(found.graphs["control"], id=name, precision="int8") for name in variants.values()}
-    found = replace(found, graphs=graphs)
-    assert select.choose_form(backend, found, "control", "auto").id == "control.int8-cpu"
-    assert select.choose_form(backend, found, "control", "int8").id == "control.int8-cpu"
-    assert select.choose_form(backend, found, "control", "fp32").id == "control"
+    forms = {form: replace(found.reference("control"), form=form) for form in ("fp32", "int8", "int8-cpu")}
+    found = replace(found, graphs={"control": forms})
+    assert select.choose_form(backend, found, "control", "auto").form == "int8-cpu"
+    assert select.choose_form(backend, found, "control", "int8").form == "int8-cpu"
+    assert select.choose_form(backend, found, "control", "fp32").form == "fp32"
+
+
+def test_choose_form_takes_the_order_that_the_bundle_measured(micro_folder: Path) -> None:
+    backend = select.open_backend("cpu").backend
+    found = bundle.read(micro_folder)
+    forms = {form: replace(found.reference("control"), form=form) for form in ("fp16", "int8-cpu")}
+    for preferred in (("fp16", "int8-cpu"), ("int8-cpu",)):
+        ordered = replace(found, graphs={"control": forms}, preferred={"cpu": preferred})
+        assert select.choose_form(backend, ordered, "control", "auto").form == preferred[0]
+    assert ordered.reference("control").form == "fp16"  # of encoders, whatever decodes

@@ -18,14 +18,15 @@ import pytest
 from numpy.typing import NDArray
 
 import rdeic_rt
-from rdeic_rt import Codec
-from rdeic_rt import bundle as bundles
+from rdeic_rt import Codec, DecodeOptions
 from rdeic_rt.backends import cuda as cuda_calls
 from rdeic_rt.backends import select, trt_library
-from rdeic_rt.codec import Latents
+from rdeic_rt.bundle_file import OwnFile
 from rdeic_rt.container import Metadata
 from rdeic_rt.errors import BackendError, BackendUnavailableError, BundleCorruptError, DeviceMemoryError
+from rdeic_rt.latents import Latents
 from rdeic_rt.limits import Size
+from rdeic_rt.manifest import Rate
 from rdeic_rt.plans import PlanKey, Profile, read_key, write_key
 
 from . import fake_tensorrt
@@ -45,14 +46,20 @@ def planned(micro_folder: Path) -> Path:
 
 def latents(size: Size, seed: int = 0) -> Latents:
     tables = dict.fromkeys(("ddpm-2", "ddpm-1"), Path())  # all that is asked of a rate is its number and its schedules
-    rate = bundles.Rate(0, 0, "", 1.0, 0.1, "ddpm-2", b"", {}, tables, Path(), 0.0)
+    rate = Rate(0, 0, "", 0.1, b"", {}, OwnFile(Path()), "ddpm-2", tables)  # type: ignore[arg-type]
     shape = (1, 4, -(-size.height // 64) * 4, -(-size.width // 64) * 4)
     y_hat = np.random.default_rng(seed).uniform(0, 255, shape).astype(np.float32)
-    return Latents(size, rate, y_hat, seed, Metadata())
+    return Latents(size, rate, {"y_hat": y_hat}, seed, Metadata())
+
+
+def largest_size(codec: Codec) -> Size | None:
+    """Return the largest image that decoding takes in one piece."""
+    graphs = [graph for stage in codec._loaded.decoders[0, "ddpm-2"].stages for graph in stage.graphs]
+    return codec._selection.backend.largest_size(graphs)
 
 
 def images(codec: Codec, sizes: tuple[Size, ...], **options: Any) -> list[NDArray[np.uint8]]:
-    return [codec.reconstruct(latents(size, seed), **options) for seed, size in enumerate(sizes)]
+    return [codec.decode(latents(size, seed), DecodeOptions(**options)) for seed, size in enumerate(sizes)]
 
 
 def assert_alike(folder: Path, codec: Codec, sizes: tuple[Size, ...], **options: Any) -> None:
@@ -80,8 +87,8 @@ def test_preview_gives_the_image_of_the_cpu_beside_decodes(tensorrt: Any, planne
     for seed in range(4):
         of_size = latents(SIZES[seed % 2], seed)
         assert np.abs(codec.preview(of_size).astype(int) - cpu.preview(of_size)).max() <= 1
-        assert np.abs(codec.reconstruct(of_size).astype(int) - cpu.reconstruct(of_size)).max() <= 1
-        assert hasattr(codec.preview(of_size, out="device"), "__cuda_array_interface__")
+        assert np.abs(codec.decode(of_size).astype(int) - cpu.decode(of_size)).max() <= 1
+        assert hasattr(codec.decode_on_device(of_size, DecodeOptions(preview=True)), "__cuda_array_interface__")
 
 
 def test_decode_the_embedded_bundle_end_to_end(
@@ -100,8 +107,8 @@ def test_decode_the_embedded_bundle_end_to_end(
 def test_decode_to_the_device_is_a_view_that_outlives_the_codec(tensorrt: Any, cuda: FakeCuda, planned: Path) -> None:
     size = SIZES[1]
     codec = rdeic_rt.load(planned, backend="tensorrt")
-    expected = codec.reconstruct(latents(size))
-    there = [codec.reconstruct(latents(size), out="device") for _ in range(3)]
+    expected = codec.decode(latents(size))
+    there = [codec.decode_on_device(latents(size)) for _ in range(3)]
     del codec
     gc.collect()
     cuda.drain()
@@ -117,11 +124,11 @@ def test_decode_to_the_device_is_a_view_that_outlives_the_codec(tensorrt: Any, c
 def test_decode_to_the_device_waits_for_nothing(tensorrt: Any, cuda: FakeCuda, planned: Path) -> None:
     codec = rdeic_rt.load(planned, backend="tensorrt")
     for _ in range(2):
-        codec.reconstruct(latents(SIZES[0]), out="device")
+        codec.decode_on_device(latents(SIZES[0]))
     cuda.drain()
     before = cuda.waits
     for _ in range(4):
-        codec.reconstruct(latents(SIZES[0]), out="device")
+        codec.decode_on_device(latents(SIZES[0]))
     assert cuda.waits == before
     assert cuda.calls["cudaGraphLaunch"] == 4
 
@@ -143,7 +150,7 @@ def test_decode_from_threads_gives_each_its_own(tensorrt: Any, planned: Path) ->
     expected = images(rdeic_rt.load(planned, backend="cpu"), SIZES)
 
     def work(n: int) -> bool:
-        image = codec.reconstruct(latents(SIZES[n % 3], n % 3))
+        image = codec.decode(latents(SIZES[n % 3], n % 3))
         return int(np.abs(image.astype(int) - expected[n % 3]).max()) <= 1
 
     with ThreadPoolExecutor(4) as pool:
@@ -154,7 +161,7 @@ def test_decode_many_times_takes_no_more_memory(tensorrt: Any, cuda: FakeCuda, p
     codec = rdeic_rt.load(planned, backend="tensorrt")
     used = []
     for n in range(200):
-        codec.reconstruct(latents(SIZES[n % 2]))
+        codec.decode(latents(SIZES[n % 2]))
         used.append(cuda.used_bytes)
     assert len(set(used[10:])) <= 2  # one for each size, if anything
     there = cuda.leaks()
@@ -166,19 +173,19 @@ def test_out_of_memory_at_any_allocation_is_typed_and_leaks_nothing(
     tensorrt: Any, cuda: FakeCuda, planned: Path
 ) -> None:
     """Each allocation of three decodes fails once: plain, recorded and replayed; the one after it works again."""
-    expected = rdeic_rt.load(planned, backend="cpu").reconstruct(latents(SIZES[0]))
+    expected = rdeic_rt.load(planned, backend="cpu").decode(latents(SIZES[0]))
     call, failed, nth = "cudaMallocFromPoolAsync", 0, 0
     while cuda.calls[call] >= nth:
         nth, cuda.calls[call], cuda.failures = nth + 1, 0, {(call, nth + 1): Error.cudaErrorMemoryAllocation}
         codec = rdeic_rt.load(planned, backend="tensorrt")
         for _ in range(3):
             try:
-                codec.reconstruct(latents(SIZES[0]))
+                codec.decode(latents(SIZES[0]))
             except DeviceMemoryError as error:
                 failed += 1
                 assert re.search(r"\d+ bytes wanted, \d+ free of \d+ .* Decode a smaller image", str(error))
         reached = cuda.calls[call]
-        assert np.abs(codec.reconstruct(latents(SIZES[0])).astype(int) - expected).max() <= 1
+        assert np.abs(codec.decode(latents(SIZES[0])).astype(int) - expected).max() <= 1
         cuda.calls[call] = reached
         del codec
         gc.collect()
@@ -208,7 +215,7 @@ def test_call_of_the_library_that_fails_names_graph_call_and_reason(tensorrt: An
     tensorrt.failing.add(call)
     message = rf"tensorrt-rtx 1\.7\.0, graph 'synthesis': {call}: (context|{call}) refused"
     with pytest.raises(BackendError, match=message):
-        codec.reconstruct(latents(SIZES[0]))
+        codec.decode(latents(SIZES[0]))
     tensorrt.failing.clear()
     assert_alike(planned, codec, SIZES[:1])
 
@@ -242,7 +249,7 @@ def plan_of(folder: Path, graph: str = "unet_step") -> Path:
 def test_damaged_plan_is_corrupt_with_the_command_that_rebuilds_it(tensorrt: Any, planned: Path) -> None:
     damage(plan_of(planned))
     with pytest.raises(BundleCorruptError, match=r"unet_step\.plan: .*build_engines\.py"):
-        rdeic_rt.load(planned, backend="tensorrt").reconstruct(latents(SIZES[0]))
+        rdeic_rt.load(planned, backend="tensorrt").decode(latents(SIZES[0]))
 
 
 def test_plan_that_the_library_refuses_says_why_and_what_to_do(tensorrt: Any, planned: Path) -> None:
@@ -252,13 +259,13 @@ def test_plan_that_the_library_refuses_says_why_and_what_to_do(tensorrt: Any, pl
         match=r"unet_step\.plan: tensorrt-rtx 1\.7\.0 does not take this plan \(MALFORMED_ENGINE\): Serialization "
         r"assertion failed\. Build it again with `python export/build_engines\.py --bundle .* --precision fp16`",
     ):
-        rdeic_rt.load(planned, backend="tensorrt").reconstruct(latents(SIZES[0]))
+        rdeic_rt.load(planned, backend="tensorrt").decode(latents(SIZES[0]))
 
 
 def test_plan_of_another_graph_is_corrupt(tensorrt: Any, planned: Path) -> None:
     replace_content(plan_of(planned, "control"), plan_of(planned, "synthesis").read_bytes())
     with pytest.raises(BundleCorruptError, match=r"control\.plan: not a plan of graph 'control'.*hint.*differ"):
-        rdeic_rt.load(planned, backend="tensorrt").reconstruct(latents(SIZES[0]))
+        rdeic_rt.load(planned, backend="tensorrt").decode(latents(SIZES[0]))
 
 
 @pytest.mark.parametrize(
@@ -335,23 +342,21 @@ def test_image_smaller_than_the_profile_names_shapes_and_command(tensorrt: Any, 
         BackendError,
         match=r"'synthesis': y_hat is \[1, 4, 4, 4\], its plan was built for \[1, 4, 8, 8\] to \[1, 4, 16, 20\].*build",
     ):
-        codec.reconstruct(latents(Size(64, 64)))
+        codec.decode(latents(Size(64, 64)))
 
 
 def test_guidance_on_plans_of_one_image_names_the_batch(tensorrt: Any, micro_folder: Path) -> None:
     fake_tensorrt.write_plans(micro_folder, profile=replace(fake_tensorrt.PROFILE, max_batch=1))
     codec = rdeic_rt.load(micro_folder, backend="tensorrt")
     with pytest.raises(BackendError, match=r"'unet_step': \w+ is \[2, 4, 8, 8\].*\[1, 4, 32, 40\].*batch"):
-        codec.reconstruct(latents(Size(64, 64)), sharpness=0.5)
+        codec.decode(latents(Size(64, 64)), DecodeOptions(sharpness=0.5))
 
 
 def test_image_larger_than_the_profile_is_decoded_in_tiles(tensorrt: Any, planned: Path) -> None:
     codec = rdeic_rt.load(planned, backend="tensorrt")
-    graphs = codec._decoders[0, "ddpm-2"].graphs
-    assert codec._selection.backend.largest_size(graphs) == Size(256, 320)
-    image = codec.reconstruct(latents(Size(400, 500)))
+    assert largest_size(codec) == Size(256, 320)
+    image = codec.decode(latents(Size(400, 500)))
     assert image.shape == (400, 500, 3)
-    del graphs
 
 
 def test_max_vram_makes_tiles_smaller_and_is_kept_to(tensorrt: Any, cuda: FakeCuda, micro_folder: Path) -> None:
@@ -360,7 +365,7 @@ def test_max_vram_makes_tiles_smaller_and_is_kept_to(tensorrt: Any, cuda: FakeCu
     free = rdeic_rt.load(micro_folder, backend="tensorrt")
     bound = 6_000_000
     bounded = rdeic_rt.load(micro_folder, backend="tensorrt", max_vram=bound)
-    largest = [codec._selection.backend.largest_size(codec._decoders[0, "ddpm-2"].graphs) for codec in (free, bounded)]
+    largest = [largest_size(codec) for codec in (free, bounded)]
     assert largest[0] == Size(1024, 1024)
     assert largest[1] is not None
     assert 64 < max(largest[1].height, largest[1].width) < 1024
@@ -368,21 +373,21 @@ def test_max_vram_makes_tiles_smaller_and_is_kept_to(tensorrt: Any, cuda: FakeCu
     gc.collect()
     size = Size(600, 700)
     for _ in range(4):
-        assert bounded.reconstruct(latents(size)).shape == (600, 700, 3)
+        assert bounded.decode(latents(size)).shape == (600, 700, 3)
         assert cuda.used_bytes <= bound
-    assert bounded.reconstruct(latents(Size(*(side - 3 for side in (largest[1].height, largest[1].width))))).any()
+    assert bounded.decode(latents(Size(*(side - 3 for side in (largest[1].height, largest[1].width))))).any()
 
 
 def test_max_vram_below_the_smallest_size_says_how_much_is_wanted(tensorrt: Any, planned: Path) -> None:
     codec = rdeic_rt.load(planned, backend="tensorrt", max_vram=40_000)
     with pytest.raises(DeviceMemoryError, match=r"^\d+ bytes .* wanted for 64x64, .*\d+ of them for weights.* 40000\."):
-        codec.reconstruct(latents(SIZES[0]))
+        codec.decode(latents(SIZES[0]))
 
 
 def test_max_vram_below_the_weights_is_refused_before_they_are_loaded(tensorrt: Any, planned: Path) -> None:
     codec = rdeic_rt.load(planned, backend="tensorrt", max_vram=2000)
     with pytest.raises(DeviceMemoryError, match=r"^\d+ bytes of GPU memory wanted .*max_vram allows 2000"):
-        codec.reconstruct(latents(SIZES[0]))
+        codec.decode(latents(SIZES[0]))
 
 
 # --- what TensorRT for RTX compiles

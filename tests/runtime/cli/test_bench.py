@@ -7,7 +7,7 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -125,7 +125,7 @@ def test_bench_of_a_backend_that_replays_splits_stages_in_one_that_does_not(
             def execute(key: Any, function: Any, inputs: Any) -> Any:
                 calls, result = seen.get(key, (0, None))
                 if calls < 2:
-                    result = plain_execute(backend, key, function, inputs)
+                    result = plain_execute(cast(HostArrays, backend), key, function, inputs)
                 seen[key] = (calls + 1, result)
                 return result
 
@@ -149,7 +149,12 @@ def test_bench_marks_ranges_only_with_nvtx(
     nvtx = pytest.importorskip("nvtx")
     opened: list[str] = []
     plain = nvtx.annotate
-    monkeypatch.setattr(nvtx, "annotate", lambda text: opened.append(text) or plain(text))
+
+    def annotate(text: str) -> Any:
+        opened.append(text)
+        return plain(text)
+
+    monkeypatch.setattr(nvtx, "annotate", annotate)
 
     assert command(*QUICK, "--json", "-") == 0
     assert opened == []

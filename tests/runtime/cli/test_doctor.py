@@ -14,7 +14,6 @@ from rdeic_rt.cli import cpu
 from rdeic_rt.codec import Codec
 
 from ..backends import fake_tensorrt
-from ..backends.conftest import cuda, tensorrt  # noqa: F401
 from .conftest import Command
 
 # Of /proc/cpuinfo; the second CPU must not count, nor names that only begin like one of the flags.

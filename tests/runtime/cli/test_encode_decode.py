@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from rdeic_rt import container
+from rdeic_rt import DecodeOptions, container
 from rdeic_rt.codec import Codec
 
 from .conftest import Command
@@ -40,7 +40,7 @@ def test_encode_and_decode_without_o_write_beside_the_input(command: Command, he
 def test_decode_matches_the_library(command: Command, here: Path, small_rdc: bytes, codec: Codec) -> None:
     assert command("decode", "made.rdc", "--seed", "7", "--backend", "cpu") == 0
 
-    assert np.array_equal(pixels_of(here / "made.png"), codec.decode(small_rdc, seed=7))
+    assert np.array_equal(pixels_of(here / "made.png"), codec.decode(small_rdc, DecodeOptions(seed=7)))
 
 
 def test_decode_seed_changes_the_picture_and_default_repeats_it(command: Command, here: Path) -> None:
@@ -56,11 +56,15 @@ def test_decode_sharpness_and_steps_reach_the_codec(
     command: Command, here: Path, small_rdc: bytes, codec: Codec
 ) -> None:
     rate = codec.bundle.choose_rate(None)
-    schedules = [codec.bundle.schedules[name] for name in (rate.schedule, *rate.step_tables)]
-    steps = max(schedule.n_steps for schedule in schedules if schedule.sampler == schedules[0].sampler)
+    own = codec.bundle.choose_schedule(rate, None)
+    assert own is not None
+    schedules = [own, *(codec.bundle.schedules[name] for name in rate.step_tables)]
+    steps = max(schedule.n_steps for schedule in schedules if schedule.sampler == own.sampler)
     assert command("decode", "made.rdc", "--sharpness", "0.5", "--steps", str(steps), "--backend", "cpu") == 0
 
-    assert np.array_equal(pixels_of(here / "made.png"), codec.decode(small_rdc, sharpness=0.5, steps=steps))
+    assert np.array_equal(
+        pixels_of(here / "made.png"), codec.decode(small_rdc, DecodeOptions(sharpness=0.5, steps=steps))
+    )
 
 
 def test_encode_rate_chooses_the_rate(command: Command, here: Path, codec: Codec) -> None:
@@ -115,10 +119,14 @@ def test_decode_cut_file_is_refused_unless_allowed(
     assert re.search(r"warning: .*cut short by 20 bytes.* \d of \d slices", warning)
     assert re.fullmatch(r"cut\.rdc -> .*: 96x80, \d of \d slices, .* s", cut)
     assert "slices" not in whole
-    assert np.array_equal(pixels_of(here / "out" / "cut.png"), codec.decode(small_rdc[:-20], allow_partial=True))
+    assert np.array_equal(
+        pixels_of(here / "out" / "cut.png"), codec.decode(small_rdc[:-20], DecodeOptions(allow_partial=True))
+    )
 
     assert command("decode", "cut.rdc", "--allow-partial", "--preview", "--backend", "cpu") == 0
-    assert np.array_equal(pixels_of(here / "cut.png"), codec.preview(small_rdc[:-20], allow_partial=True))
+    assert np.array_equal(
+        pixels_of(here / "cut.png"), codec.preview(small_rdc[:-20], DecodeOptions(allow_partial=True))
+    )
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".webp", ".tiff", ".ppm", ".PNG"])
@@ -228,7 +236,7 @@ def test_bug_shows_its_traceback_and_asks_for_a_report(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("out of ideas")
 
-    monkeypatch.setattr(Codec, "reconstruct", broken)
+    monkeypatch.setattr(Codec, "decode", broken)
 
     assert command("decode", "made.rdc") == 1
     said = capsys.readouterr().err

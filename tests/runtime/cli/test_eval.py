@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from rdeic_eval import reference_codecs, run
 from rdeic_rt.cli import eval as eval_verb
 from rdeic_rt.codec import Codec
-from rdeic_rt.evaluation import others, run
 
 from .conftest import Command
 
@@ -128,4 +128,4 @@ def test_eval_without_a_package_says_how_to_install_it(
 
 
 def test_choices_are_those_of_the_package() -> None:
-    assert eval_verb.CODECS == others.IDS
+    assert eval_verb.CODECS == reference_codecs.IDS

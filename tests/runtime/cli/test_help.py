@@ -12,6 +12,7 @@ import pytest
 from rdeic_rt import errors
 from rdeic_rt.backends import select
 from rdeic_rt.cli import batch, main, options
+from rdeic_rt.manifest import AUTO, PRECISIONS
 
 from .conftest import Command
 
@@ -55,8 +56,8 @@ def test_version_is_the_installed_one(command: Command, capsys: pytest.CaptureFi
 
 
 def test_choices_are_those_of_the_backends() -> None:
-    assert options.BACKENDS == (select.AUTO, *select.NAMES)
-    assert options.PRECISIONS == (select.AUTO, *select.PRECISIONS)
+    assert options.BACKENDS == (AUTO, *select.NAMES)
+    assert options.PRECISIONS == (AUTO, *PRECISIONS)
 
 
 def test_help_loads_nothing_heavy() -> None:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rdeic_rt.entropy.model import EntropyModel
+from rdeic_rt.entropy import Decoded, Encoded
+from rdeic_rt.entropy.hyperprior import Hyperprior
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -61,9 +62,9 @@ def arrays(seed: int = 0, *, skip_below: int = 4, flat_prior: bool = False) -> A
     return made
 
 
-def model(seed: int = 0, threads: int | None = 1, **options: Any) -> EntropyModel:
+def model(seed: int = 0, threads: int | None = 1, **options: Any) -> Hyperprior:
     """Return the model that `arrays` describes."""
-    return EntropyModel.load(arrays(seed, **options), threads)
+    return Hyperprior.load(arrays(seed, **options), threads)
 
 
 def latents(seed: int, height: int, width: int) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
@@ -144,7 +145,25 @@ def _gaussian(sigma: float) -> NDArray[np.int32]:
     return _masses(np.append(np.diff(cdf), 0.0))
 
 
-def _masses(weights: NDArray[np.float64]) -> NDArray[np.int32]:
+def _masses(weights: NDArray[np.floating[Any]]) -> NDArray[np.int32]:
     masses = 1 + np.floor(weights / weights.sum() * ((1 << 24) - weights.size)).astype(np.int64)
     masses[np.argmax(weights)] += (1 << 24) - masses.sum()
-    return masses.astype(np.int32)
+    return np.asarray(masses, np.int32)
+
+
+def encode(model: Hyperprior, y: NDArray[np.float32], vq_indices: NDArray[Any], *, bit_worth: float = 0.0) -> Encoded:
+    """Return the sections of y, float32 [M, hy, wy], and indices, int [hz, wz]."""
+    return model.encode({"y": y[None], "vq_indices": vq_indices[None]}, bit_worth=bit_worth)
+
+
+def decode(
+    model: Hyperprior, z: bytes, z_is_plain: bool, y: bytes, z_size: tuple[int, int], *, missing_bytes: int = 0
+) -> Decoded:
+    """Return what the sections hold, for hz and wz."""
+    shapes = {"y_hat": (1, model.y_channels, 4 * z_size[0], 4 * z_size[1])}
+    return model.decode(z, z_is_plain, y, shapes, missing_bytes=missing_bytes)
+
+
+def y_hat_of(model: Hyperprior, z: bytes, z_is_plain: bool, y: bytes, z_size: tuple[int, int]) -> NDArray[np.float32]:
+    """Return y_hat of whole sections, as `decode`."""
+    return decode(model, z, z_is_plain, y, z_size).tensors["y_hat"]

@@ -206,7 +206,7 @@ def layer(model: Arrays, name: str, inputs: dict[str, Grid]) -> Grid:
             else:
                 sums = sums + (h >> 8) @ weight[u]
         total = total + sums * model[f"{name}{part}.mult"].astype(np.int64)
-    return total >> model[f"{name}.shift"][0]
+    return np.asarray(total >> model[f"{name}.shift"][0], np.int64)
 
 
 def taps(model: Arrays, name: str, x: Grid, weight: Grid) -> Iterator[tuple[tuple[int, int], Grid]]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rdeic_rt.entropy.arrays import ArrayReader, model_id
+from rdeic_rt.entropy.arrays import ArrayReader, Arrays, model_id
 from rdeic_rt.entropy.coder import CutSymbolDecoder, Distribution, GaussianTable, SymbolEncoder, pack_fixed
 from rdeic_rt.entropy.layers import Layer, matmul_of_onnxruntime
 
@@ -121,5 +121,5 @@ def test_layer_gives_the_documented_t(page: str, fine: bool, text: str) -> None:
 
 
 def test_model_id_is_the_documented_one(page: str) -> None:
-    arrays = {"slices": np.array([4, 4, 8], np.int32), "hyper.doubles": np.array([1, 1, 0, 0], np.uint8)}
+    arrays: Arrays = {"slices": np.array([4, 4, 8], np.int32), "hyper.doubles": np.array([1, 1, 0, 0], np.uint8)}
     assert f"model id `{model_id(arrays).hex(' ')}`" in page

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from rdeic_rt.entropy import layers
-from rdeic_rt.entropy.arrays import ArrayReader
+from rdeic_rt.entropy.arrays import ArrayReader, Arrays
 from rdeic_rt.entropy.layers import Layer, MatMul, Rescale, matmul_of_onnxruntime
 from rdeic_rt.errors import BundleCorruptError
 
@@ -108,7 +108,7 @@ def test_layer_with_two_inputs_adds_before_rounding(matmul: MatMul) -> None:
 
 def test_rescale_equals_the_formula() -> None:
     rng = np.random.default_rng(5)
-    arrays = {
+    arrays: Arrays = {
         "y.mult": rng.integers(1, 1 << 16, 3, dtype=np.int32),
         "y.offset": rng.integers(0, 1 << 28, 3, dtype=np.int64),
         "y.shift": np.array([14], np.int32),

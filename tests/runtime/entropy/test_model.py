@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rdeic_rt.entropy import EntropyModel
+from rdeic_rt import entropy
 from rdeic_rt.entropy.arrays import model_id
+from rdeic_rt.entropy.hyperprior import Hyperprior
 from rdeic_rt.errors import BundleCorruptError
 
 from . import random_model, specification
@@ -16,7 +17,7 @@ def arrays() -> random_model.Arrays:
 
 
 def test_model_id_equals_the_specification(arrays: random_model.Arrays) -> None:
-    assert EntropyModel.load(arrays).model_id == model_id(arrays) == specification.model_id(arrays)
+    assert entropy.load(arrays).model_id == model_id(arrays) == specification.model_id(arrays)
 
 
 def test_model_id_does_not_depend_on_order_or_layout(arrays: random_model.Arrays) -> None:
@@ -48,7 +49,7 @@ def test_model_id_of_same_bytes_in_another_shape_type_or_name_changes(arrays: ra
 def test_load_byte_swapped_arrays_gives_the_same_model(arrays: random_model.Arrays) -> None:
     swapped = {name: a.astype(a.dtype.newbyteorder(">")) for name, a in arrays.items()}
     _, indices = random_model.latents(0, 1, 2)
-    one, other = EntropyModel.load(arrays), EntropyModel.load(swapped)
+    one, other = Hyperprior.load(arrays), Hyperprior.load(swapped)
     assert np.array_equal(one.hyper(one.matmul, indices), other.hyper(other.matmul, indices))
 
 
@@ -57,12 +58,12 @@ def test_load_any_array_missing_raises(arrays: random_model.Arrays) -> None:
         # Without its low part an input is coarse, and without its doubled blocks the hyper network is unfit elsewhere.
         if not name.endswith("weight_low"):
             with pytest.raises(BundleCorruptError):
-                EntropyModel.load({k: v for k, v in arrays.items() if k != name})
+                entropy.load({k: v for k, v in arrays.items() if k != name})
 
 
 def test_load_unknown_array_raises(arrays: random_model.Arrays) -> None:
     with pytest.raises(BundleCorruptError, match="surplus"):
-        EntropyModel.load({**arrays, "surplus": np.zeros(1, np.int32)})
+        entropy.load({**arrays, "surplus": np.zeros(1, np.int32)})
 
 
 @pytest.mark.parametrize(
@@ -82,13 +83,13 @@ def test_load_unknown_array_raises(arrays: random_model.Arrays) -> None:
 )
 def test_load_unfit_value_raises(arrays: random_model.Arrays, name: str, value: list[int], message: str) -> None:
     with pytest.raises(BundleCorruptError, match=message):
-        EntropyModel.load({**arrays, name: np.array(value, np.int32)})
+        entropy.load({**arrays, name: np.array(value, np.int32)})
 
 
 def test_load_doubling_other_than_twice_raises(arrays: random_model.Arrays) -> None:
     for doubles in ([1, 0, 0, 0], [1, 1, 1, 0], [2, 0, 0, 0]):
         with pytest.raises(BundleCorruptError, match="hyper.doubles"):
-            EntropyModel.load({**arrays, "hyper.doubles": np.array(doubles, np.uint8)})
+            entropy.load({**arrays, "hyper.doubles": np.array(doubles, np.uint8)})
 
 
 def test_scale_index_counts_the_thresholds_below(arrays: random_model.Arrays) -> None:
@@ -96,7 +97,7 @@ def test_scale_index_counts_the_thresholds_below(arrays: random_model.Arrays) ->
     scales = np.concatenate([thresholds - 1, thresholds, thresholds + 1, [-(1 << 20), (1 << 20) - 1]]).astype(np.int32)
     expected = np.array([(thresholds < s).sum() for s in scales])
     for skip_below in (0, 1, 4, 63):
-        tables = EntropyModel.load({**arrays, "skip_below": np.array([skip_below], np.int32)}).tables
+        tables = Hyperprior.load({**arrays, "skip_below": np.array([skip_below], np.int32)}).tables
         coded = expected >= skip_below
         assert np.array_equal(tables.scale_index(scales)[coded], expected[coded])
         assert (tables.scale_index(scales)[~coded] < max(1, skip_below)).all()

@@ -6,7 +6,10 @@
 #include <algorithm>
 #include <iterator>
 #include <map>
+#include <optional>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "graph_file.h"
 #include "status.h"
@@ -15,39 +18,13 @@ namespace rdeic::backends {
 namespace {
 
 /// One place to run graphs: the name that callers know it by, the provider of ONNX Runtime behind it, where its values
-/// lie, and the forms of a graph that it runs, the one it runs best first.
+/// lie, and the forms of a graph that it runs.
 struct Provider {
   const char* name;
   const char* provider;  // empty: the CPU's, which is always there
   const char* memory;
-  std::map<std::string_view, std::vector<const char*>> forms;
+  std::vector<std::string_view> forms;
 };
-
-const Provider* find_provider(const std::string& name) {
-  // 8-bit activations run in the CPU's integer kernels only when unsigned and with quantised outputs: the form
-  // int8-cpu. It takes half the time of float32, so it comes first where there is one.
-  static const Provider kProviders[] = {
-      {"cpu",
-       "",
-       "Cpu",
-       {{"auto", {"int8-cpu", "fp32", "fp16", "int8"}},
-        {"fp32", {"fp32"}},
-        {"fp16", {"fp16"}},
-        {"int8", {"int8-cpu", "int8"}}}},
-#ifdef RDEIC_WITH_CUDA
-      {"cuda",
-       "CUDAExecutionProvider",
-       "Cuda",
-       {{"auto", {"fp16", "fp32"}}, {"fp32", {"fp32"}}, {"fp16", {"fp16"}}, {"int8", {}}}},
-      {"tensorrt-rtx",
-       "NvTensorRTRTXExecutionProvider",
-       "Cuda",
-       {{"auto", {"fp16", "fp32"}}, {"fp32", {"fp32"}}, {"fp16", {"fp16"}}, {"int8", {"int8"}}}},
-#endif
-  };
-  const auto* found = std::ranges::find_if(kProviders, [&](const Provider& p) { return p.name == name; });
-  return found == std::end(kProviders) ? nullptr : found;
-}
 
 bool is_no_memory(std::string_view message) {
   return message.find("Failed to allocate memory") != message.npos || message.find("out of memory") != message.npos ||
@@ -64,31 +41,33 @@ bool is_no_memory(std::string_view message) {
   fail(Result::kBackend, "ONNX Runtime %s, %s: %s", OrtGetApiBase()->GetVersionString(), what.c_str(), message.c_str());
 }
 
-const char* name_of(ONNXTensorElementDataType type) {
-  switch (type) {
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8:
-      return "uint8";
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64:
-      return "int64";
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT:
-      return "float32";
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16:
-      return "float16";
-    default:
-      return "another type";
-  }
+/// The types that a bundle's tensors may have.
+constexpr std::pair<DType, ONNXTensorElementDataType> kTypes[] = {
+    {DType::kUint8, ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8},
+    {DType::kInt64, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64},
+    {DType::kFloat16, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16},
+    {DType::kFloat32, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT},
+};
+
+std::optional<DType> dtype_from(ONNXTensorElementDataType type) {
+  const auto* const found = std::ranges::find(kTypes, type, [](const auto& pair) { return pair.second; });
+  return found == std::end(kTypes) ? std::nullopt : std::optional(found->first);
+}
+
+ONNXTensorElementDataType onnx_type(DType dtype) {
+  const auto* const found = std::ranges::find(kTypes, dtype, [](const auto& pair) { return pair.first; });
+  if (found == std::end(kTypes)) fail(Result::kInternal, "a graph's tensor cannot be %s", dtype_name(dtype));
+  return found->second;
 }
 
 /// Name of an input or output -> its type and rank, as text to compare and to show.
 using Tensors = std::map<std::string, std::string>;
 
-std::string tensor_text(const std::string& dtype, std::size_t rank) {
-  return text("%s of rank %zu", dtype.c_str(), rank);
-}
+std::string tensor_text(const char* dtype, std::size_t rank) { return text("%s of rank %zu", dtype, rank); }
 
 Tensors promised(const std::vector<TensorSpec>& specs) {
   Tensors tensors;
-  for (const TensorSpec& spec : specs) tensors[spec.name] = tensor_text(spec.dtype, spec.shape.size());
+  for (const TensorSpec& spec : specs) tensors[spec.name] = tensor_text(dtype_name(spec.dtype), spec.shape.size());
   return tensors;
 }
 
@@ -100,7 +79,8 @@ Tensors found(std::size_t count, NameOf name, TypeOf type) {
     std::string described = "no tensor";
     if (info.GetONNXType() == ONNX_TYPE_TENSOR) {
       const auto tensor = info.GetTensorTypeAndShapeInfo();
-      described = tensor_text(name_of(tensor.GetElementType()), tensor.GetDimensionsCount());
+      const std::optional<DType> dtype = dtype_from(tensor.GetElementType());
+      described = tensor_text(dtype ? dtype_name(*dtype) : "another type", tensor.GetDimensionsCount());
     }
     tensors[name(i)] = described;
   }
@@ -132,15 +112,6 @@ void check_io(const GraphSpec& spec, const Ort::Session& session) {
                  session.GetOutputCount(),
                  [&](std::size_t i) { return std::string(session.GetOutputNameAllocated(i, allocator).get()); },
                  [&](std::size_t i) { return session.GetOutputTypeInfo(i); }));
-}
-
-std::string shape_text(const Shape& shape) {
-  std::string out = "[";
-  for (const std::int64_t side : shape) {
-    if (out.size() > 1) out += ", ";
-    out += side == kDynamic ? "n" : std::to_string(side);
-  }
-  return out + "]";
 }
 
 Ort::SessionOptions session_options(const Provider& provider, unsigned threads) {
@@ -183,169 +154,160 @@ void add_weights(Ort::SessionOptions& options, const std::vector<MappedWeight>& 
   if (!names.empty()) options.AddExternalInitializers(names, values);
 }
 
+class OrtValue final : public Value {
+ public:
+  OrtValue(Ort::Value value, DType dtype)
+      : value_(std::move(value)), dtype_(dtype), shape_(value_.GetTensorTypeAndShapeInfo().GetShape()) {
+    const auto memory = value_.GetTensorMemoryInfo();
+    if (memory.GetDeviceType() == OrtMemoryInfoDeviceType_CPU) {
+      data_ = static_cast<const std::byte*>(value_.GetTensorRawData());
+    }
+  }
+
+  DType dtype() const override { return dtype_; }
+  const Shape& shape() const override { return shape_; }
+  const std::byte* data() const override { return data_; }
+  const Ort::Value& get() const { return value_; }
+
+ private:
+  Ort::Value value_;
+  DType dtype_;
+  Shape shape_;
+  const std::byte* data_ = nullptr;
+};
+
+class OrtGraph final : public Graph {
+ public:
+  OrtGraph(const Provider& provider, const Ort::Env& env, const GraphSpec& spec, const Ort::SessionOptions& options,
+           GraphFile file)
+      : spec_(spec),
+        weights_(std::move(file.weights)),
+        device_(provider.memory, OrtDeviceAllocator, 0, OrtMemTypeDefault),
+        session_(env, file.onnx.data(), file.onnx.size(), options) {
+    check_io(spec, session_);
+  }
+
+  const GraphSpec& spec() const override { return spec_; }
+
+  Values run(const Values& inputs, Location location) const override {
+    try {
+      Ort::IoBinding binding(session_);
+      for (const auto& [name, value] : inputs) {
+        if (const auto* const own = dynamic_cast<const OrtValue*>(value.get())) {
+          binding.BindInput(name.c_str(), own->get());
+        } else {
+          binding.BindInput(name.c_str(), view_of(*value));
+        }
+      }
+      for (const TensorSpec& output : spec_.outputs) {
+        binding.BindOutput(output.name.c_str(), location == Location::kHost ? host_ : device_);
+      }
+      session_.Run(Ort::RunOptions{nullptr}, binding);
+      Values outputs;
+      std::vector<Ort::Value> made = binding.GetOutputValues();
+      for (std::size_t i = 0; i < made.size(); ++i) {
+        outputs.emplace(spec_.outputs[i].name, value_of(std::move(made[i]), spec_.outputs[i]));
+      }
+      return outputs;
+    } catch (const Ort::Exception& error) {
+      fail_with(error, "graph '" + printable(spec_.id) + "'");
+    }
+  }
+
+ private:
+  static ValuePtr value_of(Ort::Value made, const TensorSpec& output) {
+    const std::optional<DType> dtype = dtype_from(made.GetTensorTypeAndShapeInfo().GetElementType());
+    if (!dtype)
+      fail(Result::kBundleCorrupt, "%s is of a type that no tensor of a bundle has", printable(output.name).c_str());
+    return std::make_shared<const OrtValue>(std::move(made), *dtype);
+  }
+
+  /// Returns a view of a value on the host, which must outlive it.
+  Ort::Value view_of(const Value& value) const {
+    // ONNX Runtime does not write to its inputs, but has one type for them and for outputs.
+    return Ort::Value::CreateTensor(host_, const_cast<std::byte*>(value.data()),
+                                    count_of(value.shape()) * dtype_bytes(value.dtype()), value.shape().data(),
+                                    value.shape().size(), onnx_type(value.dtype()));
+  }
+
+  const GraphSpec& spec_;
+  std::vector<MappedWeight> weights_;  // which the session reads where they are mapped
+  Ort::MemoryInfo host_ = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
+  Ort::MemoryInfo device_;
+  mutable Ort::Session session_;  // Run is safe to call from many threads, but is not const
+};
+
+class OrtBackend final : public Backend {
+ public:
+  OrtBackend(Provider provider, unsigned threads)
+      : provider_(std::move(provider)), name_(provider_.name), threads_(threads) {
+    const char* version = OrtGetApiBase()->GetVersionString();
+    if (OrtGetApiBase()->GetApi(ORT_API_VERSION) == nullptr) {
+      fail(Result::kBackendUnavailable,
+           "ONNX Runtime %s is older than the headers this library was built with (API %d)", version, ORT_API_VERSION);
+    }
+    try {
+      env_ = Ort::Env(ORT_LOGGING_LEVEL_FATAL, "rdeic");
+      if (*provider_.provider == '\0') return;
+      const std::vector<std::string> available = Ort::GetAvailableProviders();
+      if (std::ranges::find(available, provider_.provider) == available.end()) {
+        fail(Result::kBackendUnavailable,
+             "%s: ONNX Runtime %s was built without %s; use its GPU package, or backend cpu", name_.c_str(), version,
+             provider_.provider);
+      }
+      session_options(provider_, threads_);  // loads the provider's library
+    } catch (const Ort::Exception& error) {
+      fail(Result::kBackendUnavailable, "%s: ONNX Runtime %s cannot start it: %s", name_.c_str(), version,
+           printable(error.what(), 300).c_str());
+    }
+  }
+
+  const std::string& name() const override { return name_; }
+  std::span<const std::string_view> forms() const override { return provider_.forms; }
+
+  std::unique_ptr<const Graph> load(const GraphSpec& spec) const override {
+    GraphFile file = read_graph(spec);
+    try {
+      Ort::SessionOptions options = session_options(provider_, threads_);
+      add_weights(options, file.weights);
+      return std::make_unique<OrtGraph>(provider_, env_, spec, options, std::move(file));
+    } catch (const Ort::Exception& error) {
+      switch (error.GetOrtErrorCode()) {
+        case ORT_NO_SUCHFILE:
+        case ORT_NO_MODEL:
+        case ORT_INVALID_PROTOBUF:
+        case ORT_INVALID_GRAPH:
+        case ORT_INVALID_ARGUMENT:
+          fail(Result::kBundleCorrupt, "%s: not a graph that ONNX Runtime can read: %s", spec.file.path.c_str(),
+               printable(error.what(), 300).c_str());
+        default:
+          fail_with(error, spec.file.path.string());
+      }
+    }
+  }
+
+ private:
+  Provider provider_;
+  std::string name_;
+  unsigned threads_;
+  Ort::Env env_{nullptr};
+};
+
 }  // namespace
 
-struct Value::State {
-  Ort::Value value{nullptr};
-  Shape shape;
-};
-
-Value::Value(std::unique_ptr<State> state) : state_(std::move(state)) {}
-Value::Value(Value&&) noexcept = default;
-Value& Value::operator=(Value&&) noexcept = default;
-Value::~Value() = default;
-
-Value Value::of(const Tensor<float>& tensor) {
-  auto state = std::make_unique<State>();
-  state->shape = tensor.shape();
-  // ONNX Runtime does not write to its inputs, but has one type for them and for outputs.
-  state->value = Ort::Value::CreateTensor<float>(Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault),
-                                                 const_cast<float*>(tensor.data()), tensor.size(), state->shape.data(),
-                                                 state->shape.size());
-  return Value(std::move(state));
+std::unique_ptr<const Backend> open_cpu(unsigned threads) {
+  return std::make_unique<OrtBackend>(Provider{"cpu", "", "Cpu", {std::begin(kForms), std::end(kForms)}}, threads);
 }
 
-const Shape& Value::shape() const { return state_->shape; }
-
-template <typename T>
-Tensor<T> Value::tensor(const Shape& shape, const char* what) const {
-  const ONNXTensorElementDataType type = state_->value.GetTensorTypeAndShapeInfo().GetElementType();
-  if (type != Ort::TypeToTensorType<T>::type) {
-    fail(Result::kBundleCorrupt, "%s is %s, should be %s", what, name_of(type),
-         name_of(Ort::TypeToTensorType<T>::type));
-  }
-  bool fits = shape.size() == state_->shape.size();
-  for (std::size_t i = 0; fits && i < shape.size(); ++i) fits = shape[i] == kDynamic || shape[i] == state_->shape[i];
-  if (!fits) {
-    fail(Result::kBundleCorrupt, "%s has the shape %s, should have %s", what, shape_text(state_->shape).c_str(),
-         shape_text(shape).c_str());
-  }
-  Tensor<T> copy(state_->shape);
-  std::copy_n(state_->value.GetTensorData<T>(), copy.size(), copy.data());
-  return copy;
-}
-template Tensor<float> Value::tensor<float>(const Shape&, const char*) const;
-template Tensor<std::uint8_t> Value::tensor<std::uint8_t>(const Shape&, const char*) const;
-
-struct Graph::State {
-  const GraphSpec& spec;
-  std::vector<MappedWeight> weights;  // which the session reads where they are mapped
-  Ort::MemoryInfo device;
-  mutable Ort::Session session;  // Run is safe to call from many threads, but is not const
-};
-
-Graph::Graph(std::unique_ptr<State> state) : state_(std::move(state)) {}
-Graph::~Graph() = default;
-
-const GraphSpec& Graph::spec() const { return state_->spec; }
-
-std::vector<Value> Graph::run(std::span<const Binding> inputs, Place place) const {
-  const GraphSpec& spec = state_->spec;
-  try {
-    const auto host = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
-    Ort::IoBinding binding(state_->session);
-    for (const Binding& input : inputs) binding.BindInput(input.name.c_str(), input.value->state().value);
-    for (const TensorSpec& output : spec.outputs) {
-      binding.BindOutput(output.name.c_str(), place == Place::kHost ? host : state_->device);
-    }
-    state_->session.Run(Ort::RunOptions{nullptr}, binding);
-    std::vector<Value> outputs;
-    for (Ort::Value& value : binding.GetOutputValues()) {
-      auto output = std::make_unique<Value::State>();
-      output->shape = value.GetTensorTypeAndShapeInfo().GetShape();
-      output->value = std::move(value);
-      outputs.emplace_back(std::move(output));
-    }
-    return outputs;
-  } catch (const Ort::Exception& error) {
-    fail_with(error, "graph '" + printable(spec.id) + "'");
-  }
+#ifdef RDEIC_WITH_CUDA
+std::unique_ptr<const Backend> open_cuda(unsigned threads) {
+  return std::make_unique<OrtBackend>(Provider{"cuda", "CUDAExecutionProvider", "Cuda", {"fp32", "fp16"}}, threads);
 }
 
-std::map<std::string, Value> by_name(const Graph& graph, std::vector<Value> outputs) {
-  std::map<std::string, Value> named;
-  for (std::size_t i = 0; i < outputs.size(); ++i) {
-    named.emplace(graph.spec().outputs[i].name, std::move(outputs[i]));
-  }
-  return named;
+std::unique_ptr<const Backend> open_tensorrt_rtx(unsigned threads) {
+  return std::make_unique<OrtBackend>(
+      Provider{"tensorrt-rtx", "NvTensorRTRTXExecutionProvider", "Cuda", {"fp32", "fp16", "int8"}}, threads);
 }
-
-struct Backend::State {
-  Ort::Env env{ORT_LOGGING_LEVEL_FATAL, "rdeic"};
-  const Provider& provider;
-};
-
-Backend::Backend(std::string name, unsigned threads) : name_(std::move(name)), threads_(threads) {
-  const Provider* provider = find_provider(name_);
-  if (provider == nullptr) {
-    const bool known = name_ == "cuda" || name_ == "tensorrt-rtx";
-    fail(known ? Result::kBackendUnavailable : Result::kInvalidArgument, "backend '%s' %s", printable(name_).c_str(),
-         known ? "is not part of this build of the library (RDEIC_WITH_CUDA)"
-               : "is not one of: cpu, cuda, tensorrt-rtx");
-  }
-  const char* version = OrtGetApiBase()->GetVersionString();
-  if (OrtGetApiBase()->GetApi(ORT_API_VERSION) == nullptr) {
-    fail(Result::kBackendUnavailable, "ONNX Runtime %s is older than the headers this library was built with (API %d)",
-         version, ORT_API_VERSION);
-  }
-  try {
-    state_ = std::unique_ptr<State>(new State{.provider = *provider});
-    if (*provider->provider == '\0') return;
-    const std::vector<std::string> available = Ort::GetAvailableProviders();
-    if (std::ranges::find(available, provider->provider) == available.end()) {
-      fail(Result::kBackendUnavailable, "%s: ONNX Runtime %s was built without %s; use its GPU package, or backend cpu",
-           name_.c_str(), version, provider->provider);
-    }
-    session_options(*provider, threads_);  // loads the provider's library
-  } catch (const Ort::Exception& error) {
-    fail(Result::kBackendUnavailable, "%s: ONNX Runtime %s cannot start it: %s", name_.c_str(), version,
-         printable(error.what(), 300).c_str());
-  }
-}
-
-Backend::~Backend() = default;
-
-const GraphSpec& Backend::choose_form(const Bundle& bundle, const GraphSpec& graph,
-                                      const std::string& precision) const {
-  const auto& forms = state_->provider.forms;
-  const auto wanted = forms.find(precision);
-  if (wanted == forms.end()) {
-    fail(Result::kInvalidArgument, "precision '%s' is not one of: auto, fp32, fp16, int8",
-         printable(precision).c_str());
-  }
-  for (const std::string_view form : wanted->second) {
-    if (form == graph.precision) return graph;
-    const auto variant = graph.variants.find(std::string(form));
-    if (variant != graph.variants.end()) return bundle.graphs.at(variant->second);
-  }
-  fail(Result::kBackendUnavailable, "%s: bundle '%s' does not have its graph '%s' in a form to run with precision %s",
-       name_.c_str(), printable(bundle.name).c_str(), printable(graph.id).c_str(), precision.c_str());
-}
-
-std::unique_ptr<Graph> Backend::load(const GraphSpec& spec) const {
-  GraphFile file = read_graph(spec);
-  try {
-    Ort::SessionOptions options = session_options(state_->provider, threads_);
-    add_weights(options, file.weights);
-    auto graph = std::unique_ptr<Graph::State>(
-        new Graph::State{spec, std::move(file.weights),
-                         Ort::MemoryInfo(state_->provider.memory, OrtDeviceAllocator, 0, OrtMemTypeDefault),
-                         Ort::Session(state_->env, file.onnx.data(), file.onnx.size(), options)});
-    check_io(spec, graph->session);
-    return std::make_unique<Graph>(std::move(graph));
-  } catch (const Ort::Exception& error) {
-    switch (error.GetOrtErrorCode()) {
-      case ORT_NO_SUCHFILE:
-      case ORT_NO_MODEL:
-      case ORT_INVALID_PROTOBUF:
-      case ORT_INVALID_GRAPH:
-      case ORT_INVALID_ARGUMENT:
-        fail(Result::kBundleCorrupt, "%s: not a graph that ONNX Runtime can read: %s", spec.file.path.c_str(),
-             printable(error.what(), 300).c_str());
-      default:
-        fail_with(error, spec.file.path.string());
-    }
-  }
-}
+#endif
 
 }  // namespace rdeic::backends

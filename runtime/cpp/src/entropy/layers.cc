@@ -156,14 +156,14 @@ Layer::Layer(ModelReader& reader, const std::string& name, std::size_t width, st
     : Layer(reader, name, std::array{width}, outputs, lut, std::array{""}) {}
 
 template <typename T, typename Finish>
-Grid<T> Layer::run(const Machine& machine, std::span<const View<const std::uint16_t>> grids, std::optional<Pass> pass,
+Grid<T> Layer::run(const Compute& compute, std::span<const View<const std::uint16_t>> grids, std::optional<Pass> pass,
                    Finish finish) const {
   const std::size_t width = pass ? grids[0].width / 2 : grids[0].width;
   Grid<T> out(grids[0].height, width, outputs());
   std::vector<Input::Planes> planes;
   for (std::size_t i = 0; i < inputs_.size(); ++i) planes.push_back(inputs_[i].planes(grids[i]));
   const std::size_t n_positions = out.height() * width;
-  machine.workers.run((n_positions + kBand - 1) / kBand, [&](std::size_t band) {
+  compute.workers.run((n_positions + kBand - 1) / kBand, [&](std::size_t band) {
     const std::size_t first = band * kBand;
     const std::size_t n = std::min(kBand, n_positions - first);
     std::array<Position, kBand> positions;
@@ -176,7 +176,7 @@ Grid<T> Layer::run(const Machine& machine, std::span<const View<const std::uint1
     for (std::size_t i = 0; i < n; ++i) std::ranges::copy(requantisation_.offset, t.get() + i * outputs());
     std::vector<std::int32_t> sums;
     for (std::size_t i = 0; i < inputs_.size(); ++i) {
-      inputs_[i].add(machine.kernels, planes[i], std::span(positions).first(n), t.get(), sums);
+      inputs_[i].add(compute.kernels, planes[i], std::span(positions).first(n), t.get(), sums);
     }
     T* to = out.values().data() + first * outputs();
     for (std::size_t i = 0; i < n * outputs(); ++i) to[i] = finish(t[i] >> requantisation_.shift);
@@ -184,26 +184,26 @@ Grid<T> Layer::run(const Machine& machine, std::span<const View<const std::uint1
   return out;
 }
 
-Grid<std::uint16_t> Layer::levels(const Machine& machine, std::span<const View<const std::uint16_t>> grids,
+Grid<std::uint16_t> Layer::levels(const Compute& compute, std::span<const View<const std::uint16_t>> grids,
                                   std::optional<Pass> pass) const {
   if (lut_.empty()) {
-    return run<std::uint16_t>(machine, grids, pass, [](std::int64_t t) {
+    return run<std::uint16_t>(compute, grids, pass, [](std::int64_t t) {
       return static_cast<std::uint16_t>(std::clamp<std::int64_t>(t, 0, kMaxLevel));
     });
   }
   constexpr std::int64_t kHalf = kLutSize / 2;
-  return run<std::uint16_t>(machine, grids, pass, [lut = lut_.data()](std::int64_t t) {
+  return run<std::uint16_t>(compute, grids, pass, [lut = lut_.data()](std::int64_t t) {
     return lut[std::clamp<std::int64_t>(t, -kHalf, kHalf - 1) + kHalf];
   });
 }
 
-Grid<std::uint16_t> Layer::levels(const Machine& machine, View<const std::uint16_t> grid,
+Grid<std::uint16_t> Layer::levels(const Compute& compute, View<const std::uint16_t> grid,
                                   std::optional<Pass> pass) const {
-  return levels(machine, std::span(&grid, 1), pass);
+  return levels(compute, std::span(&grid, 1), pass);
 }
 
-Grid<std::int32_t> Layer::wide(const Machine& machine, View<const std::uint16_t> grid) const {
-  return run<std::int32_t>(machine, std::span(&grid, 1), {}, [](std::int64_t t) {
+Grid<std::int32_t> Layer::wide(const Compute& compute, View<const std::uint16_t> grid) const {
+  return run<std::int32_t>(compute, std::span(&grid, 1), {}, [](std::int64_t t) {
     return static_cast<std::int32_t>(std::clamp<std::int64_t>(t, -kWideLimit, kWideLimit - 1));
   });
 }

@@ -30,7 +30,7 @@ inline constexpr std::int32_t kMaxLevel = 65535;
 inline constexpr std::int32_t kWideLimit = 1 << 20;
 
 /// What networks run on: kernels of this CPU, and threads.
-struct Machine {
+struct Compute {
   const Kernels& kernels;
   Workers& workers;
 };
@@ -85,16 +85,16 @@ class Layer {
 
   /// Returns the layer's tensor, [H, W, outputs], or, where `pass` says so, the positions of a pass alone, [H, W/2,
   /// outputs].
-  Grid<std::uint16_t> levels(const Machine& machine, std::span<const View<const std::uint16_t>> grids,
+  Grid<std::uint16_t> levels(const Compute& compute, std::span<const View<const std::uint16_t>> grids,
                              std::optional<Pass> pass = {}) const;
-  Grid<std::uint16_t> levels(const Machine& machine, View<const std::uint16_t> grid,
+  Grid<std::uint16_t> levels(const Compute& compute, View<const std::uint16_t> grid,
                              std::optional<Pass> pass = {}) const;
   /// Returns the layer's wide integers, [H, W, outputs].
-  Grid<std::int32_t> wide(const Machine& machine, View<const std::uint16_t> grid) const;
+  Grid<std::int32_t> wide(const Compute& compute, View<const std::uint16_t> grid) const;
 
  private:
   template <typename T, typename Finish>
-  Grid<T> run(const Machine& machine, std::span<const View<const std::uint16_t>> grids, std::optional<Pass> pass,
+  Grid<T> run(const Compute& compute, std::span<const View<const std::uint16_t>> grids, std::optional<Pass> pass,
               Finish finish) const;
 
   std::vector<Input> inputs_;

@@ -1,29 +1,20 @@
 #include "entropy/model.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstring>
 #include <string_view>
 
+#include "entropy/hyperprior.h"
 #include "sha256.h"
+#include "status.h"
 
 namespace rdeic::entropy {
 namespace {
 
-constexpr std::int32_t kVersion = 1;
-
 // The canonical form is little-endian, as arrays are in memory here.
 static_assert(std::endian::native == std::endian::little);
-
-std::vector<std::size_t> read_widths(ModelReader& reader) {
-  reader.number("version", kVersion, kVersion);
-  std::vector<std::size_t> widths;
-  for (const std::int32_t width : reader.take<std::int32_t>("slices", {kAnyLength})) {
-    reader.check(width >= 1, "'slices' has a width under 1");
-    widths.push_back(static_cast<std::size_t>(width));
-  }
-  return widths;
-}
 
 void update(Sha256& digest, std::uint64_t number) {
   const auto word = static_cast<std::uint32_t>(number);
@@ -39,6 +30,21 @@ void update(Sha256& digest, std::string_view name) {
 
 }  // namespace
 
+std::span<const Kind> kinds() {
+  static constexpr Kind kKinds[] = {{Hyperprior::kVersion, Hyperprior::read}};
+  return kKinds;
+}
+
+std::shared_ptr<const Model> load(const Arrays& arrays, std::span<const Kind> known) {
+  const std::int32_t version = arrays.get<std::int32_t>("version", {1})[0];
+  const auto kind = std::ranges::find(known, version, &Kind::version);
+  if (kind != known.end()) return kind->read(arrays);
+  std::string versions;
+  for (const Kind& one : known) versions += (versions.empty() ? "" : " or ") + std::to_string(one.version);
+  fail(Result::kBundleCorrupt, "%s: it has version %d, not %s. Upgrade librdeic", arrays.what().c_str(), version,
+       versions.c_str());
+}
+
 ModelId model_id(const Arrays& arrays) {
   Sha256 digest;
   for (const auto& [name, array] : arrays.all()) {
@@ -52,15 +58,6 @@ ModelId model_id(const Arrays& arrays) {
   ModelId id;
   std::copy_n(all.begin(), id.size(), id.begin());
   return id;
-}
-
-Model::Model(const Arrays& arrays, ModelReader reader)
-    : id_(model_id(arrays)), widths_(read_widths(reader)), tables_(reader), hyper_(reader, tables_.prior().size()) {
-  std::size_t start = 0;
-  for (std::size_t i = 0; i < widths_.size(); start += widths_[i++]) {
-    slices_.emplace_back(reader, i, start, widths_[i], hyper_.width());
-  }
-  reader.close();
 }
 
 }  // namespace rdeic::entropy

@@ -66,14 +66,14 @@ HyperBlock::HyperBlock(ModelReader& reader, const std::string& name, std::size_t
   reader.check(!doubles || first_.outputs() % 4 == 0, "outputs of '" + name + ".first' are no multiple of 4");
 }
 
-Grid<std::uint16_t> HyperBlock::operator()(const Machine& machine, const Grid<std::uint16_t>& x) const {
-  Grid<std::uint16_t> p = first_.levels(machine, x.view());
-  Grid<std::int32_t> q = skip_.wide(machine, x.view());
+Grid<std::uint16_t> HyperBlock::operator()(const Compute& compute, const Grid<std::uint16_t>& x) const {
+  Grid<std::uint16_t> p = first_.levels(compute, x.view());
+  Grid<std::int32_t> q = skip_.wide(compute, x.view());
   if (doubles_) {
     p = pixel_shuffle(p);
     q = pixel_shuffle(q);
   }
-  const Grid<std::int32_t> w = second_.wide(machine, p.view());
+  const Grid<std::int32_t> w = second_.wide(compute, p.view());
   Grid<std::uint16_t> out(w.height(), w.width(), w.channels());
   for (std::size_t i = 0, channel = 0; i < out.values().size(); ++i) {
     std::int64_t value = w.values()[i];
@@ -98,14 +98,14 @@ HyperNet::HyperNet(ModelReader& reader, std::size_t codes) {
   }
 }
 
-Grid<std::uint16_t> HyperNet::operator()(const Machine& machine, std::span<const std::int32_t> indices, std::size_t hz,
+Grid<std::uint16_t> HyperNet::operator()(const Compute& compute, std::span<const std::int32_t> indices, std::size_t hz,
                                          std::size_t wz) const {
   Grid<std::uint16_t> x(hz, wz, code_width_);
   std::uint16_t* to = x.values().data();
   for (const std::int32_t index : indices) {
     to = std::copy_n(codebook_.data() + static_cast<std::size_t>(index) * code_width_, code_width_, to);
   }
-  for (const HyperBlock& block : blocks_) x = block(machine, x);
+  for (const HyperBlock& block : blocks_) x = block(compute, x);
   return x;
 }
 
@@ -130,22 +130,22 @@ SliceNets::SliceNets(ModelReader& reader, std::size_t index, std::size_t start, 
   nonanchor_ = read_parameters(reader, "nonanchor." + i, width, widths, parts);
 }
 
-Grid<std::uint16_t> SliceNets::channel_context(const Machine& machine, View<const std::uint16_t> y) const {
-  Grid<std::uint16_t> x = channel_[0].levels(machine, y.channels_from(0, start_));
-  for (std::size_t i = 1; i < channel_.size(); ++i) x = channel_[i].levels(machine, x.view());
+Grid<std::uint16_t> SliceNets::channel_context(const Compute& compute, View<const std::uint16_t> y) const {
+  Grid<std::uint16_t> x = channel_[0].levels(compute, y.channels_from(0, start_));
+  for (std::size_t i = 1; i < channel_.size(); ++i) x = channel_[i].levels(compute, x.view());
   return x;
 }
 
-Grid<std::uint16_t> SliceNets::local_context(const Machine& machine, View<const std::uint16_t> y) const {
-  return local_.levels(machine, y.channels_from(start_, width_), Pass::kNonAnchors);
+Grid<std::uint16_t> SliceNets::local_context(const Compute& compute, View<const std::uint16_t> y) const {
+  return local_.levels(compute, y.channels_from(start_, width_), Pass::kNonAnchors);
 }
 
-Grid<std::int32_t> SliceNets::parameters(const Machine& machine, std::span<const View<const std::uint16_t>> contexts,
+Grid<std::int32_t> SliceNets::parameters(const Compute& compute, std::span<const View<const std::uint16_t>> contexts,
                                          Pass pass) const {
   const std::vector<Layer>& layers = pass == Pass::kAnchors ? anchor_ : nonanchor_;
-  const Grid<std::uint16_t> first = layers[0].levels(machine, contexts);
-  const Grid<std::uint16_t> middle = layers[1].levels(machine, first.view());
-  return layers[2].wide(machine, middle.view());
+  const Grid<std::uint16_t> first = layers[0].levels(compute, contexts);
+  const Grid<std::uint16_t> middle = layers[1].levels(compute, first.view());
+  return layers[2].wide(compute, middle.view());
 }
 
 }  // namespace rdeic::entropy

@@ -26,7 +26,7 @@ class HyperBlock {
   HyperBlock(ModelReader& reader, const std::string& name, std::size_t channels, bool doubles);
 
   std::size_t outputs() const { return second_.outputs(); }
-  Grid<std::uint16_t> operator()(const Machine& machine, const Grid<std::uint16_t>& x) const;
+  Grid<std::uint16_t> operator()(const Compute& compute, const Grid<std::uint16_t>& x) const;
 
  private:
   bool doubles_;
@@ -38,11 +38,13 @@ class HyperBlock {
 /// VQ indices -> hyper parameters of y.
 class HyperNet {
  public:
+  static constexpr std::size_t kScale = 4;  // how much finer the grid of its outputs is than that of the indices
+
   HyperNet(ModelReader& reader, std::size_t codes);
 
   std::size_t width() const { return blocks_.back().outputs(); }
   /// Returns [4 hz, 4 wz, width] of hz x wz indices, each less than the number of codes.
-  Grid<std::uint16_t> operator()(const Machine& machine, std::span<const std::int32_t> indices, std::size_t hz,
+  Grid<std::uint16_t> operator()(const Compute& compute, std::span<const std::int32_t> indices, std::size_t hz,
                                  std::size_t wz) const;
 
  private:
@@ -65,11 +67,11 @@ class SliceNets {
   const Rescale& quantise() const { return quantise_; }
 
   /// Returns the context from earlier slices in y [H, W, M]; only if there is one.
-  Grid<std::uint16_t> channel_context(const Machine& machine, View<const std::uint16_t> y) const;
+  Grid<std::uint16_t> channel_context(const Compute& compute, View<const std::uint16_t> y) const;
   /// Returns the context from this slice's anchors at the non-anchors, [H, W/2, n].
-  Grid<std::uint16_t> local_context(const Machine& machine, View<const std::uint16_t> y) const;
+  Grid<std::uint16_t> local_context(const Compute& compute, View<const std::uint16_t> y) const;
   /// Returns scales, then means, of a pass, [H, W/2, 2 * width], of its contexts, each [H, W/2, n].
-  Grid<std::int32_t> parameters(const Machine& machine, std::span<const View<const std::uint16_t>> contexts,
+  Grid<std::int32_t> parameters(const Compute& compute, std::span<const View<const std::uint16_t>> contexts,
                                 Pass pass) const;
 
  private:

@@ -1,0 +1,39 @@
+#include <algorithm>
+
+#include "families/family.h"
+#include "families/rdeic.h"
+
+namespace rdeic::families {
+
+Table table() {
+  static const Family* const kFamilies[] = {&rdeic()};
+  return kFamilies;
+}
+
+const Family* find(Table among, const std::string& name) {
+  const auto found = std::ranges::find(among, name, [](const Family* family) { return family->name(); });
+  return found == among.end() ? nullptr : *found;
+}
+
+std::string level_input(const std::string& role) { return role + "." + kLevelInput; }
+
+ValuePtr value_or_null(const Values& values, const std::string& name) {
+  const auto found = values.find(name);
+  return found == values.end() ? nullptr : found->second;
+}
+
+Stage graph_stage(Part part, const Loader& load, const std::string& role, const std::vector<std::string>& outputs) {
+  const std::shared_ptr<const backends::Graph> graph = load.graph(role);
+  Stage stage{.part = part, .graphs = {graph}};
+  for (const TensorSpec& input : graph->spec().inputs) stage.inputs[input.name] = input;
+  for (const std::string& output : outputs) stage.outputs.push_back(*graph->spec().output(output));
+  stage.run = [graph, outputs](const Values& inputs) {
+    const Values made = backends::run_checked(*graph, inputs, backends::Location::kHost);
+    std::vector<ValuePtr> result;
+    for (const std::string& output : outputs) result.push_back(made.at(output));
+    return result;
+  };
+  return stage;
+}
+
+}  // namespace rdeic::families

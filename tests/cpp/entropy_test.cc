@@ -1,0 +1,172 @@
+// The entropy model and the loop over slices, on the golden files.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+
+#include "bundle.h"
+#include "entropy/model.h"
+#include "entropy/order.h"
+#include "expect_error.h"
+#include "listed_file.h"
+#include "pixels.h"
+
+namespace rdeic::entropy {
+namespace {
+
+using testing::expect_error;
+namespace fs = std::filesystem;
+
+const fs::path kGolden = fs::path(RDEIC_SOURCE_DIR) / "tests/golden/v1";
+
+std::vector<fs::path> golden_files() {
+  std::vector<fs::path> files;
+  for (const auto& entry : fs::directory_iterator(kGolden)) {
+    if (entry.path().extension() == ".rdc") files.push_back(entry.path());
+  }
+  std::ranges::sort(files);
+  return files;
+}
+
+std::vector<std::uint8_t> read_bytes(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+Decoded decode(const std::vector<std::uint8_t>& data, const Kernels& kernels, unsigned threads,
+               bool allow_partial = false) {
+  static const Bundle bundle = read_bundle(kGolden / "bundle");
+  const File file = parse(data, {}, allow_partial);
+  const Rate& rate = bundle.rates[file.header.rate];
+  const auto model = load(Arrays::read(rate.entropy, "entropy model"));
+  EXPECT_EQ(model->id(), file.header.model_id);
+  const Size padded = padded_size(file.header.size, bundle.size_multiple_px);
+  const Sizes sizes{1, padded.height / bundle.size_multiple_px, padded.width / bundle.size_multiple_px};
+  const Shape shape = bundle.reference(rate.graphs.at("synthesis")).input("y_hat")->resolve(sizes);
+  Workers workers(threads);
+  return model->decode({kernels, workers}, file, {{"y_hat", shape}}, {});
+}
+
+std::span<const float> y_hat_of(const Decoded& decoded) {
+  return elements<float>(*decoded.tensors.at("y_hat"), "y_hat");
+}
+
+TEST(Entropy, GoldenFilesGiveTheirLatentsToTheBit) {
+  ASSERT_GE(golden_files().size(), 8U);
+  for (const fs::path& path : golden_files()) {
+    const Arrays expected = Arrays::read(testing::listed_file(fs::path(path).replace_extension(".npz")));
+    const auto& shape = expected.shape("y_hat");
+    const auto y_hat = expected.get<float>("y_hat", shape);
+    for (const Kernels& kernels : available_kernels()) {
+      for (const unsigned threads : {1U, 3U}) {
+        const Decoded found = decode(read_bytes(path), kernels, threads);
+        ASSERT_TRUE(std::ranges::equal(found.tensors.at("y_hat")->shape(), shape)) << path;
+        EXPECT_EQ(std::memcmp(y_hat_of(found).data(), y_hat.data(), y_hat.size_bytes()), 0) << path << kernels.name;
+      }
+    }
+  }
+}
+
+TEST(Entropy, CutFilesKeepTheirCompleteSlicesToTheBit) {
+  const auto data = read_bytes(kGolden / "astronaut_r1.rdc");
+  const Kernels& kernels = available_kernels().front();
+  const Decoded whole = decode(data, kernels, 1);
+  std::uint32_t most = 0;
+  const std::size_t y_at = data.size() - 4 - parse(data, {}).y.size();
+  for (std::size_t length = y_at; length < data.size(); length += 23) {
+    const Decoded cut = decode({data.begin(), data.begin() + static_cast<std::ptrdiff_t>(length)}, kernels, 1, true);
+    EXPECT_GE(cut.complete_slices, most) << "fewer slices of more bytes";
+    most = std::max(most, cut.complete_slices);
+    // Slices of the golden bundle: 4, 4 and 8 channels of 16.
+    constexpr std::size_t kStops[] = {0, 4, 8, 16};
+    const std::size_t same = y_hat_of(whole).size() / 16 * kStops[cut.complete_slices];
+    EXPECT_TRUE(std::ranges::equal(y_hat_of(cut).first(same), y_hat_of(whole).first(same))) << length;
+  }
+  EXPECT_GT(most, 0U);
+  EXPECT_LT(most, 3U);
+}
+
+TEST(Entropy, ModelIdMatchesTheTestVectorOfTheSpecification) {
+  std::map<std::string, Array> arrays;
+  arrays["slices"] = {DType::kInt32, {3}, std::vector<std::byte>(12)};
+  for (const std::size_t i : {0U, 4U}) arrays["slices"].data[i] = std::byte{4};
+  arrays["slices"].data[8] = std::byte{8};
+  arrays["hyper.doubles"] = {DType::kUint8, {4}, {std::byte{1}, std::byte{1}, std::byte{0}, std::byte{0}}};
+  EXPECT_EQ(model_id(Arrays(arrays, "")), (ModelId{0x46, 0x21, 0x95, 0x73}));
+}
+
+TEST(Entropy, ModelsWithMissingUnknownOrUnfitArraysAreRefused) {
+  const auto original = Arrays::read(testing::listed_file(kGolden / "bundle/entropy_r0.npz"), "entropy model").all();
+  for (const auto& [name, array] : original) {
+    if (name.ends_with(".weight_low")) continue;  // without it the input is coarse, and the model another
+    auto changed = original;
+    changed.erase(name);
+    expect_error(Result::kBundleCorrupt, "", [&] { load(Arrays(changed, "entropy model")); });
+  }
+  auto changed = original;
+  changed["surplus"] = original.at("version");
+  expect_error(Result::kBundleCorrupt, "surplus", [&] { load(Arrays(changed, "entropy model")); });
+  for (const char* name :
+       {"version", "prior_masses", "scale_masses", "scale_lengths", "scale_thresholds", "hyper.doubles"}) {
+    changed = original;
+    std::ranges::fill(changed[name].data, std::byte{0});
+    expect_error(Result::kBundleCorrupt, name, [&] { load(Arrays(changed, "entropy model")); });
+  }
+}
+
+TEST(Entropy, TheVersionSaysWhichModelItIs) {
+  auto arrays = Arrays::read(testing::listed_file(kGolden / "bundle/entropy_r0.npz"), "entropy model").all();
+  arrays["version"].data[0] = std::byte{2};
+  expect_error(Result::kBundleCorrupt, "it has version 2, not 1. Upgrade", [&] { load(Arrays(arrays, "x")); });
+}
+
+TEST(Entropy, ShapesThatTheModelDoesNotMakeAreRefused) {
+  const auto model = load(Arrays::read(testing::listed_file(kGolden / "bundle/entropy_r0.npz"), "entropy model"));
+  const auto data = read_bytes(kGolden / "astronaut_r0.rdc");
+  Workers workers(1);
+  for (const Shape& shape : {Shape{1, 16, 16}, Shape{1, 17, 16, 16}, Shape{1, 16, 18, 16}, Shape{1, 16, 16, 17}}) {
+    expect_error(Result::kBundleCorrupt, "the entropy model has 16 channels", [&] {
+      (void)model->decode({available_kernels().front(), workers}, parse(data, {}), {{"y_hat", shape}}, {});
+    });
+  }
+}
+
+TEST(Order, AnchorsAreWhereRowAndColumnAddUpToAnOddNumber) {
+  std::vector<std::uint16_t> grid(8);
+  for (std::size_t i = 0; i < grid.size(); ++i) grid[i] = static_cast<std::uint16_t>(i);
+  const View<const std::uint16_t> view{grid.data(), 2, 4, 1, 1};
+  EXPECT_EQ(squeeze(view, Pass::kAnchors).values(), std::vector<std::uint16_t>({1, 3, 4, 6}));
+  EXPECT_EQ(squeeze(view, Pass::kNonAnchors).values(), std::vector<std::uint16_t>({0, 2, 5, 7}));
+}
+
+TEST(Order, GroupsRiseByScaleIndexAndKeepTheOrderWithin) {
+  const std::vector<std::uint8_t> indices = {5, 2, 63, 5, 1, 2, 0, 5};
+  const Groups groups(indices, 2);
+  ASSERT_EQ(groups.all().size(), 3U);
+  EXPECT_EQ(groups.all()[0].scale_index, 2);
+  EXPECT_TRUE(std::ranges::equal(groups.all()[0].numbers, std::vector<std::uint32_t>{1, 5}));
+  EXPECT_EQ(groups.all()[1].scale_index, 5);
+  EXPECT_TRUE(std::ranges::equal(groups.all()[1].numbers, std::vector<std::uint32_t>{0, 3, 7}));
+  EXPECT_EQ(groups.all()[2].scale_index, 63);
+}
+
+TEST(Workers, DoEveryTaskOnceAndPassOnWhatIsThrown) {
+  Workers workers(4);
+  std::vector<std::atomic<int>> counts(1000);
+  workers.run(counts.size(), [&](std::size_t i) { ++counts[i]; });
+  EXPECT_TRUE(std::ranges::all_of(counts, [](const auto& count) { return count == 1; }));
+  EXPECT_THROW(workers.run(8,
+                           [](std::size_t i) {
+                             if (i == 3) throw std::runtime_error("task");
+                           }),
+               std::runtime_error);
+  workers.run(8, [&](std::size_t i) { ++counts[i]; });
+  EXPECT_EQ(counts[7], 2);
+}
+
+}  // namespace
+}  // namespace rdeic::entropy

@@ -1,0 +1,14 @@
+# The command, the example, and the installed package.
+add_executable(decode_memory ${PROJECT_SOURCE_DIR}/runtime/cpp/examples/decode_memory.c)
+target_link_libraries(decode_memory PRIVATE rdeic)
+target_compile_options(decode_memory PRIVATE -Wall -Wextra -pedantic)
+
+if(TARGET rdeic_tool)
+  add_test(NAME Tool.DecodesAndFailsAsItSays
+    COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/tool_test.sh $<TARGET_FILE:rdeic_tool> $<TARGET_FILE:decode_memory> ${PROJECT_SOURCE_DIR})
+endif()
+# A consumer is not built with the sanitizers that the library then needs.
+if(TARGET rdeic_tool AND PROJECT_IS_TOP_LEVEL AND NOT RDEIC_SANITIZE)
+  add_test(NAME Install.WorksAsThePageShows
+    COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/install_test.sh ${PROJECT_BINARY_DIR} ${PROJECT_SOURCE_DIR})
+endif()
