@@ -19,7 +19,7 @@ from rdeic_export.modules import samplers
 from rdeic_export.modules.signature import Signature
 from rdeic_export.weights import recipe as recipes
 from rdeic_export.weights.recipe import Recipe
-from rdeic_rt import container, noise
+from rdeic_rt import DecodeOptions, container, noise
 from rdeic_rt.errors import ExportError
 from tests.micro import make_micro
 
@@ -65,7 +65,7 @@ def test_build_bundle_decodes_as_pytorch_does(recipe: Recipe, photos: Path, bund
     for sharpness in (1.0, 0.5):
         z_0 = model.denoise(start, hint, table, noises, sharpness)
         expected = ((model.vae.decode(z_0) + 1) * 127.5).clamp(0, 255).round()[0].permute(1, 2, 0).numpy()
-        actual = codec.decode(data, rdeic_rt.DecodeOptions(sharpness=sharpness)).astype(float)
+        actual = codec.decode(data, DecodeOptions(sharpness=sharpness)).astype(float)
         assert np.abs(actual - expected[: photo.shape[0], : photo.shape[1]]).max() <= 2, sharpness
 
 
