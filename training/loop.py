@@ -23,6 +23,7 @@ from torch import Tensor, nn
 logger = logging.getLogger("training")
 
 Metrics = dict[str, float]
+CHECKPOINT = "checkpoint.pt"
 AUTO, FP32, BF16 = "auto", "fp32", "bf16"
 
 
@@ -87,7 +88,7 @@ def run(
     parameters = [p for p in trained.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(parameters, lr=schedule.lr, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
     average = {k: v.detach().clone() for k, v in trained.state_dict().items()}
-    checkpoint = out / "checkpoint.pt"
+    checkpoint = out / CHECKPOINT
     start = 0
     torch.manual_seed(seed + process_rank())
     if checkpoint.exists():

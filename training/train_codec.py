@@ -146,7 +146,7 @@ def main() -> None:
     middle = float(np.exp(np.mean(np.log(lambdas))))
     if args.init:
         loop.load_weights(model, args.init)
-    else:
+    elif not (setup.out / loop.CHECKPOINT).exists():  # what is resumed needs none of it, and it takes 9 GB
         transforms.start_from_linear(model, setup.squares, setup.options["steps_of_y"])
     codebook = Codebook(model)
     rates = common.codec_of(model).rates
