@@ -11,6 +11,8 @@ from PIL import Image
 
 import build_engines
 import rdeic_rt
+from rdeic_eval.psnr import psnr_db
+from rdeic_export.modules.config import VaeConfig
 from rdeic_export.verify import fidelity
 from rdeic_export.weights import recipe as recipes
 from rdeic_rt.cli.batch import EXIT_OS_ERROR
@@ -30,6 +32,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_main_random_weights_makes_a_bundle_that_decodes(
     tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert isinstance(make_micro.MICRO.vae, VaeConfig)
     vae = dataclasses.replace(make_micro.MICRO.vae, channels=(16, 16), mid_attention=False)
     unet = dataclasses.replace(make_micro.MICRO.unet, channels=(16,), attention_levels=(False,))
     smallest = dataclasses.replace(make_micro.MICRO, vae=vae, unet=unet)  # exports quickly
@@ -72,7 +75,7 @@ def test_main_drop_fp32_makes_a_smaller_bundle_that_decodes_and_from_which_no_pl
     image = np.asarray(Image.open(photo))
     data = whole.encode(image)
     assert codec.encode(image) == data
-    assert fidelity.psnr_db(whole.decode(data), codec.decode(data)) > fidelity.LIMIT_DB["int8"]
+    assert psnr_db(whole.decode(data), codec.decode(data)) > fidelity.LIMIT_DB["int8"]
     capsys.readouterr()
     for more in ([], ["--library", "onnx", "--output", str(tmp_path / "again")]):
         assert build_engines.main(["--bundle", str(output), *more]) == ExportError.exit_code
