@@ -12,6 +12,7 @@ from PIL import Image
 import build_engines
 import rdeic_rt
 from rdeic_eval.psnr import psnr_db
+from rdeic_export.modules.config import VaeConfig
 from rdeic_export.verify import fidelity
 from rdeic_export.weights import recipe as recipes
 from rdeic_rt.cli.batch import EXIT_OS_ERROR
@@ -31,6 +32,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_main_random_weights_makes_a_bundle_that_decodes(
     tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert isinstance(make_micro.MICRO.vae, VaeConfig)
     vae = dataclasses.replace(make_micro.MICRO.vae, channels=(16, 16), mid_attention=False)
     unet = dataclasses.replace(make_micro.MICRO.unet, channels=(16,), attention_levels=(False,))
     smallest = dataclasses.replace(make_micro.MICRO, vae=vae, unet=unet)  # exports quickly

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from rdeic_export import onnx_file
 from rdeic_rt import onnx_walk
 from rdeic_rt.errors import ExportError
 
-WEIGHTS = {
+WEIGHTS: dict[str, NDArray[np.generic]] = {
     "large": np.arange(5000, dtype=np.float16).reshape(50, 100),
     "small": np.arange(7, dtype=np.float32),
     "last": np.full((4096,), -3, np.int8),

@@ -28,7 +28,8 @@ def weighted_sum_graph() -> bytes:
         opset_imports=[helper.make_opsetid("", 13)],
         ir_version=8,
     )
-    return model.SerializeToString(deterministic=True)
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
 
 
 def test_shipped_graph_is_this_one() -> None:
@@ -40,5 +41,5 @@ def test_weighted_sum_graph_computes_what_the_cpu_backend_does() -> None:
     backend = OrtBackend(threads=1)
     x, y = (np.random.default_rng(n).standard_normal((2, 3, 5, 7), np.float32) for n in range(2))
     weights = np.array([0.75, -1.5], np.float32)
-    result = backend.load(WEIGHTED_SUM).run({"x": x, "y": y, "weights": weights})["out"]
+    result = backend.get(backend.load(WEIGHTED_SUM).run({"x": x, "y": y, "weights": weights})["out"])
     np.testing.assert_allclose(result, backend.weighted_sum(x, y, weights), rtol=0, atol=1e-6)

@@ -85,7 +85,7 @@ def test_learning_rate_warms_up_stays_and_falls() -> None:
 def train_share(rank: int, folder: str) -> None:
     """Train on the whole batch, or as one of two processes on every second row of it."""
     if rank >= 0:
-        store = distributed.FileStore(f"{folder}/store", 2)
+        store = distributed.FileStore(f"{folder}/store", 2)  # type: ignore[attr-defined]
         distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
     torch.manual_seed(7)
     layer = nn.Linear(8, 8)
@@ -101,7 +101,7 @@ def train_share(rank: int, folder: str) -> None:
 
 
 def test_run_in_two_processes_learns_what_one_learns_from_the_whole_batch(tmp_path: Path) -> None:
-    multiprocessing.spawn(train_share, args=(str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
+    multiprocessing.spawn(train_share, args=(str(tmp_path),), nprocs=2)  # type: ignore[attr-defined,no-untyped-call]
     train_share(-1, str(tmp_path))
     assert not (tmp_path / "rank_1" / "weights.safetensors").exists()
     expected, actual = (load_file(tmp_path / name / "weights.safetensors") for name in ("alone", "rank_0"))

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from rdeic_eval.psnr import psnr_of_mse
 from rdeic_export.modules.compression import SlicePrediction
 from rdeic_export.modules.config import TINY_2
-from rdeic_export.modules.gained import rate_between
+from rdeic_export.modules.gained import GainedCompressionModel, rate_between
+from rdeic_export.modules.linear_vae import LinearVae
 from rdeic_export.modules.model import RdeicModel
 from training import cut_crops, data, losses, pack_weights, train_codec, train_decoder, train_texture, transforms
 
@@ -87,17 +88,19 @@ def test_stages_chain_produces_every_weight_of_the_model(tmp_path: Path, monkeyp
 
 
 def test_linear_start_codes_photos_as_well_as_its_components_allow(linear: RdeicModel, squares: np.ndarray) -> None:
+    vae, codec = linear.vae, linear.codec
+    assert isinstance(vae, LinearVae) and isinstance(codec, GainedCompressionModel)
     image = data.to_tensor(squares[:4])
     with torch.no_grad():
-        features = linear.vae.features(image)
-        analysis, synthesis = linear.codec.rows(torch.zeros(4))
-        y = linear.codec.analyse(features, analysis)
-        assert (y - linear.codec.g_a.linear(features) / 0.3).abs().max() < 1e-3  # its network starts from nothing
-        exact, _ = linear.codec.synthesise(y, synthesis)
-        rounded, _ = linear.codec.synthesise(y.round(), synthesis)
+        features = vae.features(image)
+        analysis, synthesis = codec.rows(torch.zeros(4))
+        y = codec.analyse(features, analysis)
+        assert (y - codec.g_a.linear(features) / 0.3).abs().max() < 1e-3  # its network starts from nothing
+        exact, _ = codec.synthesise(y, synthesis)
+        rounded, _ = codec.synthesise(y.round(), synthesis)
         # z_c is z_0 as far as 96 of 768 coefficients tell it: a linear D of both agrees with the photo.
-        for z, least in ((linear.vae.latents(image), 24.0), (exact, 24.0), (rounded, 22.0)):
-            decoded = F.pixel_shuffle(linear.vae.linear(z), 8)
+        for z, least in ((vae.latents(image), 24.0), (exact, 24.0), (rounded, 22.0)):
+            decoded = F.pixel_shuffle(vae.linear(z), 8)
             assert psnr_of_mse(float((decoded - image).square().mean()), 2) > least
 
 
@@ -107,6 +110,7 @@ def test_rates_between_two_are_geometric_means(linear: RdeicModel) -> None:
     assert rate_between(lambdas, rates).tolist() == pytest.approx(
         [2.4e-3, 2.4e-3 * 0.5**0.5, 1.2e-3, 6e-4 * 0.5**0.25, 3e-4]
     )
+    assert isinstance(linear.codec, GainedCompressionModel)
     analysis, synthesis = linear.codec.rows(rates)
     gains, inverse = analysis[:, :96], synthesis[:, :96]
     steps = [0.3, (0.3 * 0.42) ** 0.5, 0.42, 0.6 * (0.85 / 0.6) ** 0.25, 0.85]
@@ -131,7 +135,8 @@ def test_gaussian_bits_tell_a_zero_that_nears_the_next_symbol_what_it_would_cost
     scale, zeros = torch.full_like(y, 0.2).detach().requires_grad_(), torch.zeros(1, 1, 1, 5)
     prediction = SlicePrediction(scale, zeros, scale, zeros, scale, zeros, y.round(), None, zeros)
     bits = losses.gaussian_bits([prediction], y)
-    bits.backward()
+    bits.backward()  # type: ignore[no-untyped-call]
+    assert y.grad is not None and scale.grad is not None
     zero, one = (train_bits(symbol, 0.2) for symbol in (0.0, 1.0))
     assert float(bits.detach()) == pytest.approx(3 * zero + 2 * one, rel=1e-4)  # of the rounded symbols
     at_rest, small, near, over, far = y.grad.flatten().tolist()
@@ -143,7 +148,8 @@ def test_gaussian_bits_tell_a_zero_that_nears_the_next_symbol_what_it_would_cost
 
 def train_bits(symbol: float, scale: float) -> float:
     normal = torch.distributions.Normal(0.0, scale)
-    return -float(torch.log2(normal.cdf(torch.tensor(0.5 - symbol)) - normal.cdf(torch.tensor(-0.5 - symbol))))
+    below, above = normal.cdf(torch.tensor([-0.5 - symbol, 0.5 - symbol]))  # type: ignore[no-untyped-call]
+    return -float(torch.log2(above - below))
 
 
 def test_block_means_of_a_grey_ramp_and_of_a_colour() -> None:

@@ -101,7 +101,12 @@ def test_build_interrupted_leaves_the_old_bundle_and_resumes_to_the_same_bytes(
     assert contents(target) == {"stale.onnx": b"old"}
     assert not list(target.parent.rglob("bundle.json")), "a half-written bundle could be loaded"
     finished, exported[:] = list(exported), [""]
-    monkeypatch.setattr(onnx_export, "run", lambda *a, **k: (exported.append(a[2].name), original(*a, **k))[1])
+
+    def resumed(module: nn.Module, signature: Signature, path: Path, *, half_weights: bool) -> None:
+        exported.append(path.name)
+        original(module, signature, path, half_weights=half_weights)
+
+    monkeypatch.setattr(onnx_export, "run", resumed)
     build(recipe, [photos], [], target, resume=True)
     assert not set(finished) & set(exported)
     assert contents(target) == contents(bundle)
@@ -115,7 +120,9 @@ def test_build_beside_another_one_of_the_same_bundle_is_refused(recipe: Recipe, 
 
 
 def test_build_weights_that_do_not_fit_leaves_nothing(recipe: Recipe, photos: Path, tmp_path: Path) -> None:
-    swapped = dataclasses.replace(recipe, base=(recipe.rates[0].weights,))
+    weights = recipe.rates[0].weights
+    assert weights is not None
+    swapped = dataclasses.replace(recipe, base=(weights,))
     with pytest.raises(ExportError, match="missing context"):
         build(swapped, [photos], [], tmp_path / "engines" / "broken")
     assert list((tmp_path / "engines").iterdir()) == []

@@ -13,6 +13,7 @@ from PIL import Image
 import rdeic_rt
 from rdeic_export.bundle.build import build
 from rdeic_export.modules import samplers
+from rdeic_export.modules.gained import GainedCompressionModel
 from rdeic_export.weights import recipe as recipes
 from rdeic_export.weights.recipe import Recipe
 from rdeic_rt import Codec, container, noise
@@ -64,6 +65,7 @@ def test_decode_at_any_rate_is_as_pytorch_does(recipe: Recipe, codec: Codec, ima
     latents = codec.read_latents(data)
     assert container.parse(data).header.rate == latents.rate.number == round(100 * rate)
     model = recipes.build_model(recipe, recipe.rates[0])
+    assert isinstance(model.codec, GainedCompressionModel)
     position = torch.tensor([2.0 * latents.rate.number / (LEVELS - 1)])
     _, row = model.codec.rows(position)
     z_c, hint = model.codec.synthesise(torch.from_numpy(latents.tensors["y_hat"]), row)

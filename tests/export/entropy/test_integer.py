@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from rdeic_export.entropy import integer
 from rdeic_export.entropy.integer import Sample
 from rdeic_export.entropy.integer_layers import GELU, LEAKY, Signal, activated, fit, level_grid, requantised
-from rdeic_export.modules.compression import CompressionModel, ResBlock, anchor_mask
+from rdeic_export.modules.compression import EntropyNetworks, ResBlock, anchor_mask
 from rdeic_rt.entropy.arrays import ArrayReader
 from rdeic_rt.entropy.hyperprior import Hyperprior
 from rdeic_rt.entropy.layers import Layer, matmul_of_onnxruntime
@@ -23,7 +23,7 @@ from tests.micro import make_micro
 
 
 @torch.no_grad()
-def drawn(codec: CompressionModel, size: tuple[int, int], seed: int) -> Sample:
+def drawn(codec: EntropyNetworks, size: tuple[int, int], seed: int) -> Sample:
     """Return random indices and a y that has just the distribution the float networks predict."""
     generator = torch.Generator().manual_seed(seed)
     indices = torch.randint(0, codec.config.codebook_size, (1, *size), generator=generator)
@@ -42,12 +42,12 @@ def drawn(codec: CompressionModel, size: tuple[int, int], seed: int) -> Sample:
 
 
 @pytest.fixture(scope="module")
-def codec() -> CompressionModel:
+def codec() -> EntropyNetworks:
     return make_micro.model().codec
 
 
 @pytest.fixture(scope="module")
-def arrays(codec: CompressionModel) -> dict[str, NDArray[np.generic]]:
+def arrays(codec: EntropyNetworks) -> dict[str, NDArray[np.generic]]:
     return integer.convert(codec, [drawn(codec, (4, 6), seed) for seed in range(3)])
 
 
@@ -60,7 +60,7 @@ def signal_to_noise_db(value: NDArray[np.float64], expected: NDArray[np.float64]
     return float(10 * np.log10(expected.var() / ((value - expected) ** 2).mean()))
 
 
-def test_convert_costs_at_most_a_percent_on_other_samples(codec: CompressionModel, model: Hyperprior) -> None:
+def test_convert_costs_at_most_a_percent_on_other_samples(codec: EntropyNetworks, model: Hyperprior) -> None:
     report = integer.rate_overhead(codec, model, [drawn(codec, (4, 6), seed) for seed in (10, 11)])
     assert abs(report["overhead"]) < 0.01
     assert report["mse_actual"] < 1.05 * report["mse_float"]
@@ -79,7 +79,7 @@ def test_convert_released_layout_costs_at_most_a_percent() -> None:
     assert report["mse_actual"] < 1.01 * report["mse_float"]
 
 
-def test_convert_decodes_to_what_was_encoded(codec: CompressionModel, model: Hyperprior) -> None:
+def test_convert_decodes_to_what_was_encoded(codec: EntropyNetworks, model: Hyperprior) -> None:
     coded = integer.encode(model, drawn(codec, (2, 3), 5))
     y_hat = coded.tensors["y_hat"]
     decoded = model.decode(coded.z, coded.z_is_plain, coded.y, {"y_hat": y_hat.shape})
@@ -87,14 +87,14 @@ def test_convert_decodes_to_what_was_encoded(codec: CompressionModel, model: Hyp
 
 
 def test_convert_twice_gives_the_same_arrays(
-    codec: CompressionModel, arrays: dict[str, NDArray[np.generic]], model: Hyperprior
+    codec: EntropyNetworks, arrays: dict[str, NDArray[np.generic]], model: Hyperprior
 ) -> None:
     again = integer.convert(codec, [drawn(codec, (4, 6), seed) for seed in range(3)])
     assert list(again) == list(arrays) == sorted(arrays)
     assert Hyperprior.load(again).model_id == model.model_id
 
 
-def test_hyper_network_is_close_to_the_float_one(codec: CompressionModel, model: Hyperprior) -> None:
+def test_hyper_network_is_close_to_the_float_one(codec: EntropyNetworks, model: Hyperprior) -> None:
     _, indices = drawn(codec, (4, 6), 20)
     expected = codec.hyper_dec(codec.quantize.lookup(indices))[0].permute(1, 2, 0).double().numpy()
     levels = model.hyper(model.matmul, indices[0].numpy().astype(np.int32)).astype(np.float64)
@@ -157,7 +157,8 @@ def matmul_graph() -> bytes:
     model = helper.make_model(
         graph, producer_name="rdeic-rt", opset_imports=[helper.make_opsetid("", 13)], ir_version=8
     )
-    return model.SerializeToString(deterministic=True)
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
 
 
 def test_shipped_matmul_graph_is_this_one() -> None:
@@ -165,7 +166,7 @@ def test_shipped_matmul_graph_is_this_one() -> None:
     assert shipped == matmul_graph(), "write matmul_graph() to rdeic_rt/entropy/matmul_u8s8.onnx"
 
 
-def test_convert_without_samples_or_with_unfit_ones_raises(codec: CompressionModel) -> None:
+def test_convert_without_samples_or_with_unfit_ones_raises(codec: EntropyNetworks) -> None:
     with pytest.raises(ExportError, match="no samples"):
         integer.convert(codec, [])
     y, indices = drawn(codec, (1, 1), 0)
@@ -173,7 +174,7 @@ def test_convert_without_samples_or_with_unfit_ones_raises(codec: CompressionMod
         integer.convert(codec, [(y[..., :-1], indices)])
 
 
-def test_convert_skip_without_convolution_raises(codec: CompressionModel) -> None:
+def test_convert_skip_without_convolution_raises(codec: EntropyNetworks) -> None:
     sample = drawn(codec, (1, 1), 0)
     last = codec.hyper_dec[3]
     assert isinstance(last, ResBlock)

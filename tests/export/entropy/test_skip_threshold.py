@@ -13,6 +13,7 @@ from torch import Tensor
 from rdeic_export.entropy import integer, skip_threshold
 from rdeic_export.entropy.integer import Sample
 from rdeic_export.modules.model import RdeicModel
+from rdeic_export.modules.vae import Vae
 from rdeic_rt.entropy.hyperprior import Hyperprior
 from rdeic_rt.errors import ExportError
 from tests.micro import make_micro
@@ -75,11 +76,13 @@ def test_target_of_an_image_is_the_mean_that_the_autoencoder_encodes_it_to(
 ) -> None:
     image = np.ascontiguousarray(photo[:64, :128])
     target = skip_threshold.target_of(network, image)
+    vae = network.vae
+    assert isinstance(vae, Vae)
     pixels = torch.from_numpy(image.transpose(2, 0, 1)[None] / 127.5 - 1).float()
-    unshuffled = torch.nn.functional.pixel_unshuffle(pixels, network.config.vae.pixel_unshuffle)
-    mean = network.vae.kl.encode(unshuffled).latent_dist.mean
+    unshuffled = torch.nn.functional.pixel_unshuffle(pixels, vae.config.pixel_unshuffle)
+    mean = vae.kl.encode(unshuffled).latent_dist.mean
     assert target.shape == (1, 4, 8, 16)
-    torch.testing.assert_close(target, mean * network.config.vae.scale_factor)
+    torch.testing.assert_close(target, mean * vae.config.scale_factor)
 
 
 def test_choose_without_samples_raises(network: RdeicModel, model: Hyperprior) -> None:

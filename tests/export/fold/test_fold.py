@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -14,10 +15,11 @@ from rdeic_export.fold.pixels import AnalysisFromPixels, PixelsFromVae
 from rdeic_export.fold.update import UnetStep
 from rdeic_export.modules import samplers
 from rdeic_export.modules.model import RdeicModel
+from rdeic_export.modules.vae import Vae
 from tests.micro import make_micro
 
 TIMESTEP = 150
-TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
+TOLERANCE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-5}
 
 
 @pytest.fixture(scope="module")
@@ -123,8 +125,11 @@ def test_pixels_fold_analysis_takes_bytes(model: RdeicModel) -> None:
 def test_pixels_fold_decoder_rounds_and_clamps(model: RdeicModel, z_n: Tensor) -> None:
     decoded = 8 * model.vae.decode(z_n)
     vae = copy.deepcopy(model.vae)
-    vae.kl.decoder.conv_out.weight *= 8
-    vae.kl.decoder.conv_out.bias *= 8
+    assert isinstance(vae, Vae)
+    last = vae.kl.decoder.conv_out
+    assert last.bias is not None
+    last.weight *= 8
+    last.bias *= 8
     pixels = PixelsFromVae(vae)(z_n)
     exact = ((decoded + 1) * 127.5).permute(0, 2, 3, 1)
     assert (pixels[exact < 0] == 0).all()

@@ -34,7 +34,8 @@ class AttentionNet(nn.Module):
         tokens = self.layer_norm(h.flatten(2).transpose(1, 2))
         q, k, v = (f(tokens).unflatten(2, (2, 64)).transpose(1, 2) for f in (self.q, self.k, self.v))
         mixed = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        return self.conv_out(h + self.out(mixed).transpose(1, 2).unflatten(2, (SIZE, SIZE)))
+        out: Tensor = self.conv_out(h + self.out(mixed).transpose(1, 2).unflatten(2, (SIZE, SIZE)))
+        return out
 
 
 def export(folder: Path) -> tuple[Path, GraphRanges, np.ndarray]:

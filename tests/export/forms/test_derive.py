@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,11 @@ from rdeic_export.bundle import more_forms, preference
 from rdeic_export.forms import derive, half, quantize, selection
 from rdeic_export.forms.derive import Derivation, Derived
 from rdeic_export.forms.quantize import QuantizationReport
-from rdeic_export.forms.ranges import Ranges
+from rdeic_export.forms.ranges import GraphRanges, Ranges
 from rdeic_export.verify import fidelity
 from rdeic_rt import bundle as bundles
 from rdeic_rt.errors import ExportError
-from rdeic_rt.manifest import Bundle
+from rdeic_rt.manifest import Bundle, Rate
 
 F32, F16 = TensorProto.FLOAT, TensorProto.FLOAT16
 
@@ -36,7 +37,7 @@ def node_types(path: Path) -> dict[str, int]:
     return types | {tensor.name: tensor.data_type for tensor in model.graph.initializer}
 
 
-def save(path: Path, nodes: list[onnx.NodeProto], weights: dict[str, NDArray[np.generic]], shape: list[int]) -> Path:
+def save(path: Path, nodes: list[onnx.NodeProto], weights: Mapping[str, NDArray[np.generic]], shape: list[int]) -> Path:
     values = [helper.make_tensor_value_info(name, F32, shape) for name in ("x", "y")]
     constants = [numpy_helper.from_array(np.asarray(array), name) for name, array in weights.items()]
     graph = helper.make_graph(nodes, "g", values[:1], values[1:], constants)
@@ -94,7 +95,7 @@ def test_half_layers_are_in_float16_and_the_tail_and_softmax_in_float32(micro: B
 
 def test_half_weight_beyond_float16_is_refused_by_name(tmp_path: Path) -> None:
     nodes = [helper.make_node("Mul", ["x", "gain"], ["m"]), helper.make_node("MatMul", ["m", "w"], ["y"])]
-    weights = {"gain": np.float32([7e4]), "w": np.eye(4, dtype=np.float32)}
+    weights = {"gain": np.array([7e4], np.float32), "w": np.eye(4, dtype=np.float32)}
     source = save(tmp_path / "big.onnx", nodes, weights, [4, 4])
     with pytest.raises(ExportError, match=r"big\.onnx: weight gain has values up to 7e\+04"):
         half.run(source, tmp_path / "out.onnx")
@@ -194,14 +195,15 @@ def test_derive_makes_each_form_of_a_graph_once(micro: Bundle, tmp_path: Path, m
         made.append((source.name, target.name))
         original(source, target)
 
-    def copy(source: Path, target: Path, ranges: None, *, form: str) -> QuantizationReport:
+    def copy(source: Path, target: Path, ranges: GraphRanges, *, form: str) -> QuantizationReport:
         made.append((source.name, target.name))
         shutil.copyfile(source, target)
         return QuantizationReport(form, "max", (), {})
 
     monkeypatch.setattr(half, "run", halve)
     monkeypatch.setattr(quantize, "run", copy)
-    derivation = Derivation(micro, ["synthesis_r0"], Ranges("micro", 0, "", {"synthesis_r0": None}), tmp_path)
+    ranges = Ranges("micro", 0, "", {"synthesis_r0": GraphRanges("", {}, {})})
+    derivation = Derivation(micro, ["synthesis_r0"], ranges, tmp_path)
     for form in ("int8", "fp16", "fp16", "int8"):
         derivation.derive(form)
     assert made == [
@@ -231,11 +233,16 @@ def test_preference_is_the_order_of_measured_decodes(
     assert measured == ["fp32", "fp16"]
 
 
+def with_one_schedule(rate: Rate) -> Rate:
+    """Return the rate with the steps that it has by default, and no others."""
+    assert rate.schedule is not None
+    return dataclasses.replace(rate, step_tables={rate.schedule: rate.step_tables[rate.schedule]})
+
+
 def test_decoding_graphs_of_steps_that_no_rate_has_says_which_there_are(micro: Bundle) -> None:
     per_rate = {f"{role}_r{rate}" for role in ("control", "synthesis") for rate in (0, 1)}
     assert set(selection.decoding_graphs(micro, (2,))) == per_rate | {"unet_step", "vae_decoder"}
-    only_two = [dataclasses.replace(rate, step_tables={rate.schedule: Path()}) for rate in micro.rates]
-    limited = dataclasses.replace(micro, rates=tuple(only_two))
+    limited = dataclasses.replace(micro, rates=tuple(map(with_one_schedule, micro.rates)))
     assert "control_r1" not in selection.decoding_graphs(limited, (2,))
     with pytest.raises(ExportError, match=r"no rate for 3 steps; its rates take 2, 5\..*--steps"):
         selection.decoding_graphs(micro, (3,))

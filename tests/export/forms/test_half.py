@@ -13,12 +13,14 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 
 from rdeic_export.fold import attention, text
 from rdeic_export.modules.config import UNetConfig, VaeConfig
-from rdeic_export.modules.unet import UNet
+from rdeic_export.modules.unet import Stage, UNet
 from rdeic_export.modules.vae import Vae
 from rdeic_export.plans.builder import Request
 
@@ -84,8 +86,12 @@ def block(tmp_path_factory: pytest.TempPathFactory) -> Block:
     torch.manual_seed(0)
     network = UNet(SD21_TRANSFORMER, 4).eval().requires_grad_(False)
     text.fold(network, torch.randn(1, 77, 32))
-    transformer = network.input_blocks[1][1]
+    stage = network.input_blocks[1]
+    assert isinstance(stage, Stage)
+    transformer = stage[1]
+    assert isinstance(transformer, Transformer2DModel)
     inner = transformer.transformer_blocks[0]
+    assert isinstance(inner, BasicTransformerBlock) and isinstance(inner.norm3, nn.LayerNorm)
     inner.norm3.weight.mul_(120.0)
     transformer.proj_in.weight.mul_(1e4)
     largest: dict[str, float] = {}

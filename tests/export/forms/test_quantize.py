@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -245,8 +246,8 @@ def write_for_cpus(source: Path, folder: Path, ranges: Ranges, steps: tuple[int,
 
 def compared(reference: Codec, candidate: Codec, photos: list[Path], limit_db: float) -> fidelity.FidelityReport:
     files = fidelity.encode(reference, photos, [rate.index for rate in reference.bundle.rates])
-    images = [fidelity.decode(codec, files) for codec in (reference, candidate)]
-    return fidelity.compare("int8-cpu", files, *images, limit_db)
+    wanted, got = (fidelity.decode(codec, files) for codec in (reference, candidate))
+    return fidelity.compare("int8-cpu", files, wanted, got, limit_db)
 
 
 def run_without_vnni(program: str, folder: Path) -> None:
@@ -281,7 +282,8 @@ def test_openvino_on_a_cpu_without_vnni_stays_near_float32(
     # Not a whole decode, which takes minutes; this is the graph with a Concat before a layer in 8 bits.
     source, run = embedded_bundle / "control_r1.onnx", runs["control_r1"][:1]
     quantize.run(source, tmp_path / "int8.onnx", ranges.graph("control_r1"), form="unsigned-cpu")
-    np.savez(tmp_path / "inputs.npz", **run[0])
+    inputs: dict[str, Any] = run[0]
+    np.savez(tmp_path / "inputs.npz", **inputs)
     run_without_vnni(
         """
 import pathlib, sys, numpy, openvino

@@ -9,6 +9,7 @@ key, so they are the same everywhere. To record them again, after ``test_golden.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,4 +70,5 @@ def test_every_stage_is_recorded(computed: dict[str, torch.Tensor]) -> None:
 
 
 if __name__ == "__main__":
-    np.savez(RECORDED, **{name: kept(tensor) for name, tensor in stages().items()})
+    recorded: dict[str, Any] = {name: kept(tensor) for name, tensor in stages().items()}
+    np.savez(RECORDED, **recorded)

@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -62,7 +63,7 @@ def copied(folder: Path, built: list[Plan], tmp_path: Path) -> Bundle:
     return bundles.read(tmp_path / "tiny")
 
 
-def wanted(target: Target) -> dict[str, object]:
+def wanted(target: Target) -> dict[str, Any]:
     return {"library": target.library, "version": target.version, "capability": 89, "precision": "fp16"}
 
 
@@ -98,7 +99,7 @@ def test_build_report_says_that_layers_run_in_float16(built: list[Plan]) -> None
     ],
 )
 def test_find_with_another_wish_names_the_field_and_the_command(
-    folder: Path, built: list[Plan], target: Target, change: dict[str, object], message: str
+    folder: Path, built: list[Plan], target: Target, change: dict[str, Any], message: str
 ) -> None:
     bundle = bundles.read(folder)
     with pytest.raises(BackendUnavailableError, match=rf"{message}.*python export/build_engines\.py --bundle"):

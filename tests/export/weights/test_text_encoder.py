@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 from rdeic_export.modules.config import UNetConfig
 from rdeic_export.weights import text_encoder
@@ -35,7 +37,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         h = self.ln_1(x)
         x = x + self.attn(h, h, h, need_weights=False, attn_mask=mask)[0]
-        return x + self.mlp["c_proj"](nn.functional.gelu(self.mlp["c_fc"](self.ln_2(x))))
+        out: Tensor = x + self.mlp["c_proj"](nn.functional.gelu(self.mlp["c_fc"](self.ln_2(x))))
+        return out
 
 
 class OpenClipText(nn.Module):
@@ -51,10 +54,15 @@ class OpenClipText(nn.Module):
         self.transformer = nn.ModuleDict({"resblocks": blocks})
         self.ln_final = nn.LayerNorm(WIDTH)
 
+    def blocks(self) -> list[Block]:
+        resblocks = self.transformer["resblocks"]
+        assert isinstance(resblocks, nn.ModuleList)
+        return [cast(Block, block) for block in resblocks]
+
     def penultimate(self, tokens: Tensor) -> Tensor:
         mask = torch.full((TOKENS, TOKENS), float("-inf")).triu(1)
         x = self.token_embedding(tokens) + self.positional_embedding
-        for block in self.transformer["resblocks"][:-1]:
+        for block in self.blocks()[:-1]:
             x = block(x, mask)
         out: Tensor = self.ln_final(x)
         return out
@@ -91,7 +99,8 @@ def folder(tower: OpenClipText, path: Path) -> Path:
     model = CLIPTextModel(config)
     model.embeddings.token_embedding.weight.data.copy_(tower.token_embedding.weight)
     model.embeddings.position_embedding.weight.data.copy_(tower.positional_embedding)
-    for ours, theirs in zip(tower.transformer["resblocks"], model.encoder.layers, strict=False):
+    for ours, theirs in zip(tower.blocks(), model.encoder.layers, strict=False):
+        assert isinstance(theirs, CLIPEncoderLayer)
         for index, name in enumerate("qkv"):
             rows = slice(index * WIDTH, (index + 1) * WIDTH)
             projection = getattr(theirs.self_attn, f"{name}_proj")
@@ -143,7 +152,9 @@ def test_context_last_block_is_not_used_the_one_before_is(tower: OpenClipText, t
     for index, used in ((2, False), (1, True)):
         changed = OpenClipText().requires_grad_(False)
         changed.load_state_dict(tower.state_dict())
-        changed.transformer["resblocks"][index].mlp["c_proj"].bias.add_(torch.randn(WIDTH))
+        projection = changed.blocks()[index].mlp["c_proj"]
+        assert isinstance(projection, nn.Linear)
+        projection.bias.add_(torch.randn(WIDTH))
         after = text_encoder.context(checkpoint(changed, tmp_path / f"{index}.ckpt"), "", CONFIG)
         assert torch.equal(before, after) is not used
 

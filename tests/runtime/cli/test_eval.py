@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from rdeic_eval import reference_codecs, run
+from rdeic_eval import metrics, reference_codecs
 from rdeic_rt.cli import eval as eval_verb
 from rdeic_rt.codec import Codec
 
@@ -84,7 +84,7 @@ def test_eval_interrupted_says_so_and_writes_nothing(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run.Judge, "scores", interrupt)
+    monkeypatch.setattr(metrics.Judge, "scores", interrupt)
     assert command(*QUICK, photos / "c.png", "--json", "all.json") == 130
     said = capsys.readouterr()
     assert (said.out, said.err) == ("", "rdeic-rt: interrupted\n")
