@@ -405,7 +405,7 @@ def test_compiled_kernels_are_kept_beside_the_plan_and_used_again(tensorrt: Any,
     decode_thrice()
     kept = caches(planned)
     assert sorted(kept) == [
-        f"{name}-Fake_GPU_13_0.kernels" for name in ("weighted_sum", "control", "synthesis", "unet_step", "vae_decoder")
+        f"{name}-Fake_GPU_13_0.kernels" for name in ("control", "synthesis", "unet_step", "vae_decoder", "weighted_sum")
     ]
     decode_thrice()
     assert all(now.startswith(kept[name]) for name, now in caches(planned).items())
