@@ -1,5 +1,5 @@
-// Graphs in every form that is known to reach outside of a bundle: those that tests/conformance/hostile_graphs.py made, and files
-// that change.
+// Graphs in every form that is known to reach outside of a bundle: those that tests/conformance/hostile_graphs.py made,
+// and files that change.
 
 #include "graph_file.h"
 
