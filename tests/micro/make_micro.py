@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from rdeic_export.modules.config import (
     CompressionConfig,
@@ -59,15 +60,22 @@ def seeded(shape: tuple[int, ...], key: str) -> torch.Tensor:
     return torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
 
 
-def model(seed: int = 0, config: ModelConfig = MICRO) -> RdeicModel:
-    """Return a micro model with stable random weights that keep activations near unit variance."""
-    network = RdeicModel(config)
+def randomise(network: nn.Module, seed: int) -> None:
+    """Fill a network with stable random weights that keep activations near unit variance."""
     for key, value in network.state_dict().items():
         noise = seeded(tuple(value.shape), f"{seed}:{key}")
         fan_in = max(1, value[0].numel()) if value.dim() > 1 else 16
         is_norm = "norm" in key and key.endswith("weight")
         value.copy_(1 + 0.1 * noise if is_norm else noise / fan_in**0.5)
+
+
+def model(seed: int = 0, config: ModelConfig = MICRO) -> RdeicModel:
+    """Return a micro model with stable random weights that keep activations near unit variance."""
+    network = RdeicModel(config)
+    randomise(network, seed)
+    for key, value in network.state_dict().items():
         if "gain" in key:  # coarser from rate to rate
+            noise = seeded(tuple(value.shape), f"{seed}:{key}")
             value.copy_(torch.tensor([1.0, 0.3, -0.4])[:, None] * (-1 if "inverse" in key else 1) + 0.1 * noise)
     network.codec.quantize.embedding.weight.data.mul_(network.codec.config.hyper_channels**0.5)
     return network.eval().requires_grad_(False)

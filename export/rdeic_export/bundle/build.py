@@ -40,6 +40,7 @@ from ..photos import photos_in
 from ..verify import exported
 from ..weights import checkpoint, recipe
 from ..weights.recipe import RateRecipe, Recipe
+from ..weights.state import TORCH_SUFFIXES
 from . import preference, staging
 from .staging import Staging
 
@@ -313,7 +314,7 @@ def _digest(path: Path) -> str:
     """Return a SHA-256 over a file of weights, or over those of a folder."""
     if not path.is_dir():
         return checkpoint.sha256(path)
-    files = sorted(p for p in path.rglob("*") if p.suffix in {".safetensors", *checkpoint.TORCH_SUFFIXES})
+    files = sorted(p for p in path.rglob("*") if p.suffix in {".safetensors", *TORCH_SUFFIXES})
     return hashlib.sha256("".join(map(checkpoint.sha256, files)).encode()).hexdigest()
 
 

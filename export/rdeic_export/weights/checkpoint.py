@@ -10,27 +10,22 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rdeic_rt.errors import ExportError
 
 from ..modules.config import ModelConfig, VaeConfig
 from ..modules.model import RdeicModel
-from . import architecture
-
-State = dict[str, Tensor]
+from . import architecture, released_names
+from .state import listed, read_state, take
 
 # Keys under our prefixes that carry no weights: buffers recomputed from the method, and training statistics.
 IGNORED = re.compile(r"preprocess_model\.(gaussian_conditional\..*|quantize\.embed_prob)$")
 SCALE_LIST = "control_model.scale_list"  # gain of each connection; 1 in the release
-TORCH_SUFFIXES = {".ckpt", ".pt", ".pth", ".bin"}
-# Problems that one error lists; a checkpoint of another model has hundreds.
-LISTED_PROBLEMS = 8
 
 # Released checkpoints say in their name what they were trained for: rdeic_<lambda_r>_step<L>.ckpt.
 _RELEASED_FILE = re.compile(r"rdeic_(?P<lambda_r>\d+(?:\.\d+)?)_step(?P<n_steps>\d+)")
@@ -43,32 +38,6 @@ _RENAMES_CODEC = [
     (r"^codec\.channel_context\.(\d+)\.", r"preprocess_model.channel_context.\1.fushion."),
     (r"^codec\.(entropy_parameters_\w+)\.(\d+)\.", r"preprocess_model.\1.\2.fusion."),
     (r"^codec\.", "preprocess_model."),
-]
-_RENAMES_UNET = [
-    (r"\.time_embed\.mlp\.linear_1\.", ".time_embed.0."),
-    (r"\.time_embed\.mlp\.linear_2\.", ".time_embed.2."),
-    (r"(input_blocks\.\d+\.0)\.conv\.", r"\1.op."),
-    (r"((?:put_blocks|middle_block)(?:\.\d+)+)\.norm1\.", r"\1.in_layers.0."),
-    (r"\.conv1\.", ".in_layers.2."),
-    (r"\.time_emb_proj\.", ".emb_layers.1."),
-    (r"((?:put_blocks|middle_block)(?:\.\d+)+)\.norm2\.", r"\1.out_layers.0."),
-    (r"\.conv2\.", ".out_layers.3."),
-    (r"\.conv_shortcut\.", ".skip_connection."),
-]
-_RENAMES_VAE = [
-    (r"^vae\.kl\.", "first_stage_model."),
-    (r"down_blocks\.(\d+)\.resnets\.(\d+)\.", r"down.\1.block.\2."),
-    (r"down_blocks\.(\d+)\.downsamplers\.0\.", r"down.\1.downsample."),
-    (r"up_blocks\.(\d+)\.resnets\.(\d+)\.", r"up.\1.block.\2."),
-    (r"up_blocks\.(\d+)\.upsamplers\.0\.", r"up.\1.upsample."),
-    (r"mid_block\.resnets\.0\.", "mid.block_1."),
-    (r"mid_block\.resnets\.1\.", "mid.block_2."),
-    (r"mid_block\.attentions\.0\.", "mid.attn_1."),
-    (r"attn_1\.group_norm\.", "attn_1.norm."),
-    (r"attn_1\.to_([qkv])\.", r"attn_1.\1."),
-    (r"attn_1\.to_out\.0\.", "attn_1.proj_out."),
-    (r"\.conv_shortcut\.", ".nin_shortcut."),
-    (r"\.conv_norm_out\.", ".norm_out."),
 ]
 
 
@@ -113,34 +82,6 @@ def load(config: ModelConfig, rdeic: Path, stable_diffusion: Path, context: Tens
     return model.eval().requires_grad_(False)
 
 
-def listed(where: str, problems: Sequence[str]) -> str:
-    """Return one line: where the problems are, how many there are, and the first of them."""
-    if len(problems) == 1:
-        return f"{where}: {problems[0]}"
-    more = f", the first {LISTED_PROBLEMS}" if len(problems) > LISTED_PROBLEMS else ""
-    return f"{where}: {len(problems)} problems{more}: {'; '.join(problems[:LISTED_PROBLEMS])}"
-
-
-def read_state(path: Path) -> State:
-    """Return the tensors of a safetensors or torch file; nothing in it is executed.
-
-    Tensors of a file are mapped, not read: memory is used where they are.
-
-    Raises:
-        ExportError: the file is absent, unreadable or holds more than tensors.
-    """
-    try:
-        if path.suffix in TORCH_SUFFIXES:
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            state = loaded.get("state_dict", loaded)
-        else:
-            state = load_file(path)
-        return {key: value for key, value in state.items() if isinstance(value, Tensor)}
-    except Exception as error:  # torch and safetensors raise a dozen unrelated types for a bad file
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ExportError(f"{path}: not a readable checkpoint ({reason}). Fetch it again.") from error
-
-
 def n_steps_from_name(path: Path) -> int | None:
     """Return L, which a released checkpoint is trained for, from its name; None if it has another kind of name."""
     match = _RELEASED_FILE.match(path.name)
@@ -167,17 +108,16 @@ def released_key(key: str, config: ModelConfig) -> str:
         config: decides how many connections and VAE levels there are.
     """
     if key.startswith("codec."):
-        return _rename(key, _RENAMES_CODEC)
+        return released_names.renamed(key, _RENAMES_CODEC)
     if key.startswith("vae."):
-        renamed = _rename(key, _RENAMES_VAE)
         assert isinstance(config.vae, VaeConfig)  # what has a released layout has a trained autoencoder
-        levels = len(config.vae.channels)
-        return re.sub(r"\.up\.(\d+)\.", lambda m: f".up.{levels - 1 - int(m[1])}.", renamed)
+        path = key.removeprefix("vae.kl.")
+        return "first_stage_model." + released_names.autoencoder_key(path, len(config.vae.channels))
     if key.startswith("control.connections."):
         _, _, index, kind = key.split(".")
         return f"control_model.{_connection(int(index), config)}.{kind}"
     prefix, owner = ("control", "control_model.control_model") if key.startswith("control.") else ("unet", _UNET)
-    return owner + _rename(key, _RENAMES_UNET).removeprefix(prefix)
+    return owner + released_names.renamed(key, released_names.UNET).removeprefix(prefix)
 
 
 _UNET = "model.diffusion_model"
@@ -238,34 +178,11 @@ def _take(
     name_in_source: Callable[[str], str],
     problems: list[str],
 ) -> None:
-    """Copy the parameters under ``prefixes`` from the source, adding what does not fit to ``problems``."""
+    """Copy the parameters under ``prefixes`` from the source; keys of networks that we have no part of may stay."""
     wanted = {name_in_source(k): v for k, v in model.state_dict().items() if k.startswith(prefixes)}
     roots = tuple({name.split(".")[0] + "." for name in wanted})
-    for name in sorted(wanted.keys() - source.keys()):
-        problems.append(f"{path.name}: missing {name} {list(wanted[name].shape)}")
-    for name in sorted(source.keys() - wanted.keys()):
-        if name.startswith(roots) and not IGNORED.match(name):
-            problems.append(f"{path.name}: unexpected {name} {list(source[name].shape)}")
-    for name in sorted(wanted.keys() & source.keys()):
-        target, value = wanted[name], source[name]
-        if value.shape != target.shape and _squeezed(value) != _squeezed(target):
-            problems.append(f"{path.name}: {name} has shape {list(value.shape)}, expected {list(target.shape)}")
-        else:
-            target.copy_(value.reshape(target.shape))
-
-
-def _squeezed(tensor: Tensor) -> list[int]:
-    """Shape without trailing ones: a 1x1 convolution and a linear layer hold the same weights."""
-    shape = list(tensor.shape)
-    while shape and shape[-1] == 1:
-        shape.pop()
-    return shape
-
-
-def _rename(key: str, rules: list[tuple[str, str]]) -> str:
-    for pattern, replacement in rules:
-        key = re.sub(pattern, replacement, key)
-    return key
+    owned = {k: v for k, v in source.items() if k in wanted or (k.startswith(roots) and not IGNORED.match(k))}
+    take(wanted, owned, path.name, problems)
 
 
 def _connection(index: int, config: ModelConfig) -> str:

@@ -41,6 +41,7 @@ from rdeic_rt.errors import ExportError
 from ..modules.config import SD21, TINY, TINY_2, ModelConfig, UNetConfig
 from ..modules.model import RdeicModel
 from . import checkpoint
+from .state import listed, read_state
 
 MODELS = {config.name: config for config in (SD21, TINY, TINY_2)}
 OWN, RELEASED, RANDOM = "rdeic-rt", "released", "random"
@@ -223,7 +224,7 @@ def _own_model(recipe: Recipe, rate: RateRecipe) -> RdeicModel:
     model = RdeicModel(recipe.config)
     state = {}
     for path in (*recipe.base, *([rate.weights] if rate.weights else [])):
-        state.update(checkpoint.read_state(path))
+        state.update(read_state(path))
     wanted = model.state_dict()
     problems = [f"missing {k}" for k in sorted(wanted.keys() - state.keys())]
     problems += [f"unexpected {k}" for k in sorted(state.keys() - wanted.keys())]
@@ -233,14 +234,14 @@ def _own_model(recipe: Recipe, rate: RateRecipe) -> RdeicModel:
         if state[k].shape != wanted[k].shape
     ]
     if problems:
-        raise ExportError(checkpoint.listed(f"{rate.weights or recipe.base[-1]}", problems))
+        raise ExportError(listed(f"{rate.weights or recipe.base[-1]}", problems))
     model.load_state_dict(state)
     return model
 
 
 def _released_model(recipe: Recipe, rate: RateRecipe) -> RdeicModel:
     if recipe.context:
-        texts = checkpoint.read_state(recipe.context)
+        texts = read_state(recipe.context)
         if "context" not in texts:
             raise ExportError(f"{recipe.context}: no tensor 'context', only {', '.join(sorted(texts))}")
         context = texts["context"]

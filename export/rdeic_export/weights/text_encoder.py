@@ -24,7 +24,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from rdeic_rt.errors import ExportError
 
 from ..modules.config import UNetConfig
-from .checkpoint import State, listed, read_state
+from .state import State, listed, read_state
 
 OPENCLIP = "cond_stage_model.model."
 HEAD_WIDTH = 64  # of every OpenCLIP text tower; the checkpoint does not say

@@ -18,6 +18,7 @@ from torch import Tensor
 from rdeic_export.modules.config import SD21, VaeConfig
 from rdeic_export.modules.model import RdeicModel
 from rdeic_export.weights import checkpoint, recipe
+from rdeic_export.weights.state import read_state
 from rdeic_rt.errors import ExportError
 from tests.micro import make_micro
 
@@ -188,17 +189,18 @@ class Payload:
         return Path.touch, (Path("executed"),)  # type: ignore[return-value]
 
 
-def test_read_state_pickle_that_executes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["evil.ckpt", "evil.pth", "evil.pth.tar"])
+def test_read_state_pickle_that_executes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("evil.ckpt").write_bytes(pickle.dumps(Payload()))
+    Path(name).write_bytes(pickle.dumps(Payload()))
     with pytest.raises(ExportError, match="not a readable checkpoint"):
-        checkpoint.read_state(Path("evil.ckpt"))
+        read_state(Path(name))
     assert not Path("executed").exists()
 
 
 def test_read_state_absent_file_names_it(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"nothing\.ckpt"):
-        checkpoint.read_state(tmp_path / "nothing.ckpt")
+        read_state(tmp_path / "nothing.ckpt")
 
 
 @torch.no_grad()

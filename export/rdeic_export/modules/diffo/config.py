@@ -1,0 +1,203 @@
+"""The configuration the DiffO networks are built from, with the full-size and the small model as values of it.
+
+Sizes of the full model are those of the released configuration (Freemasti/DiffO, commit dd56f49).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+Mask = Literal["released", "textbook"]
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """Encoder and decoder of residual blocks: of images (VQGAN) or of latents.
+
+    Attributes:
+        in_channels: channels of what is encoded and decoded, before ``pixel_unshuffle``.
+        stem_channels: width of the encoder's first convolution.
+        channels: width of each resolution level, finest first.
+        attention_levels: which levels have attention after every residual block.
+        z_channels: channels between the convolutions that end the encoder and begin the decoder.
+        embed_dim: channels of the encoder's result, behind a 1x1 convolution.
+        layers_per_block: residual blocks per encoder level (the decoder has one more).
+        mid_attention: whether the middle block has attention.
+        norm_groups: groups of every GroupNorm.
+        pixel_unshuffle: space-to-depth factor applied to the input first; 1 leaves it alone.
+    """
+
+    in_channels: int
+    stem_channels: int
+    channels: tuple[int, ...]
+    attention_levels: tuple[bool, ...]
+    z_channels: int
+    embed_dim: int
+    layers_per_block: int = 2
+    mid_attention: bool = True
+    norm_groups: int = 32
+    pixel_unshuffle: int = 1
+
+    def __post_init__(self) -> None:
+        if len(self.attention_levels) != len(self.channels):
+            raise ValueError(f"{len(self.attention_levels)} attention levels for {len(self.channels)} levels")
+
+    @property
+    def factor(self) -> int:
+        """Positions of the input per position of the result along one side."""
+        return int(self.pixel_unshuffle * 2 ** (len(self.channels) - 1))
+
+
+@dataclass(frozen=True)
+class SwinUNetConfig:
+    """The denoiser: a UNet of residual blocks with a Swin layer in the first block of every level.
+
+    Attributes:
+        channels: width of each resolution level, finest first.
+        layers_per_block: residual blocks of each encoder level (the decoder has one more).
+        windows: side of the attention windows of each level; the middle has that of the last.
+        hint_channels: channels that the condition z_y is reduced to.
+        swin_dim: width inside the Swin layers.
+        head_dim: width of one attention head.
+        mlp_ratio: hidden width of a Swin block's perceptron over ``swin_dim``.
+        norm_groups: groups of every GroupNorm.
+        mask: which tokens of a shifted window see each other, see `swin.regions`. Released weights need theirs.
+    """
+
+    channels: tuple[int, ...] = (160, 320, 320, 640)
+    layers_per_block: tuple[int, ...] = (2, 2, 2, 2)
+    windows: tuple[int, ...] = (4, 4, 4, 2)
+    hint_channels: int = 64
+    swin_dim: int = 192
+    head_dim: int = 32
+    mlp_ratio: int = 4
+    norm_groups: int = 32
+    mask: Mask = "released"
+
+    def __post_init__(self) -> None:
+        if not len(self.channels) == len(self.layers_per_block) == len(self.windows):
+            raise ValueError(
+                f"{len(self.channels)} channels, {len(self.layers_per_block)} layers_per_block and "
+                f"{len(self.windows)} windows; each needs one entry a level"
+            )
+
+    @property
+    def time_dim(self) -> int:
+        """Width of the time embedding."""
+        return 4 * self.channels[0]
+
+    @property
+    def multiple(self) -> int:
+        """Sides of the latent are a multiple of this, so that windows of every level are whole."""
+        return math.lcm(*(window * 2**level for level, window in enumerate(self.windows)))
+
+
+@dataclass(frozen=True)
+class ResShiftConfig:
+    """Noise schedule of ResShift (arXiv 2307.12348), with sqrt(eta) growing exponentially.
+
+    Attributes:
+        kappa: noise over residual.
+        sqrt_eta_end: sqrt(eta) of the last timestep, where decoding starts: the rate's noise level.
+        min_noise_level: bounds sqrt(eta) of timestep 0.
+        timesteps: how many the model was trained with.
+        power: bends the exponent; without effect for two timesteps.
+    """
+
+    kappa: float = 2.0
+    sqrt_eta_end: float = 0.8
+    min_noise_level: float = 0.04
+    timesteps: int = 2
+    power: float = 0.3
+
+
+@dataclass(frozen=True)
+class DiffoConfig:
+    """Everything that defines the networks of one DiffO model.
+
+    Attributes:
+        name: of the model.
+        vqgan: image to z_start and back; frozen.
+        latent: z_start to z_e, and the code vectors back to z_y_start.
+        unet: (z_t, z_y) to z_0.
+        codebook_size: K, number of code vectors: what a rate is chosen by.
+        diffusion: noise schedule.
+    """
+
+    name: str
+    vqgan: AutoencoderConfig
+    latent: AutoencoderConfig
+    unet: SwinUNetConfig = field(default_factory=SwinUNetConfig)
+    codebook_size: int = 256
+    diffusion: ResShiftConfig = field(default_factory=ResShiftConfig)
+
+    def __post_init__(self) -> None:
+        if not self.vqgan.embed_dim == self.latent.in_channels == self.latent.embed_dim:
+            raise ValueError(
+                f"{self.name}: VQGAN latents have {self.vqgan.embed_dim} channels, the latent autoencoder reads "
+                f"{self.latent.in_channels} and its codes have {self.latent.embed_dim}; they must be equal"
+            )
+        if self.latent.factor not in (1, 2):
+            raise ValueError(f"{self.name}: codes at 1/{self.latent.factor} of the latent; the UNet reads 1/1 or 1/2")
+
+    @property
+    def image_multiple_px(self) -> int:
+        """Image sides are padded to a multiple of this: 256 for the released model."""
+        return self.vqgan.factor * math.lcm(self.unet.multiple, self.latent.factor)
+
+
+DIFFO = DiffoConfig(
+    name="diffo",
+    vqgan=AutoencoderConfig(
+        in_channels=3,
+        stem_channels=128,
+        channels=(128, 128, 256, 256, 512),
+        attention_levels=(False, False, False, False, True),
+        z_channels=256,
+        embed_dim=256,
+    ),
+    latent=AutoencoderConfig(
+        in_channels=256, stem_channels=128, channels=(512,), attention_levels=(True,), z_channels=256, embed_dim=256
+    ),
+)
+
+# Small enough for a CPU: as in the embedded RDEIC model, convolutions of the VQGAN run at 1/4 resolution or below, and
+# no attention is global. Weights are our own, so windows are masked as Swin describes it.
+DIFFO_TINY = DiffoConfig(
+    name="diffo-tiny",
+    vqgan=AutoencoderConfig(
+        in_channels=3,
+        stem_channels=64,
+        channels=(64, 128, 128),
+        attention_levels=(False, False, False),
+        z_channels=32,
+        embed_dim=32,
+        layers_per_block=1,
+        mid_attention=False,
+        norm_groups=16,
+        pixel_unshuffle=4,
+    ),
+    latent=AutoencoderConfig(
+        in_channels=32,
+        stem_channels=64,
+        channels=(128,),
+        attention_levels=(False,),
+        z_channels=32,
+        embed_dim=32,
+        layers_per_block=1,
+        mid_attention=False,
+        norm_groups=16,
+    ),
+    unet=SwinUNetConfig(
+        channels=(64, 128),
+        layers_per_block=(1, 1),
+        windows=(4, 2),
+        hint_channels=32,
+        swin_dim=64,
+        head_dim=16,
+        norm_groups=16,
+        mask="textbook",
+    ),
+)
