@@ -279,13 +279,11 @@ class Codec:
         encode = partial(self.encode, rate=rate, target_bytes=target_bytes, target_bpp=target_bpp)
 
         def read(source: ImageSource) -> bytes:
-            if isinstance(source, str | Path):
-                image, metadata = pixels.read_image(source, self._limits)
-            elif isinstance(source, bytes | bytearray | memoryview) or hasattr(source, "read"):
-                content = pipeline.content_of(source, self._limits.max_file_bytes)
-                image, metadata = pixels.read_image(BytesIO(content), self._limits)
-            else:
+            if isinstance(source, bytes | bytearray | memoryview):
+                source = BytesIO(source)
+            if not isinstance(source, str | Path) and not hasattr(source, "read"):
                 return encode(source)
+            image, metadata = pixels.read_image(source, self._limits)
             return encode(image, metadata=metadata)
 
         return pipeline.in_order(sources, read, lambda data: data, workers, on_error)

@@ -36,9 +36,13 @@ class Progress:
     def begin(self, part: str, *, again: bool = False) -> None:
         """Tell of a part that begins; ``again``: of a further piece of the one that began last.
 
+        Of more parts than there are nothing is told: a backend that records runs all of them once more.
+
         Raises:
             CancelledError: the token is set.
         """
+        if self._done == self.total and not again:
+            return
         if self.cancel is not None and self.cancel.is_set():
             raise CancelledError("cancelled by the caller")
         if self.on_progress is not None:

@@ -65,15 +65,7 @@ class Hyperprior:
 
     @staticmethod
     def load(arrays: Arrays, threads: int | None = None) -> Hyperprior:
-        """Return the model in these arrays (docs/format.md, "Arrays of the entropy model").
-
-        Args:
-            arrays: name -> array, all of the .npz file.
-            threads: for the matrix products; None for one per core.
-
-        Raises:
-            BundleCorruptError: an array is missing, unknown, or holds what it must not.
-        """
+        """Return the model in these arrays; arguments and errors as for `entropy.load`."""
         reader = ArrayReader(arrays)
         reader.number("version", VERSION, VERSION)
         widths = reader.take("slices", np.int32, (None,))

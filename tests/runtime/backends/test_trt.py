@@ -134,6 +134,20 @@ def test_decode_to_the_device_waits_for_nothing(tensorrt: Any, cuda: FakeCuda, p
     assert cuda.calls["cudaGraphLaunch"] == 4
 
 
+def test_progress_is_told_once_of_each_part_also_while_it_is_recorded(
+    tensorrt: Any, cuda: FakeCuda, planned: Path
+) -> None:
+    codec = rdeic_rt.load(planned, backend="tensorrt")
+    told: list[list[tuple[str, int, int]]] = [[], [], []]
+    for parts in told:
+        codec.decode(latents(SIZES[0]), DecodeOptions(on_progress=lambda *part, parts=parts: parts.append(part)))
+    assert cuda.calls["cudaGraphLaunch"] == 1
+    assert (
+        told[0] == told[1] == [("synthesis", 0, 4), ("denoise", 1, 4), ("denoise", 2, 4), ("vae", 3, 4), ("done", 4, 4)]
+    )
+    assert told[2] == [("done", 4, 4)]
+
+
 def test_decode_on_the_stream_of_the_user(tensorrt: Any, cuda: FakeCuda, planned: Path) -> None:
     _, stream = cuda.cudaStreamCreateWithFlags(0)
     assert_alike(planned, rdeic_rt.load(planned, backend="tensorrt", stream=stream), SIZES[:2] * 3)
