@@ -108,7 +108,7 @@ class Levels:
 
     Attributes:
         count: of levels.
-        file: .npz with the rows that the graphs read, one array a role and one row a level, see `loading.level_rows`.
+        file: .npz with the rows that the graphs read, one array a role and one row a level, see `loading.Loaded`.
     """
 
     count: int
