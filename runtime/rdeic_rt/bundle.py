@@ -25,7 +25,7 @@ from .bundle_file import BundleFile
 from .bundle_search import MANIFEST, find
 from .errors import BundleCorruptError, BundleError, BundleNotFoundError
 from .families import Family
-from .manifest import LEVEL, Bundle, GraphSpec, Levels, Rate
+from .manifest import LEVEL, STEP, Bundle, GraphSpec, Levels, Rate
 from .schedule import Schedule
 from .tensor_spec import TensorSpec
 
@@ -34,7 +34,7 @@ SCHEMA = 2
 # One relative POSIX path: no drive, no backslash, no empty, "." or ".." part, nothing unprintable.
 _SAFE_PATH = re.compile(r"(?!\.{1,2}(?:/|\Z))[\w.@+ -]+(?:/(?!\.{1,2}(?:/|\Z))[\w.@+ -]+)*\Z", re.ASCII)
 # Inputs that are a row of numbers, [1, D].
-_ROWS = ("step", LEVEL)
+_ROWS = (STEP, LEVEL)
 
 
 def load(source: str | Path | None = None, *, verify: bool = True) -> Bundle:
@@ -264,12 +264,17 @@ class _Reader:
             raise self._error(f"{where}: it has a level, but the bundle has none")
         self._check_roles(where, entry["graphs"], family, graphs, levels)
         schedule, tables = entry.get("schedule"), entry.get("step_tables", {})
-        if family.has_steps != (schedule is not None) or family.has_steps != bool(tables):
-            needs = "needs" if family.has_steps else "has no use for"
-            raise self._error(f"{where}: family {family.name!r} {needs} a schedule and step tables")
+        has_tables = any(STEP in role.inputs for role in family.roles.values())
+        for needed, given, what in (
+            (family.has_steps, schedule is not None, "a schedule"),
+            (has_tables, bool(tables), "step tables"),
+        ):
+            if needed != given:
+                needs = "needs" if needed else "has no use for"
+                raise self._error(f"{where}: family {family.name!r} {needs} {what}")
         for name in [] if schedule is None else [schedule, *tables]:
             self._known(name, schedules, f"{where}: schedule")
-        if schedule is not None and schedule not in tables:
+        if has_tables and schedule not in tables:
             raise self._error(f"{where}: no step table for its schedule {schedule!r}")
         return Rate(
             index=entry["index"],

@@ -112,6 +112,7 @@ class Codec:
         *,
         target_bytes: int | None = None,
         target_bpp: float | None = None,
+        fixed_size: bool = False,
         metadata: Metadata | None = None,
     ) -> bytes:
         """Return the image as an .rdc file; the same image, bundle and options give the same bytes.
@@ -124,16 +125,21 @@ class Codec:
             target_bytes: instead of a rate, the most bytes that the whole file may have: of the rates, or levels, with
                 which it has no more, the one of most bits per pixel is taken.
             target_bpp: the same in bits per pixel of the image.
+            fixed_size: make a file whose length follows from rate, image size and metadata alone, as
+                `fixed_size_bytes` says it, even where it could be shorter.
             metadata: ICC profile and EXIF to keep in the file; `pixels.read_image` returns an image's own.
 
         Raises:
-            ValueError: no such rate, not an image, more than one of rate and targets, or a target that is not over 0.
+            ValueError: no such rate, not an image, more than one of rate and targets, a target that is not over 0, or
+                a fixed size of a rate that has none.
             ImageError: with no rate is the file as small as the target.
             LimitExceededError: the image is larger than ``limits`` allow a file to say.
             BackendError: the graph could not be run.
         """
         _check_targets(rate, target_bytes, target_bpp)
         chosen = self._bundle.choose_rate(rate)
+        if fixed_size:
+            self.fixed_size_bytes(Size(1, 1), rate)
         with timing.stage("pixels"):
             rgb = pixels.as_rgb(image)
             size = Size(height=rgb.shape[0], width=rgb.shape[1])
@@ -146,11 +152,29 @@ class Codec:
             key = (*graphs, "" if self._bundle.levels is None else str(candidate.number))
             if key not in coded:
                 coded[key] = self._analyse(candidate, padded)
-            return self._code(candidate, size, coded[key], metadata or Metadata())
+            return self._code(candidate, size, coded[key], metadata or Metadata(), fixed_size)
 
         if target_bytes is None and target_bpp is None:
             return encode_at(chosen)
         return target_size.best(self._bundle, encode_at, _most_bytes(size, target_bytes, target_bpp), size)
+
+    def fixed_size_bytes(self, size: Size, rate: float | None = None) -> int:
+        """Return how long a file of an image of this size is that `encode` makes with ``fixed_size``.
+
+        Without metadata, which adds its own length. ``rate``: as for `encode`.
+
+        Raises:
+            ValueError: no such rate, or how long its files are depends on what is in the image.
+        """
+        chosen = self._bundle.choose_rate(rate)
+        n_bytes = self._loaded.entropy_models[chosen.entropy].fixed_bytes(self._latent_shapes(chosen, size))
+        if n_bytes is None:
+            raise ValueError(
+                f"rate {chosen.index} of bundle {self._bundle.name!r} has no files of a fixed size: how long they are "
+                "depends on what is in the image. Give a target instead"
+            )
+        header = Header(size=size, model_id=chosen.model_id, rate=chosen.number, z_is_plain=True)
+        return len(container.pack(header, bytes(n_bytes), b""))
 
     def _analyse(self, rate: Rate, padded: NDArray[np.uint8]) -> _Coded:
         """Return the tensors that are to be coded of a padded image."""
@@ -161,11 +185,11 @@ class Codec:
             values = at.run(("encode", rate.index), partial(_call, family.encode, encoder), given)
             return {name: at.get(value) for name, value in zip(family.coded, values, strict=True)}
 
-    def _code(self, rate: Rate, size: Size, coded: _Coded, metadata: Metadata) -> bytes:
+    def _code(self, rate: Rate, size: Size, coded: _Coded, metadata: Metadata, fixed_size: bool) -> bytes:
         """Return the file that holds these tensors at a rate."""
         model = self._loaded.entropy_models[rate.entropy]
         with timing.stage("entropy"):
-            encoded = model.encode(coded, bit_worth=rate.bit_worth)
+            encoded = model.encode(coded, bit_worth=rate.bit_worth, fixed_size=fixed_size)
         with timing.stage("container"):
             header = Header(size=size, model_id=rate.model_id, rate=rate.number, z_is_plain=encoded.z_is_plain)
             return container.pack(header, encoded.z, encoded.y, metadata)
@@ -260,6 +284,7 @@ class Codec:
         *,
         target_bytes: int | None = None,
         target_bpp: float | None = None,
+        fixed_size: bool = False,
         workers: int = 1,
         on_error: OnError | None = None,
     ) -> Iterator[tuple[ImageSource, bytes]]:
@@ -268,7 +293,7 @@ class Codec:
         Args:
             sources: images: paths, bytes of image files, or binary streams, whose metadata is kept; or anything that
                 `encode` takes. Taken ``workers`` ahead of what was yielded.
-            rate, target_bytes, target_bpp: as for `encode`.
+            rate, target_bytes, target_bpp, fixed_size: as for `encode`.
             workers: threads that read and encode.
             on_error: as for `decode_many`.
 
@@ -276,7 +301,9 @@ class Codec:
             ValueError: an option is out of range. OSError: a file cannot be read. RdeicError: as for `encode`.
         """
         _check_targets(rate, target_bytes, target_bpp)
-        encode = partial(self.encode, rate=rate, target_bytes=target_bytes, target_bpp=target_bpp)
+        encode = partial(
+            self.encode, rate=rate, target_bytes=target_bytes, target_bpp=target_bpp, fixed_size=fixed_size
+        )
 
         def read(source: ImageSource) -> bytes:
             if isinstance(source, bytes | bytearray | memoryview):

@@ -17,7 +17,7 @@ from .entropy import EntropyModel
 from .errors import BackendUnavailableError, BundleCorruptError
 from .families.base import Family, Stages
 from .lazy import Cache
-from .manifest import LEVEL, Bundle, Rate
+from .manifest import LEVEL, STEP, Bundle, Rate
 from .schedule import Schedule, float_rows, load_arrays, load_step_rows
 
 
@@ -36,7 +36,7 @@ class Loaded:
         self, bundle: Bundle, family: Family, selection: select.Selection, precision: str, threads: int | None
     ) -> None:
         # None of these refers to the codec, so that its memory is given back with the last reference to it.
-        self.entropy_models: Cache[BundleFile, EntropyModel] = Cache(partial(_entropy_model, bundle, threads))
+        self.entropy_models: Cache[BundleFile, EntropyModel] = Cache(partial(_entropy_model, bundle, family, threads))
         self.level_rows: Cache[str, NDArray[np.float32]] = Cache(partial(_level_rows, bundle))
         graphs = {
             backend: Cache(partial(_graph, bundle, backend)) for backend in (selection.backend, selection.encoder)
@@ -85,8 +85,8 @@ class RateLoader:
         widths = {}
         for role in self.bundle.decoding_roles:
             inputs = {tensor.name: tensor for tensor in self.bundle.reference(self.rate.graphs[role]).inputs}
-            if "step" in inputs:
-                widths[role] = int(inputs["step"].shape[-1])
+            if STEP in inputs:
+                widths[role] = int(inputs[STEP].shape[-1])
         return load_step_rows(self.rate.step_tables[schedule.name], schedule.n_steps, widths)
 
 
@@ -109,8 +109,11 @@ def _graph(bundle: Bundle, backend: Backend, key: tuple[str, str]) -> Graph:
         return backend.load(bundle.graphs[graph_id][form])
 
 
-def _entropy_model(bundle: Bundle, threads: int | None, file: BundleFile) -> EntropyModel:
-    """Return the entropy model in a file; BundleCorruptError if ``bundle.json`` says that it is another."""
+def _entropy_model(bundle: Bundle, family: Family, threads: int | None, file: BundleFile) -> EntropyModel:
+    """Return the entropy model in a file; BundleCorruptError if ``bundle.json`` says that it is another.
+
+    Or if a graph reads what files are decoded to on another grid than the model's.
+    """
     with timing.stage("load"):
         model = entropy.load(load_arrays(file), threads)
     wanted = {rate.model_id for rate in bundle.rates if rate.entropy == file}
@@ -119,6 +122,15 @@ def _entropy_model(bundle: Bundle, threads: int | None, file: BundleFile) -> Ent
             f"{file.path}: this is model {model.model_id.hex()}, bundle.json says "
             f"{' and '.join(m.hex() for m in wanted)}. Get the bundle again, or export it again."
         )
+    for rate in bundle.rates:
+        for name, position_px in model.position_px.items() if rate.entropy == file else ():
+            grid = bundle.reference(rate.graphs[family.latents[name]]).input(name).grid
+            graph_px = None if grid is None else bundle.size_multiple_px // grid.per_unit
+            if graph_px != position_px:
+                raise BundleCorruptError(
+                    f"{file.path}: a position of {name} is {position_px} pixels, in the graph that reads it it is "
+                    f"{graph_px}. Get the bundle again, or export it again."
+                )
     return model
 
 

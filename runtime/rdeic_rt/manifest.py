@@ -22,6 +22,8 @@ PRECISIONS = ("fp32", "fp16", "int8")
 AUTO = "auto"
 # The input of graphs that rates share: a row of numbers for each level.
 LEVEL = "level"
+# The input that stands for a timestep: a row of numbers for each step of a schedule.
+STEP = "step"
 
 
 def precision_of(form: str) -> str:

@@ -1,7 +1,8 @@
 """The rate's step table: timesteps and (a, b, c), and the rows that stand for the time embedding of each step.
 
-Every sampler is the same update, z_(n-1) = a z_n + b eps + c noise, with its scalars computed once at export. What the
-networks would compute from a timestep is a table too, one row a step (docs/bundle.md, "Step tables").
+Every sampler is the same update, z_(n-1) = a z_n + b output + c noise, with its scalars computed once at export: a
+network's output may be eps or z_0. What it would compute from a timestep is a table too, one row a step (see
+docs/bundle.md, "Step tables").
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Schedule:
 
     Attributes:
         name: its key in ``bundle.json``.
-        sampler: ``ddpm`` or ``ddim``; only for people and for choosing among schedules of one kind.
+        sampler: ``ddpm``, ``ddim`` or ``resshift``; only for people and for choosing among schedules of one kind.
         timesteps: 0..999, what the networks were told at each step.
         abar_start: abar_N in z_N = sqrt(abar_N) z_c + sqrt(1 - abar_N) eps.
         a, b, c: update coefficients of each step.

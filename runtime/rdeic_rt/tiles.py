@@ -172,8 +172,9 @@ def _axis(length: int, bound: int, unit_px: int) -> Axis:
     if length <= bound:
         return Axis(length, length, (0,), 0)
     ramp = min(OVERLAP_PX, bound // 2 // unit_px * unit_px)
-    count = -(-(length - ramp) // (bound - ramp))
-    tile = -(-(length + (count - 1) * ramp) // count // unit_px) * unit_px
+    shared = -(-ramp // unit_px) * unit_px  # as tiles begin and end at units, so does what two of them share
+    count = -(-(length - shared) // (bound - shared))
+    tile = -(-(length + (count - 1) * shared) // count // unit_px) * unit_px
     starts = tuple(index * (length - tile) // (count - 1) // unit_px * unit_px for index in range(count))
     return Axis(length, tile, starts, ramp)
 

@@ -396,8 +396,8 @@ LARGER_UNITS: dict[str, Change] = {
 UNKNOWN: dict[str, Change] = {
     "schema 1": _set("schema", value=1),
     "schema 3": _set("schema", value=3),
-    **{f"family {name!r}": _set("family", value=name) for name in ("diffo", "RDEIC", "rdeic ", "", "x" * 200)},
-    "unknown family with a field of its own": lambda _, d: d.update(family="diffo", latent={}),
+    **{f"family {name!r}": _set("family", value=name) for name in ("toy", "RDEIC", "rdeic ", "", "x" * 200)},
+    "unknown family with a field of its own": lambda _, d: d.update(family="toy", latent={}),
 }
 
 

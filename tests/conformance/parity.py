@@ -33,6 +33,7 @@ from rdeic_rt import container, errors, onnx_walk
 from rdeic_rt.codec import Codec
 
 from ..damage import CRC_BYTES, flipped, header_bytes, resealed
+from ..runtime.families import micro_diffo
 from . import damaged_bundles, hostile_graphs
 
 ROOT = Path(__file__).parents[2]
@@ -90,6 +91,7 @@ def main() -> None:
             differing += compare_bundles(args.parity, some, data, what=f"bundles: levels, a file at {number}")
         some = damaged_bundles.damage(LEVELS / "bundle", Path(folder).resolve() / "levels", args.bundles)
         differing += compare_bundles(args.parity, some, data, what="bundles: levels, damage")
+        differing += compare_indices(args.parity, Path(folder).resolve() / "diffo", args)
     differing += compare_graphs(args.parity, list(changed_graphs(args.graphs)))
     sys.exit(1 if differing else 0)
 
@@ -111,6 +113,27 @@ def compare_levels(parity: Path, photos: Path, count: int, side: int) -> int:
         + compare(parity, codec, list(damaged(golden[:1], 200)), "latents", what="levels, damaged files")
         + compare(parity, tiled, large, "pixels", what="levels in tiles", tile_px=256)
         + compare(parity, tiled, large, "preview", what="levels in tiles, previews", tile_px=256)
+    )
+
+
+def compare_indices(parity: Path, folder: Path, args: argparse.Namespace) -> int:
+    """Return how many files of a bundle that codes indices alone the two decode differently, and its bundles too."""
+    micro_diffo.write(folder / "bundle")
+    codec = rdeic_rt.load(folder / "bundle", backend="cpu", threads=1)
+    tiled = rdeic_rt.load(folder / "bundle", backend="cpu", threads=1, tile_px=256)
+    files = list(encoded(codec, args.photos, args.count, args.side))
+    photo = np.asarray(Image.open(ROOT / "tests/data/photos/astronaut.jpg").convert("RGB"))
+    files += [codec.encode(photo[:h, :w], fixed_size=fixed) for h, w in ((1, 1), (70, 65)) for fixed in (False, True)]
+    large = [tiled.encode(np.ascontiguousarray(photo[:h, :w])) for h, w in ((300, 440), (64, 500), (430, 90))]
+    made = damaged_bundles.damage(folder / "bundle", folder / "damaged", args.bundles)
+    return (
+        compare(parity, codec, files, "pixels", what="indices alone")
+        + compare(parity, codec, files, "preview", what="indices alone, previews")
+        + compare(
+            parity, codec, list(damaged(files[-2:], args.damaged)), "latents", what="indices alone, damaged files"
+        )
+        + compare(parity, tiled, large, "pixels", what="indices alone in tiles", tile_px=256)
+        + compare_bundles(parity, made, files[0], what="bundles: indices alone, damage")
     )
 
 

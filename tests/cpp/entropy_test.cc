@@ -120,8 +120,8 @@ TEST(Entropy, ModelsWithMissingUnknownOrUnfitArraysAreRefused) {
 
 TEST(Entropy, TheVersionSaysWhichModelItIs) {
   auto arrays = Arrays::read(testing::listed_file(kGolden / "bundle/entropy_r0.npz"), "entropy model").all();
-  arrays["version"].data[0] = std::byte{2};
-  expect_error(Result::kBundleCorrupt, "it has version 2, not 1. Upgrade", [&] { load(Arrays(arrays, "x")); });
+  arrays["version"].data[0] = std::byte{3};
+  expect_error(Result::kBundleCorrupt, "it has version 3, not 1 or 2. Upgrade", [&] { load(Arrays(arrays, "x")); });
 }
 
 TEST(Entropy, ShapesThatTheModelDoesNotMakeAreRefused) {
@@ -133,6 +133,39 @@ TEST(Entropy, ShapesThatTheModelDoesNotMakeAreRefused) {
       (void)model->decode({available_kernels().front(), workers}, parse(data, {}), {{"y_hat", shape}}, {});
     });
   }
+}
+
+/// Returns a model of indices alone, for 16 pixels an index, with three codes that are rarer and rarer.
+Arrays indices_alone() {
+  const auto array = [](std::initializer_list<std::int32_t> values) {
+    const auto bytes = std::as_bytes(std::span(values.begin(), values.size()));
+    return Array{DType::kInt32, {values.size()}, {bytes.begin(), bytes.end()}};
+  };
+  return Arrays(
+      {{"version", array({2})}, {"index_px", array({16})}, {"prior_masses", array({1 << 23, 1 << 22, 1 << 22})}},
+      "entropy model");
+}
+
+TEST(StaticPrior, SectionsGiveIndicesAndSomeAreRefused) {
+  const auto model = load(indices_alone());
+  EXPECT_EQ(model->position_px().at("vq_indices"), 16U);
+  Workers workers(1);
+  const auto decode = [&](std::vector<std::uint8_t> z, bool plain, std::vector<std::uint8_t> y = {}) {
+    File file;
+    file.header.z_is_plain = plain;
+    file.z = z;
+    file.y = y;
+    const Decoded decoded =
+        model->decode({available_kernels().front(), workers}, file, {{"vq_indices", {1, 1, 4}}}, {});
+    EXPECT_EQ(decoded.complete_slices, decoded.n_slices);
+    const auto found = elements<std::int64_t>(*decoded.tensors.at("vq_indices"), "vq_indices");
+    return std::vector<std::int64_t>(found.begin(), found.end());
+  };
+  EXPECT_EQ(decode({0x24}, true), std::vector<std::int64_t>({0, 2, 1, 0}));
+  EXPECT_EQ(decode({}, false), std::vector<std::int64_t>({0, 0, 0, 0}));
+  expect_error(Result::kBitstream, "index 3, but the model has 3", [&] { decode({0x27}, true); });
+  expect_error(Result::kBitstream, "y section: it has 2 bytes", [&] { decode({0x24}, true, {1, 2}); });
+  expect_error(Result::kBitstream, "", [&] { decode({0x24, 0}, true); });
 }
 
 TEST(Order, AnchorsAreWhereRowAndColumnAddUpToAnOddNumber) {

@@ -26,6 +26,19 @@ TEST(Tiles, TilesLieWhereTheDocumentSays) {
   EXPECT_EQ(tiling.columns.ramp, 128U);
 }
 
+TEST(Tiles, NeighboursShareTheRampWhateverTheUnit) {
+  for (const std::uint32_t unit : {96U, 128U, 256U}) {
+    for (std::uint32_t length = unit; length < 40 * unit; length += unit) {
+      const Axis axis = tiles_of({length, length}, 512, unit).rows;
+      EXPECT_EQ(axis.starts.back() + axis.tile, axis.length);
+      for (std::size_t i = 1; i < axis.starts.size(); ++i) {
+        EXPECT_GE(axis.starts[i - 1] + axis.tile, axis.starts[i] + axis.ramp);
+        EXPECT_GE(axis.ramp, 96U);
+      }
+    }
+  }
+}
+
 TEST(Tiles, TilesCoverThePictureAndOverlap) {
   for (std::uint32_t height = 64; height <= 2048; height += 192) {
     for (std::uint32_t width = 64; width <= 4096; width += 320) {

@@ -64,6 +64,20 @@ def plane_of(px_per_position: int, dtype: str = "float32") -> TensorSpec:
 SIZES = [(64, 64), (256, 256), (320, 512), (64, 4032), (2048, 64), (1088, 1920), (3008, 4032)]
 
 
+@pytest.mark.parametrize("unit_px", [96, 128, 256])
+@pytest.mark.parametrize("tile_px", [512, 1024])
+def test_neighbours_share_the_ramp_whatever_the_unit(unit_px: int, tile_px: int) -> None:
+    for n_units in range(1, 40):
+        length = n_units * unit_px
+        axis = tiles.tiles_of(Size(height=length, width=length), tile_px, None, unit_px).rows
+        assert axis.starts[-1] + axis.tile == length
+        assert axis.tile <= tile_px
+        assert all(number % unit_px == 0 for number in (axis.tile, *axis.starts))
+        assert len(axis.starts) == 1 or axis.ramp in (96, 128)
+        for before, start in zip(axis.starts, axis.starts[1:], strict=False):
+            assert axis.ramp <= before + axis.tile - start < axis.tile
+
+
 @pytest.mark.parametrize("largest", [None, Size(height=128, width=512), Size(height=64, width=64)])
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_grid_covers_the_image_in_equal_tiles_within_the_bounds(height: int, width: int, largest: Size | None) -> None:

@@ -84,7 +84,7 @@ def rate_overhead(codec: EntropyNetworks, model: Hyperprior, samples: Sequence[S
         total["y_bits_float"] += sum(gaussian_bits(p.y_hat - p.means, p.scales) for p in predictions)
         coded = encode(model, sample)
         total["y_bits_actual"] += 8 * len(coded.y)
-        total["z_bits_plain"] += indices.numel() * model.tables.plain_bits
+        total["z_bits_plain"] += indices.numel() * model.tables.indices.plain_bits
         total["z_bits_actual"] += 8 * len(coded.z)
         squares += [float(((x - y).double() ** 2).sum()) for x in (y_float, torch.from_numpy(coded.tensors["y_hat"]))]
         n_values += y.numel()

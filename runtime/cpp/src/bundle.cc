@@ -294,13 +294,21 @@ class ManifestReader {
     bundle_.rates.push_back(std::move(rate));
   }
 
+  /// Checks that what a family needs is there, and nothing that it does not.
+  void check_use(bool needed, bool given, const std::string& user, const char* what) const {
+    if (needed != given)
+      corrupt(user + ": family '" + family_.name() + (needed ? "' needs " : "' has no use for ") + what);
+  }
+
   void add_schedule(Rate& rate, const JsonReader& entry, const std::string& user) const {
-    if (entry.has("schedule") != family_.has_steps() || entry.has("step_tables") != family_.has_steps())
-      corrupt(user + ": family '" + family_.name() + (family_.has_steps() ? "' needs" : "' has no use for") +
-              " a schedule and step tables");
+    const bool has_tables =
+        std::ranges::any_of(family_.roles(), [](const Role& role) { return role.inputs.contains(kStepInput); });
+    check_use(family_.has_steps(), entry.has("schedule"), user, "a schedule");
+    check_use(has_tables, entry.has("step_tables"), user, "step tables");
     if (!family_.has_steps()) return;
     rate.schedule = entry.at("schedule").text();
     known(*rate.schedule, bundle_.schedules, user + ": schedule");
+    if (!has_tables) return;
     for (const auto& [name, file] : entry.at("step_tables").members(1)) {
       known(name, bundle_.schedules, user + ": schedule");
       rate.step_tables.emplace_back(name, listed(file, user + ": step table"));
@@ -481,7 +489,7 @@ const Schedule* Bundle::choose_schedule(const Rate& rate, std::uint32_t n_steps)
   }
   const Schedule& own = schedules.at(*rate.schedule);
   if (n_steps == 0 || n_steps == own.n_steps()) return &own;
-  std::set<std::size_t> choices;
+  std::set<std::size_t> choices = {own.n_steps()};
   const Schedule* found = nullptr;
   for (const auto& [schedule_name, file] : rate.step_tables) {
     const Schedule& schedule = schedules.at(schedule_name);

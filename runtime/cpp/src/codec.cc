@@ -142,7 +142,7 @@ void Codec::prepare(std::uint32_t rate_index, bool preview) {
   state_->loaded.begin(*list);
   state_->loaded.model(rate);
   state_->loaded.level_rows(rate, rate.number);
-  if (schedule != nullptr) state_->loaded.step_rows(rate, *schedule);
+  if (schedule != nullptr && !rate.step_tables.empty()) state_->loaded.step_rows(rate, *schedule);
   for (const Stage* const stage : list->stages()) {
     for (const auto& graph : stage->graphs) state_->loaded.graph(graph->spec());
   }

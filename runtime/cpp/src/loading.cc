@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <exception>
+#include <optional>
 #include <utility>
 
 #include "arrays.h"
@@ -90,8 +91,24 @@ std::shared_ptr<const entropy::Model> Loaded::model(const Rate& rate) {
            "%s: this is model %s, bundle.json says %s. Get the bundle again, or export it again",
            rate.entropy.path.c_str(), hex(model->id()).c_str(), hex(other.model_id).c_str());
     }
+    for (const Rate& other : bundle_->rates) {
+      if (other.entropy.path == rate.entropy.path) check_grids(*model, other);
+    }
     return model;
   });
+}
+
+void Loaded::check_grids(const entropy::Model& model, const Rate& rate) const {
+  for (const auto& [name, position_px] : model.position_px()) {
+    const std::string& graph_id = rate.graphs.at(bundle_->family->latents().at(name));
+    const std::optional<TensorGrid> grid = bundle_->reference(graph_id).input(name)->grid();
+    const std::size_t graph_px = grid ? bundle_->size_multiple_px / grid->per_unit : 0;
+    if (graph_px == position_px) continue;
+    fail(Result::kBundleCorrupt,
+         "%s: a position of %s is %u pixels, in the graph that reads it it is %zu. Get the bundle again, or export it "
+         "again",
+         rate.entropy.path.c_str(), name.c_str(), position_px, graph_px);
+  }
 }
 
 std::shared_ptr<const std::map<std::string, Rows>> Loaded::step_rows(const Rate& rate, const Schedule& schedule) {

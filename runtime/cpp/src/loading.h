@@ -42,6 +42,9 @@ class Loaded {
 
  private:
   LoadOnce<backends::Graph>::Make maker_of(const GraphSpec& spec) const;
+  /// Throws Error(kBundleCorrupt) if a graph of a rate reads what files are decoded to on another grid than the
+  /// model's.
+  void check_grids(const entropy::Model& model, const Rate& rate) const;
 
   const std::shared_ptr<const Bundle> bundle_;
   const std::unique_ptr<const backends::Backend> backend_;

@@ -17,8 +17,10 @@ Axis axis_of(std::size_t length, std::size_t bound, std::size_t unit) {
   if (length <= bound) return {length, length, {0}, 0};
   const auto divide_up = [](std::size_t a, std::size_t b) { return (a + b - 1) / b; };
   const std::size_t ramp = std::min<std::size_t>(kOverlapPx, bound / 2 / unit * unit);
-  const std::size_t count = divide_up(length - ramp, bound - ramp);
-  Axis axis{length, divide_up(divide_up(length + (count - 1) * ramp, count), unit) * unit, {}, ramp};
+  // As tiles begin and end at units, so does what two of them share.
+  const std::size_t shared = divide_up(ramp, unit) * unit;
+  const std::size_t count = divide_up(length - shared, bound - shared);
+  Axis axis{length, divide_up(divide_up(length + (count - 1) * shared, count), unit) * unit, {}, ramp};
   for (std::size_t i = 0; i < count; ++i) {
     axis.starts.push_back(i * (length - axis.tile) / (count - 1) / unit * unit);
   }

@@ -48,11 +48,15 @@ examples:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Encode every input; return the exit code."""
+    from ..limits import Size
+
     jobs = outputs.plan(args.inputs, args.output, SUFFIX)
     limits = options.limits_from(args)
     codec = options.codec_from(args, limits)
     try:
         codec.bundle.choose_rate(args.rate)
+        if args.fixed_size:
+            codec.fixed_size_bytes(Size(1, 1), args.rate)
     except ValueError as error:
         raise outputs.UsageError(str(error)) from None
     outputs.make_folder(jobs, args.output)
@@ -72,6 +76,7 @@ def encode_one(job: outputs.Job, codec: Codec, args: argparse.Namespace, limits:
         args.rate,
         target_bytes=args.target_size,
         target_bpp=args.target_bpp,
+        fixed_size=args.fixed_size,
         metadata=None if args.strip else metadata,
     )
     files.atomic_write(job.target, data, overwrite=not args.no_overwrite)

@@ -104,6 +104,12 @@ def add_rate_or_target(group: argparse._ArgumentGroup) -> None:
         type=file_bytes,
         help="the same, for at most N bytes, KiB (k) or MiB (M)",
     )
+    group.add_argument(
+        "--fixed-size",
+        action="store_true",
+        help="make files whose length follows from rate and image size alone, where the bundle can, even "
+        "where they could be shorter; metadata adds to it",
+    )
 
 
 def add_decoding(group: argparse._ArgumentGroup) -> None:

@@ -10,13 +10,17 @@ from types import MappingProxyType
 
 import numpy as np
 
+from . import hyperprior, static_prior
 from .arrays import ArrayReader, Arrays
 from .base import Decoded, Encoded, EntropyModel
-from .hyperprior import VERSION, Hyperprior
+from .hyperprior import Hyperprior
+from .static_prior import StaticPrior
 
 __all__ = ["MODELS", "Decoded", "Encoded", "EntropyModel", "load"]
 
-MODELS: Mapping[int, Callable[[Arrays, int | None], EntropyModel]] = MappingProxyType({VERSION: Hyperprior.load})
+MODELS: Mapping[int, Callable[[Arrays, int | None], EntropyModel]] = MappingProxyType(
+    {hyperprior.VERSION: Hyperprior.load, static_prior.VERSION: StaticPrior.load}
+)
 
 
 def load(arrays: Arrays, threads: int | None = None) -> EntropyModel:

@@ -47,15 +47,25 @@ class EntropyModel(Protocol):
     def model_id(self) -> bytes:
         """4 bytes that name it in .rdc files."""
 
-    def encode(self, tensors: Mapping[str, NDArray[Any]], *, bit_worth: float = 0.0) -> Encoded:
+    @property
+    def position_px(self) -> Mapping[str, int]:
+        """How many pixels along a side a position of a tensor stands for, by name, where the model says so."""
+
+    def fixed_bytes(self, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
+        """Return the length of both sections with ``fixed_size``, for tensors of these shapes; None if it varies."""
+
+    def encode(
+        self, tensors: Mapping[str, NDArray[Any]], *, bit_worth: float = 0.0, fixed_size: bool = False
+    ) -> Encoded:
         """Return the sections that hold these tensors, as `families.Family.coded` names them.
 
         Args:
             tensors: of one image, each with the batch as its first dimension.
             bit_worth: how much squared error a bit is worth, where the model can choose; 0 chooses the nearest.
+            fixed_size: make the sections as long as `fixed_bytes` says, even where they could be shorter.
 
         Raises:
-            ValueError: a tensor is not what the model codes (a caller's mistake).
+            ValueError: a tensor is not what the model codes, or the model has no fixed size (a caller's mistake).
         """
 
     def decode(

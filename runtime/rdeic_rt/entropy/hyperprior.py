@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BitstreamError, BundleCorruptError
+from ..errors import BundleCorruptError
 from . import arrays as arrays_module
 from .arrays import ArrayReader, Arrays
 from .base import Decoded, Encoded
@@ -28,8 +29,6 @@ from .coder import (
     GaussianTable,
     SymbolDecoder,
     SymbolEncoder,
-    pack_fixed,
-    unpack_fixed,
 )
 from .layers import WIDE_LIMIT, MatMul, matmul_of_onnxruntime
 from .nets import HyperNet, SliceNets
@@ -71,7 +70,7 @@ class Hyperprior:
         widths = reader.take("slices", np.int32, (None,))
         reader.check(widths.min() >= 1, "'slices' has a width under 1")
         tables = Tables.from_arrays(reader)
-        hyper = HyperNet.read(reader, tables.prior.size)
+        hyper = HyperNet.read(reader, tables.indices.n_codes)
         slices = tuple(SliceNets.read(reader, s, hyper.width, Y_LIMIT) for s in slices_of(tuple(widths.tolist())))
         reader.close()
         return Hyperprior(arrays_module.model_id(arrays), hyper, slices, tables, matmul_of_onnxruntime(threads))
@@ -81,17 +80,32 @@ class Hyperprior:
         """M, channels of y."""
         return self.slices[-1].slice.stop
 
-    def encode(self, tensors: Mapping[str, NDArray[Any]], *, bit_worth: float = 0.0) -> Encoded:
+    @property
+    def position_px(self) -> Mapping[str, int]:
+        """Nothing: it codes grids of any fineness."""
+        return MappingProxyType({})
+
+    def fixed_bytes(self, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
+        """Return None: how long section y is depends on what is in it."""
+        return None
+
+    def encode(
+        self, tensors: Mapping[str, NDArray[Any]], *, bit_worth: float = 0.0, fixed_size: bool = False
+    ) -> Encoded:
         """Return the sections that hold ``y``, float32 [1, M, hy, wy], and ``vq_indices``, int [1, hz, wz].
 
         Args:
             tensors: both, finite; each index in 0 ... K - 1.
             bit_worth: how much squared error of y a bit is worth: a symbol is the nearest one, or the next towards zero
                 where that saves more than it costs (rate-distortion optimised quantisation). 0 takes the nearest.
+            fixed_size: it has no such form, see `fixed_bytes`.
 
         Raises:
-            ValueError: a shape does not fit, y is not finite or an index is out of range (a caller's mistake).
+            ValueError: a shape does not fit, y is not finite or an index is out of range, or a fixed size is asked for
+                (a caller's mistake).
         """
+        if fixed_size:
+            raise ValueError("this entropy model has no files of a size known beforehand")
         return _encode(self, tensors["y"][0], tensors["vq_indices"][0], bit_worth)
 
     def decode(
@@ -105,7 +119,7 @@ class Hyperprior:
                 f"the entropy model has {self.y_channels} channels, on a grid that is {scale} times that of its "
                 f"indices; the graph that reads y_hat takes {list(shape)}"
             )
-        indices = _decode_indices(self, bytes(z), z_is_plain, (shape[2] // scale, shape[3] // scale))
+        indices = self.tables.indices.decode(bytes(z), z_is_plain, (shape[2] // scale, shape[3] // scale))
         y_hat, complete = _decode_symbols(self, indices, bytes(y), missing_bytes)
         return Decoded({"y_hat": y_hat}, complete, len(self.slices))
 
@@ -119,11 +133,7 @@ def _encode(
         raise ValueError(
             f"y has shape {list(y.shape)}, should be {list(expected)} for indices {list(vq_indices.shape)}"
         )
-    n_codes = model.tables.prior.size
-    if vq_indices.min() < 0 or vq_indices.max() >= n_codes:
-        raise ValueError(
-            f"VQ indices reach from {vq_indices.min()} to {vq_indices.max()}, should be 0 to {n_codes - 1}"
-        )
+    model.tables.indices.check(vq_indices)
     if not np.isfinite(y).all():
         raise ValueError("y has values that are not finite")
     on_grid = np.rint(np.clip(y.transpose(1, 2, 0), -MAX_SYMBOL, MAX_SYMBOL) * np.float32(1 << GRID_BITS)).astype(
@@ -147,7 +157,7 @@ def _encode(
 
     indices = vq_indices.astype(np.int32)
     y_hat = _code_slices(model, indices, encode_pass)
-    z, z_is_plain = _encode_indices(model, indices)
+    z, z_is_plain = model.tables.indices.encode(indices)
     return Encoded(z, z_is_plain, encoder.finish(), {"y_hat": y_hat})
 
 
@@ -226,27 +236,3 @@ def _code_slices(model: Hyperprior, vq_indices: NDArray[np.int32], code_pass: _P
     y_hat = y_grid.transpose(2, 0, 1)[None].astype(np.float32)
     y_hat *= np.float32(1 / (1 << GRID_BITS))
     return y_hat
-
-
-def _encode_indices(model: Hyperprior, vq_indices: NDArray[np.int32]) -> tuple[bytes, bool]:
-    """Return (section, is plain), the shorter of the two codings; plain where they are equal."""
-    flat = vq_indices.ravel()
-    plain = pack_fixed(flat, model.tables.plain_bits)
-    encoder = SymbolEncoder()
-    encoder.put(model.tables.prior, flat)
-    coded = encoder.finish()
-    return (plain, True) if len(plain) <= len(coded) else (coded, False)
-
-
-def _decode_indices(model: Hyperprior, z: bytes, is_plain: bool, z_size: tuple[int, int]) -> NDArray[np.int32]:
-    """Return the VQ indices, int32 of shape ``z_size``; BitstreamError if z is not their section."""
-    n_codes, count = model.tables.prior.size, z_size[0] * z_size[1]
-    if is_plain:
-        flat = unpack_fixed(z, count, model.tables.plain_bits, "z section")
-        if flat.max() >= n_codes:
-            raise BitstreamError(f"z section: index {flat.max()}, but the model has {n_codes} code vectors")
-    else:
-        decoder = SymbolDecoder(z, "z section")
-        flat = decoder.get(model.tables.prior, count)
-        decoder.finish()
-    return flat.reshape(z_size)

@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .arrays import ArrayReader
-from .coder import MAX_SYMBOL, TOTAL_MASS, Distribution, GaussianTable
+from .coder import MAX_SYMBOL, GaussianTable
+from .indices import IndexCoder
+from .masses import check_masses
 
 N_SCALES: Final = 64
 
@@ -22,15 +24,13 @@ class Tables:
         gaussians: the table of each scale index, narrowest first.
         thresholds: int32 [63], rising; a scale (on the grid of the networks) has the index of how many are below it.
         skip_below: symbols of a smaller scale index are not coded and are 0.
-        prior: of VQ indices.
-        plain_bits: width of a VQ index that is coded without the prior.
+        indices: codes VQ indices.
     """
 
     gaussians: tuple[GaussianTable, ...]
     thresholds: NDArray[np.int32]
     skip_below: int
-    prior: Distribution
-    plain_bits: int
+    indices: IndexCoder
 
     @staticmethod
     def from_arrays(reader: ArrayReader) -> Tables:
@@ -43,16 +43,13 @@ class Tables:
         masses = reader.take("scale_masses", np.int32, (int(lengths.sum(dtype=np.int64)),))
         tables = np.split(masses, np.cumsum(lengths)[:-1])
         for index, table in enumerate(tables):
-            _check_masses(reader, table, f"table {index} of 'scale_masses'")
-        prior = reader.take("prior_masses", np.int32, (None,))
-        reader.check(2 <= prior.size <= 1 << 16, f"'prior_masses' has {prior.size} elements, should have 2 to 65536")
-        _check_masses(reader, prior, "'prior_masses'")
+            check_masses(reader, table, f"table {index} of 'scale_masses'")
+        indices = IndexCoder.read(reader)
         return Tables(
             gaussians=tuple(GaussianTable(table) for table in tables),
             thresholds=thresholds,
             skip_below=reader.number("skip_below", 0, N_SCALES - 1),
-            prior=Distribution(prior),
-            plain_bits=(prior.size - 1).bit_length(),
+            indices=indices,
         )
 
     def scale_index(self, scales: NDArray[np.int32]) -> NDArray[np.uint8]:
@@ -64,9 +61,3 @@ class Tables:
         coded = np.flatnonzero(scales > self.thresholds[self.skip_below - 1]) if self.skip_below else slice(None)
         index[coded] = np.searchsorted(self.thresholds, scales[coded], side="left")
         return index
-
-
-def _check_masses(reader: ArrayReader, masses: NDArray[np.int32], what: str) -> None:
-    reader.check(masses.min() >= 1, f"{what} has a mass under 1")
-    total = int(masses.sum(dtype=np.int64))
-    reader.check(total == TOTAL_MASS, f"{what} adds up to {total}, should be {TOTAL_MASS}")

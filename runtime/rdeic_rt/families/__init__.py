@@ -11,11 +11,12 @@ from types import MappingProxyType
 
 from ..errors import BundleError
 from .base import Family
+from .diffo import Diffo
 from .rdeic import Rdeic
 
 __all__ = ["FAMILIES", "Family", "family"]
 
-FAMILIES: Mapping[str, Family] = MappingProxyType({one.name: one for one in (Rdeic(),)})
+FAMILIES: Mapping[str, Family] = MappingProxyType({one.name: one for one in (Rdeic(), Diffo())})
 
 
 def family(name: str) -> Family:

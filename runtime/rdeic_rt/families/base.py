@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..backends.base import Backend, Buffer, Graph, run_checked
 from ..placement import Placement, Stage, Value
 from ..schedule import Schedule
+from ..tensor_spec import TensorSpec
 
 
 @dataclass(frozen=True)
@@ -145,3 +146,13 @@ def graph_stage(name: str, load: Loader, role: str, outputs: tuple[str, ...], *,
     spec = graph.spec
     inputs = {tensor.name: tensor for tensor in spec.inputs}
     return Stage(name, (graph,), inputs, tuple(spec.output(output) for output in outputs), run, finite=finite)
+
+
+def start_stage(backend: Backend, schedule: Schedule, latent: TensorSpec) -> Stage:
+    """Return the stage that makes z_N = sqrt(abar_N) z_c + sqrt(1 - abar_N) noise of ``z_c`` and ``noise``."""
+    weights = backend.put(schedule.start_weights())
+
+    def run(inputs: Mapping[str, Buffer]) -> tuple[Buffer, ...]:
+        return (backend.weighted_sum(inputs["z_c"], inputs["noise"], weights),)
+
+    return Stage("start", (), {"z_c": latent, "noise": latent}, (latent,), run, is_part=False)

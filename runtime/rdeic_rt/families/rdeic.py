@@ -26,7 +26,7 @@ from ..backends.base import Backend, Buffer, Graph, run_checked
 from ..placement import Placement, Stage, Value
 from ..schedule import Schedule
 from ..tensor_spec import TensorSpec
-from .base import Loader, Role, graph_stage, level_input
+from .base import Loader, Role, graph_stage, level_input, start_stage
 
 _RESIDUALS = "residual_*"
 _GUIDANCE = TensorSpec("guidance", "float32", (2,))
@@ -91,7 +91,7 @@ class Rdeic:
         steps = tuple(
             _step(load.backend, control, unet_step, schedule, rows, number) for number in range(schedule.n_steps)
         )
-        start = _start(load.backend, schedule, unet_step.spec.input("z_n"))
+        start = start_stage(load.backend, schedule, unet_step.spec.input("z_n"))
         return _Decoder(*_ends(load), schedule, start, steps)
 
     def load_preview(self, load: Loader) -> _Decoder:
@@ -152,16 +152,6 @@ def _ends(load: Loader) -> tuple[Stage, Stage]:
     """Return what decoding begins and ends with, previews too."""
     synthesis = graph_stage("synthesis", load, "synthesis", ("z_c", "hint"))
     return synthesis, graph_stage("vae", load, "vae_decoder", ("image",), finite="z_0")
-
-
-def _start(backend: Backend, schedule: Schedule, latent: TensorSpec) -> Stage:
-    """Return z_N = sqrt(abar_N) z_c + sqrt(1 - abar_N) noise."""
-    weights = backend.put(schedule.start_weights())
-
-    def run(inputs: Mapping[str, Buffer]) -> tuple[Buffer, ...]:
-        return (backend.weighted_sum(inputs["z_c"], inputs["noise"], weights),)
-
-    return Stage("start", (), {"z_c": latent, "noise": latent}, (latent,), run, is_part=False)
 
 
 def _step(

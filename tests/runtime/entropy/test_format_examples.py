@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from rdeic_rt.entropy.arrays import ArrayReader, Arrays, model_id
 from rdeic_rt.entropy.coder import CutSymbolDecoder, Distribution, GaussianTable, SymbolEncoder, pack_fixed
 from rdeic_rt.entropy.layers import Layer, matmul_of_onnxruntime
+from rdeic_rt.entropy.static_prior import StaticPrior
 
 from . import specification
 
@@ -123,3 +124,19 @@ def test_layer_gives_the_documented_t(page: str, fine: bool, text: str) -> None:
 def test_model_id_is_the_documented_one(page: str) -> None:
     arrays: Arrays = {"slices": np.array([4, 4, 8], np.int32), "hyper.doubles": np.array([1, 1, 0, 0], np.uint8)}
     assert f"model id `{model_id(arrays).hex(' ')}`" in page
+
+
+def test_indices_by_a_prior_are_those_of_the_page(page: str) -> None:
+    masses = np.array([1 << 23, 1 << 22, 1 << 21, 1 << 21], np.int32)
+    encoder = SymbolEncoder()
+    encoder.put(Distribution(masses), np.array([0, 0, 3, 0], np.int32))
+    coded, plain = encoder.finish(), pack_fixed(np.array([0, 0, 3, 0]), 2)
+    assert f"are `{coded.hex(' ')}`, in a fixed width of 2 bits `{plain.hex(' ')}`" in page
+    model = StaticPrior.load(
+        {
+            "version": np.array([2], np.int32),
+            "index_px": np.array([16], np.int32),
+            "prior_masses": masses,
+        }
+    )
+    assert model.encode({"vq_indices": np.array([[[0, 0], [3, 0]]])}).z == plain

@@ -120,7 +120,16 @@ class Bytes:
     def load(arrays: Arrays, threads: int | None) -> Bytes:
         return Bytes(model_id(arrays))
 
-    def encode(self, tensors: Mapping[str, NDArray[Any]], *, bit_worth: float = 0.0) -> Encoded:
+    @property
+    def position_px(self) -> Mapping[str, int]:
+        return {"codes": 8, "tone": 32}
+
+    def fixed_bytes(self, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
+        return int(sum(np.prod(shape) for shape in shapes.values()))
+
+    def encode(
+        self, tensors: Mapping[str, NDArray[Any]], *, bit_worth: float = 0.0, fixed_size: bool = False
+    ) -> Encoded:
         codes, tone = (np.rint(tensors[name]).astype(np.uint8) for name in ("codes", "tone"))
         return Encoded(codes.tobytes(), False, tone.tobytes(), {})
 

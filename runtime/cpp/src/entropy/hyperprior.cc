@@ -51,23 +51,6 @@ class GroupReader {
   std::optional<CutSymbolDecoder> cut_;
 };
 
-std::vector<std::int32_t> decode_indices(const Tables& tables, const File& file, std::size_t count) {
-  constexpr const char* kWhat = "z section";
-  if (!file.header.z_is_plain) {
-    std::vector<std::int32_t> indices(count);
-    SymbolDecoder decoder(file.z, kWhat);
-    decoder.get(tables.prior(), indices);
-    decoder.finish();
-    return indices;
-  }
-  std::vector<std::int32_t> indices = unpack_fixed(file.z, count, tables.plain_bits(), kWhat);
-  const std::int32_t largest = std::ranges::max(indices);
-  if (static_cast<std::size_t>(largest) >= tables.prior().size()) {
-    fail(Result::kBitstream, "%s: index %d, but the model has %zu code vectors", kWhat, largest, tables.prior().size());
-  }
-  return indices;
-}
-
 /// Returns the symbols of a pass by number.
 std::vector<std::int32_t> decode_pass(const Tables& tables, GroupReader& reader, const Grid<std::int32_t>& parameters) {
   const std::size_t width = parameters.channels() / 2;
@@ -133,7 +116,10 @@ struct CodedGrid {
 }  // namespace
 
 Hyperprior::Hyperprior(const Arrays& arrays, ModelReader reader)
-    : id_(model_id(arrays)), widths_(read_widths(reader)), tables_(reader), hyper_(reader, tables_.prior().size()) {
+    : id_(model_id(arrays)),
+      widths_(read_widths(reader)),
+      tables_(reader),
+      hyper_(reader, tables_.indices().n_codes()) {
   std::size_t start = 0;
   for (std::size_t i = 0; i < widths_.size(); start += widths_[i++]) {
     slices_.emplace_back(reader, i, start, widths_[i], hyper_.width());
@@ -157,7 +143,7 @@ Decoded Hyperprior::decode(const Compute& compute, const File& file, const std::
          y_channels(), HyperNet::kScale, kTensor, shape_text(shape).c_str());
   }
   const auto hz = static_cast<std::size_t>(shape[2] / kScale), wz = static_cast<std::size_t>(shape[3] / kScale);
-  const std::vector<std::int32_t> indices = decode_indices(tables_, file, hz * wz);
+  const std::vector<std::int32_t> indices = tables_.indices().decode(file, hz * wz);
   GroupReader reader(file);
   const Grid<std::uint16_t> hyper = hyper_(compute, indices, hz, wz);
   CodedGrid values(y_channels(), hyper.height(), hyper.width());

@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "entropy/hyperprior.h"
+#include "entropy/static_prior.h"
 #include "sha256.h"
 #include "status.h"
 
@@ -31,7 +32,8 @@ void update(Sha256& digest, std::string_view name) {
 }  // namespace
 
 std::span<const Kind> kinds() {
-  static constexpr Kind kKinds[] = {{Hyperprior::kVersion, Hyperprior::read}};
+  static constexpr Kind kKinds[] = {{Hyperprior::kVersion, Hyperprior::read},
+                                    {StaticPrior::kVersion, StaticPrior::read}};
   return kKinds;
 }
 

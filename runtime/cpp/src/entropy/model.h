@@ -36,6 +36,9 @@ class Model {
   /// Returns the 4 bytes that name it in .rdc files.
   virtual const ModelId& id() const = 0;
 
+  /// Returns how many pixels along a side a position of a tensor stands for, by name, where the model says so.
+  virtual std::map<std::string, std::uint32_t> position_px() const { return {}; }
+
   /// Returns the tensors that a file's sections hold, as `families::Family::latents` names them. `shapes`: what the
   /// graphs take, by name. Of a file whose y section has lost its end, what is certain is decoded, and the rest is what
   /// is most likely. Throws Error: kBitstream if the sections are not what an encoder writes for any tensors of these

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "entropy/coder.h"
+#include "entropy/indices.h"
 #include "entropy/model_reader.h"
 
 namespace rdeic::entropy {
@@ -22,8 +23,7 @@ class Tables {
   const GaussianTable& gaussian(std::size_t scale_index) const { return gaussians_[scale_index]; }
   /// Symbols of a smaller scale index are not coded, and are 0.
   std::size_t skip_below() const { return skip_below_; }
-  const Distribution& prior() const { return prior_; }  // of VQ indices
-  unsigned plain_bits() const { return plain_bits_; }   // width of a VQ index that is coded without the prior
+  const IndexCoder& indices() const { return indices_; }
 
   /// Returns the scale index, 0 ... 63, of a scale on the grid of the networks; of those under `skip_below`, which
   /// nothing depends on, any that is under it.
@@ -33,8 +33,7 @@ class Tables {
   std::array<std::int32_t, kScales - 1> thresholds_;
   std::size_t skip_below_;
   std::vector<GaussianTable> gaussians_;
-  Distribution prior_;
-  unsigned plain_bits_;
+  IndexCoder indices_;
 };
 
 }  // namespace rdeic::entropy

@@ -1,12 +1,15 @@
 #include <algorithm>
+#include <cmath>
+#include <utility>
 
+#include "families/diffo.h"
 #include "families/family.h"
 #include "families/rdeic.h"
 
 namespace rdeic::families {
 
 Table table() {
-  static const Family* const kFamilies[] = {&rdeic()};
+  static const Family* const kFamilies[] = {&rdeic(), &diffo()};
   return kFamilies;
 }
 
@@ -34,6 +37,24 @@ Stage graph_stage(Part part, const Loader& load, const std::string& role, const 
     return result;
   };
   return stage;
+}
+
+ValuePtr combine(const Value& x, const Value& y, std::array<float, 2> weights) {
+  const auto xs = elements<float>(x, "z"), ys = elements<float>(y, "z");
+  Tensor<float> out(x.shape());
+  for (std::size_t i = 0; i < out.size(); ++i) out.data()[i] = weights[0] * xs[i] + weights[1] * ys[i];
+  return to_value(std::move(out));
+}
+
+Stage start_stage(const Schedule& schedule, const TensorSpec& latent) {
+  const std::array weights = {static_cast<float>(std::sqrt(schedule.abar_start)),
+                              static_cast<float>(std::sqrt(1 - schedule.abar_start))};
+  return {.part = {},
+          .inputs = {{"z_c", latent}, {"noise", latent}},
+          .outputs = {latent},
+          .run = [weights](const Values& inputs) -> std::vector<ValuePtr> {
+            return {combine(*inputs.at("z_c"), *inputs.at("noise"), weights)};
+          }};
 }
 
 }  // namespace rdeic::families

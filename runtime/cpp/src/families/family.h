@@ -5,6 +5,7 @@
 // A family is one file and one row of the table in families.cc. How it decodes is a list of stages over named tensors,
 // which run alike on a whole image and on tiles of it (placement.h).
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -104,5 +105,11 @@ ValuePtr value_or_null(const Values& values, const std::string& name);
 
 /// Returns the stage that runs one graph. `outputs`: what it returns, in order.
 Stage graph_stage(Part part, const Loader& load, const std::string& role, const std::vector<std::string>& outputs);
+
+/// Returns the stage that makes z_N = sqrt(abar_start) z_c + sqrt(1 - abar_start) noise of `z_c` and `noise`.
+Stage start_stage(const Schedule& schedule, const TensorSpec& latent);
+
+/// Returns weights[0] x + weights[1] y.
+ValuePtr combine(const Value& x, const Value& y, std::array<float, 2> weights);
 
 }  // namespace rdeic::families

@@ -12,7 +12,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <initializer_list>
 #include <utility>
 
@@ -25,31 +24,11 @@ using backends::Graph;
 using backends::Location;
 using backends::run_checked;
 
-/// Returns weights[0] x + weights[1] y.
-ValuePtr combine(const Value& x, const Value& y, std::array<float, 2> weights) {
-  const auto xs = elements<float>(x, "z"), ys = elements<float>(y, "z");
-  Tensor<float> out(x.shape());
-  for (std::size_t i = 0; i < out.size(); ++i) out.data()[i] = weights[0] * xs[i] + weights[1] * ys[i];
-  return to_value(std::move(out));
-}
-
 /// Returns numbers as float32 [N].
 ValuePtr row_of(std::initializer_list<double> numbers) {
   Tensor<float> row({static_cast<std::int64_t>(numbers.size())});
   std::ranges::transform(numbers, row.data(), [](double number) { return static_cast<float>(number); });
   return to_value(std::move(row));
-}
-
-/// Returns z_N = sqrt(abar_start) z_c + sqrt(1 - abar_start) noise.
-Stage start_stage(const Schedule& schedule, const TensorSpec& latent) {
-  const std::array weights = {static_cast<float>(std::sqrt(schedule.abar_start)),
-                              static_cast<float>(std::sqrt(1 - schedule.abar_start))};
-  return {.part = {},
-          .inputs = {{"z_c", latent}, {"noise", latent}},
-          .outputs = {latent},
-          .run = [weights](const Values& inputs) -> std::vector<ValuePtr> {
-            return {combine(*inputs.at("z_c"), *inputs.at("noise"), weights)};
-          }};
 }
 
 /// One step, z_n -> z_(n-1).

@@ -1,0 +1,55 @@
+#include "entropy/static_prior.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "status.h"
+
+namespace rdeic::entropy {
+namespace {
+
+constexpr const char* kTensor = "vq_indices";
+constexpr std::int32_t kMaxIndexPx = 4096;  // as of size_multiple_px, of which it is a divisor
+
+std::int32_t read_index_px(ModelReader& reader) {
+  reader.number("version", StaticPrior::kVersion, StaticPrior::kVersion);
+  return reader.number("index_px", 1, kMaxIndexPx);
+}
+
+}  // namespace
+
+StaticPrior::StaticPrior(const Arrays& arrays, ModelReader reader)
+    : id_(model_id(arrays)), index_px_(read_index_px(reader)), indices_(reader) {
+  reader.close();
+}
+
+std::shared_ptr<const Model> StaticPrior::read(const Arrays& arrays) {
+  return std::shared_ptr<const Model>(new StaticPrior(arrays, ModelReader(arrays)));
+}
+
+std::map<std::string, std::uint32_t> StaticPrior::position_px() const {
+  return {{kTensor, static_cast<std::uint32_t>(index_px_)}};
+}
+
+Decoded StaticPrior::decode(const Compute& /*compute*/, const File& file, const std::map<std::string, Shape>& shapes,
+                            const BeforeSlice& before_slice) const {
+  const Shape& shape = shapes.at(kTensor);
+  if (shape.size() != 3 || shape[0] != 1) {
+    fail(Result::kBundleCorrupt,
+         "the entropy model makes a grid of indices, [1, rows, columns]; the graph that reads them takes %s",
+         shape_text(shape).c_str());
+  }
+  if (const std::uint64_t n_bytes = file.y.size() + file.missing_y_bytes; n_bytes > 0) {
+    fail(Result::kBitstream, "y section: it has %llu bytes; files of this model have none",
+         static_cast<unsigned long long>(n_bytes));
+  }
+  if (before_slice) before_slice(0);
+  Tensor<std::int64_t> indices(shape);
+  std::ranges::copy(indices_.decode(file, indices.size()), indices.data());
+  Decoded decoded;
+  decoded.complete_slices = decoded.n_slices = 1;
+  decoded.tensors.emplace(kTensor, to_value(std::move(indices)));
+  return decoded;
+}
+
+}  // namespace rdeic::entropy
