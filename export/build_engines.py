@@ -4,6 +4,8 @@
     python export/build_engines.py --checkpoint rdeic_2_step2.ckpt --sd v2-1_512-ema-pruned.ckpt --steps 2
                                                                 a full-size bundle, and its plans
     python export/build_engines.py --random-weights sd21        the same graphs with random weights, for latency
+    python export/build_engines.py --diffo ema_model_60000.pth vq_model_60000.pth.tar GT_vq_model_60000.pth.tar
+                                                                the same of DiffO, which decodes in one step
     python export/build_engines.py --recipe my/recipe.toml --photos photos/ --library onnx --precision fp32
                                                                 a bundle of own weights, without plans
 
@@ -21,7 +23,6 @@ from pathlib import Path
 
 from rdeic_export import wish
 from rdeic_export.bundle import more_forms, preference
-from rdeic_export.bundle.build import STEPS
 from rdeic_export.bundle.build import build as build_bundle
 from rdeic_export.forms import derive, selection
 from rdeic_export.forms.derive import Derived
@@ -29,7 +30,7 @@ from rdeic_export.plans.build import build as build_plans
 from rdeic_export.plans.target import PORTABLE
 from rdeic_export.verify import gate
 from rdeic_export.verify.fidelity import FidelityReport
-from rdeic_export.weights import recipe
+from rdeic_export.weights import any_recipe
 from rdeic_rt.backends.tensorrt.plans import LIBRARIES
 from rdeic_rt.cli.batch import exit_code
 from rdeic_rt.errors import RdeicError
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
     """
     wanted = wish.of(args, ROOT)
     bundle = wanted.bundle or _built(wanted, args)
-    reference = gate.Reference(bundle, args.steps, args.photos)
+    reference = gate.Reference(bundle, wanted.steps, args.photos)
     taken, reports = [], {}
     with derive.derivation(bundle, reference.graph_ids, wanted.ranges) as derivation:
         for form in wanted.forms:
@@ -123,7 +124,26 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         help="released RDEIC checkpoints, one a rate; needs --sd",
     )
-    one.add_argument("--random-weights", metavar="M", choices=recipe.MODELS, help="random weights: sd21 or tiny")
+    one.add_argument(
+        "--diffo",
+        metavar=("UNET", "LATENT", "VQGAN"),
+        type=Path,
+        nargs=3,
+        help="the three released DiffO checkpoints: ema_model_N.pth, vq_model_N.pth.tar and GT_vq_model_N.pth.tar",
+    )
+    one.add_argument(
+        "--random-weights",
+        metavar="M",
+        choices=any_recipe.MODELS,
+        help="random weights: sd21 or tiny, diffo or diffo-tiny",
+    )
+    source.add_argument(
+        "--sqrt-eta",
+        metavar="X",
+        type=float,
+        help="with --diffo: noise that decoding starts with, as the model was trained; no checkpoint holds it. "
+        "Default: 0.8, as released",
+    )
     source.add_argument("--sd", metavar="SD", type=Path, help="Stable Diffusion 2.1: checkpoint or diffusers folder")
     source.add_argument("--prompt", metavar="T", default="", help="what the constant text says. Default: nothing")
     source.add_argument("--context", metavar="F", type=Path, help="safetensors file with the tensor 'context' instead")
@@ -148,8 +168,8 @@ def _parser() -> argparse.ArgumentParser:
         "--steps",
         metavar="L",
         type=_numbers(1000),
-        default=STEPS,
-        help="numbers of denoising steps: rates that cannot be decoded in one of them are left out. Default: 2,5",
+        help="numbers of denoising steps: rates that cannot be decoded in one of them are left out. Default: 2,5, or 1 "
+        "where there is only one",
     )
     engines.add_argument(
         "--precision",

@@ -13,12 +13,12 @@ from rdeic_rt.errors import ExportError
 from rdeic_rt.limits import Size
 from rdeic_rt.manifest import Bundle
 
-from .bundle.build import schedule_steps
 from .forms import ranges, selection
 from .forms.ranges import Ranges
 from .plans.target import Target, capabilities, installed_library
-from .weights import recipe
-from .weights.recipe import Recipe
+from .weights import any_recipe, diffo_recipe, recipe
+from .weights.any_recipe import AnyRecipe
+from .weights.recipe import STEPS
 
 ONNX = "onnx"  # in the place of a library: no plans, but forms in the bundle
 
@@ -30,14 +30,16 @@ class Wish:
     Attributes:
         recipe: what a new bundle is made of; None for one that is there.
         bundle: the one that is there; its files are known to be whole.
+        steps: rates that can be decoded in one of these numbers of steps are wanted.
         output: folder of the bundle that is written; that of ``bundle`` where only plans are.
         forms: what to derive, in this order.
         ranges: activation ranges, if a form has 8 bits.
         target: what to build plans for; None for a bundle with the forms.
     """
 
-    recipe: Recipe | None
+    recipe: AnyRecipe | None
     bundle: Bundle | None
+    steps: tuple[int, ...]
     output: Path
     forms: tuple[str, ...]
     ranges: Ranges | None
@@ -57,9 +59,12 @@ def of(args: argparse.Namespace, root: Path) -> Wish:
     for photo in (*args.photos, *args.evaluate):
         photo.stat()
     chosen = _recipe(args)
-    bundle = _bundle(args.bundle, args.steps) if chosen is None else None
+    bundle = _bundle(args.bundle) if chosen is None else None
+    steps = args.steps or _default_steps(chosen, bundle)
+    if bundle is not None:
+        selection.float32_graphs(bundle, selection.decoding_graphs(bundle, steps))
     if chosen is not None:
-        _check_steps(chosen, args.steps)
+        _check_steps(chosen, steps)
     unit_px = bundle.size_multiple_px if bundle is not None else _of(chosen).config.image_multiple_px
     target = None if args.library == ONNX else _target(args, unit_px)
     if target is None and chosen is None and args.output is None:
@@ -68,14 +73,27 @@ def of(args: argparse.Namespace, root: Path) -> Wish:
     wanted = tuple(form for precision in args.precision for form in table[precision])
     _check_drop(args, target, wanted)
     name = bundle.name if bundle is not None else _of(chosen).name
-    return Wish(chosen, bundle, _output(args, root, chosen), wanted, _ranges(args, root, name, bundle), target)
+    ranges_of = _ranges(args, root, name, bundle, steps)
+    return Wish(chosen, bundle, steps, _output(args, root, chosen), wanted, ranges_of, target)
 
 
-def _recipe(args: argparse.Namespace) -> Recipe | None:
+def _default_steps(chosen: AnyRecipe | None, bundle: Bundle | None) -> tuple[int, ...]:
+    """Return the usual numbers of steps, or where no rate has these, all that there are."""
+    if bundle is not None:
+        possible = set().union(*(selection.steps_of(bundle, rate) for rate in bundle.rates))
+    else:
+        possible = set(_of(chosen).schedule_steps)
+    return STEPS if possible.intersection(STEPS) else tuple(sorted(possible))
+
+
+def _recipe(args: argparse.Namespace) -> AnyRecipe | None:
     """Return what the bundle is to be made of, or None for one that is there already."""
     half_weights = "fp32" not in args.precision
     if args.random_weights:
-        return recipe.random(args.random_weights, args.steps, half_weights=half_weights)
+        return any_recipe.random(args.random_weights, args.steps or STEPS, half_weights=half_weights)
+    if args.diffo:
+        name = args.output.name if args.output else "diffo"
+        return diffo_recipe.from_checkpoints(name, *args.diffo, sqrt_eta=args.sqrt_eta, half_weights=half_weights)
     if args.checkpoint:
         if args.sd is None:
             raise ExportError(
@@ -87,24 +105,22 @@ def _recipe(args: argparse.Namespace) -> Recipe | None:
             name,
             args.checkpoint,
             args.sd,
-            args.steps,
+            args.steps or STEPS,
             half_weights=half_weights,
             prompt=args.prompt,
             context=args.context,
         )
-    return recipe.load(args.recipe) if args.recipe else None
+    return any_recipe.load(args.recipe) if args.recipe else None
 
 
-def _bundle(folder: Path, steps: Sequence[int]) -> Bundle:
-    """Return a bundle from which other forms can be derived; it is hashed here, and not again when it is used."""
+def _bundle(folder: Path) -> Bundle:
+    """Return a bundle that is there; it is hashed here, and not again when it is used."""
     bundles.load(folder)
-    bundle = bundles.load(folder, verify=False)
-    selection.float32_graphs(bundle, selection.decoding_graphs(bundle, steps))
-    return bundle
+    return bundles.load(folder, verify=False)
 
 
-def _check_steps(chosen: Recipe, steps: Sequence[int]) -> None:
-    possible = schedule_steps(chosen)
+def _check_steps(chosen: AnyRecipe, steps: Sequence[int]) -> None:
+    possible = chosen.schedule_steps
     if not set(possible) & set(steps):
         raise ExportError(
             f"the rates of {chosen.name!r} decode in {', '.join(map(str, possible))} steps, not in "
@@ -137,13 +153,15 @@ def _check_drop(args: argparse.Namespace, target: Target | None, wanted: Sequenc
         raise ExportError("--drop-fp32 leaves the bundle without float32: give --precision fp16 or int8, and not fp32")
 
 
-def _output(args: argparse.Namespace, root: Path, chosen: Recipe | None) -> Path:
+def _output(args: argparse.Namespace, root: Path, chosen: AnyRecipe | None) -> Path:
     if chosen is None:
         return Path(args.output if args.library == ONNX else args.bundle)
     return args.output or root / "engines" / chosen.name
 
 
-def _ranges(args: argparse.Namespace, root: Path, name: str, bundle: Bundle | None) -> Ranges | None:
+def _ranges(
+    args: argparse.Namespace, root: Path, name: str, bundle: Bundle | None, steps: Sequence[int]
+) -> Ranges | None:
     if "int8" not in args.precision:
         return None
     path = args.ranges or root / "calibration/ranges" / f"{name}.json"
@@ -154,11 +172,11 @@ def _ranges(args: argparse.Namespace, root: Path, name: str, bundle: Bundle | No
         )
     found = ranges.load(path)
     if bundle is not None:
-        for graph_id in selection.decoding_graphs(bundle, args.steps):
+        for graph_id in selection.decoding_graphs(bundle, steps):
             found.graph(graph_id)
     return found
 
 
-def _of(chosen: Recipe | None) -> Recipe:
+def _of(chosen: AnyRecipe | None) -> AnyRecipe:
     assert chosen is not None  # where there is no bundle, there is a recipe
     return chosen

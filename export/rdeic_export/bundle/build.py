@@ -8,8 +8,6 @@ weights ─ build_model ─┬─ step tables ───────────�
 
 from __future__ import annotations
 
-import hashlib
-import io
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,26 +23,24 @@ from rdeic_rt import bundle as bundles
 from rdeic_rt import pixels
 from rdeic_rt.bundle_file import OwnFile
 from rdeic_rt.entropy.hyperprior import Hyperprior
-from rdeic_rt.errors import ExportError
 from rdeic_rt.manifest import Bundle
 from rdeic_rt.schedule import Schedule, load_arrays
 
-from .. import onnx_export
 from ..disk import check_free
 from ..entropy import integer, skip_threshold
 from ..fold import graphs
 from ..forms.ranges import names_digest
 from ..modules import samplers
 from ..modules.model import RdeicModel
-from ..photos import photos_in
-from ..verify import exported
-from ..weights import checkpoint, recipe
+from ..weights import recipe
+from ..weights.any_recipe import AnyRecipe
+from ..weights.diffo_recipe import DiffoRecipe
+from ..weights.document import RANDOM
 from ..weights.recipe import RateRecipe, Recipe
-from ..weights.state import TORCH_SUFFIXES
-from . import preference, staging
+from . import diffo, preference, staging
+from .common import digest, export_graphs, images_of, npz, photo_paths
 from .staging import Staging
 
-STEPS = (2, 5)  # every rate can be decoded in either number of steps
 _DISK_BYTES = {"sd21": 6_000_000_000}  # what writing a bundle takes besides its plans, where that is much
 
 logger = logging.getLogger("build_engines")
@@ -83,7 +79,7 @@ class _Part:
 
 
 def build(
-    chosen: Recipe, photos: Sequence[Path], evaluate: Sequence[Path], output: Path, *, resume: bool = False
+    chosen: AnyRecipe, photos: Sequence[Path], evaluate: Sequence[Path], output: Path, *, resume: bool = False
 ) -> Bundle:
     """Write the bundle that a recipe describes; return it, as it is read without hashing it again.
 
@@ -97,13 +93,15 @@ def build(
     Raises:
         ExportError: weights do not fit, a graph is not exportable or is too far from its module; nothing is written.
     """
+    if isinstance(chosen, DiffoRecipe):
+        return diffo.build(chosen, photos, evaluate, output, resume=resume)
     config = chosen.config
     check_free(output, _DISK_BYTES.get(config.name, 0), "its graphs")
-    calibration, held_out = _paths(photos), _paths(evaluate or photos)
+    calibration, held_out = photo_paths(photos), photo_paths(evaluate or photos)
     schedules = _schedules(chosen)
     key = {
         "layout": chosen.layout,
-        "weights": {str(path): _digest(path) for path in chosen.files},
+        "weights": {str(path): digest(path) for path in chosen.files},
         "half_weights": chosen.half_weights,
         "prompt": chosen.prompt,
     }
@@ -117,12 +115,12 @@ def build(
             logger.info("%s: weights loaded", part)
             step_files = _write_step_tables(model, schedules, stage.folder, part.suffix)
             if chosen.shares_rates:
-                (stage.folder / LEVELS_FILE).write_bytes(_npz(graphs.level_tables(model, _n_levels(chosen))))
+                (stage.folder / LEVELS_FILE).write_bytes(npz(graphs.level_tables(model, _n_levels(chosen))))
             entropy, facts = _freeze_entropy(model, chosen, part, calibration, held_out, stage, key)
             logger.info("%s: %s", part, facts)
-            graph_entries |= _export(graphs.rate_graphs(model), stage, part.suffix, key)
+            graph_entries |= export_graphs(graphs.rate_graphs(model), stage, part.suffix, key)
             if not rate_entries:
-                graph_entries |= _export(graphs.shared_graphs(model), stage, "", key)
+                graph_entries |= export_graphs(graphs.shared_graphs(model), stage, "", key)
             for rate in part.rates:
                 overheads[rate.label] = facts[rate.label]
                 rate_entries.append(_rate_entry(len(rate_entries), rate, part, entropy, facts[rate.label], step_files))
@@ -144,24 +142,6 @@ def build(
         bundles.write(stage.folder, document)
     logger.info("%s: bundle complete", output)
     return bundles.read(output, verify=False)
-
-
-def _export(
-    folded: dict[str, graphs.FoldedGraph], stage: Staging, suffix: str, key: dict[str, Any]
-) -> dict[str, dict[str, Any]]:
-    """Export and verify each graph that is not there yet; return their entries for ``bundle.json``."""
-    entries = {}
-    for name, graph in folded.items():
-        file = f"{name}{suffix}.onnx"
-        path = stage.folder / file
-        worst = stage.finished(file, key)
-        if worst is None:
-            onnx_export.run(graph.module, graph.signature, path, half_weights=key["half_weights"])
-            worst = max(exported.graph(graph.module, graph.signature, path).values())
-            stage.record(file, key, worst)
-        logger.info("%s: error %.1e against PyTorch", file, worst)
-        entries[name + suffix] = bundles.graph_entry(graph.signature.inputs, graph.signature.outputs, {"fp32": file})
-    return entries
 
 
 def _freeze_entropy(
@@ -189,11 +169,11 @@ def _freeze_entropy(
     path = stage.folder / part.entropy
     facts = stage.finished(part.entropy, key)
     if facts is None:
-        arrays, bit_worth = _entropy_arrays(model, levels, _images(calibration), key["layout"])
-        path.write_bytes(_npz(arrays))
+        arrays, bit_worth = _entropy_arrays(model, levels, images_of(calibration), key["layout"])
+        path.write_bytes(npz(arrays))
     entropy = Hyperprior.load(load_arrays(OwnFile(path)))
     if facts is None:
-        images = _images(held_out)
+        images = images_of(held_out)
         pixels_coded = sum(image.shape[0] * image.shape[1] for image in images)
         facts = {}
         for rate, level in zip(part.rates, levels, strict=True):
@@ -222,7 +202,7 @@ def _entropy_arrays(
     """Return the arrays of the entropy model, and what a bit is worth, as the photos call for at all levels."""
     samples = [sample for level in levels for sample in _samples(model, level, images)]
     arrays = integer.convert(model.codec, samples)
-    if layout == recipe.RANDOM:  # nothing to choose by: such a z_c is an estimate of nothing
+    if layout == RANDOM:  # nothing to choose by: such a z_c is an estimate of nothing
         return arrays, 0.0
     targets = [skip_threshold.target_of(model, pixels.pad(image, model.config.image_multiple_px)) for image in images]
     synthesis_rows = [None if level is None else torch.from_numpy(level.synthesis)[None] for level in levels]
@@ -264,7 +244,7 @@ def _write_step_tables(model: RdeicModel, tables: dict[str, Schedule], folder: P
     """Write a file of rows per number of steps; return schedule name -> file (samplers share their timesteps' rows)."""
     files = {name: f"steps{suffix}_{table.n_steps}.npz" for name, table in tables.items()}
     for file, table in {files[name]: table for name, table in tables.items()}.items():
-        (folder / file).write_bytes(_npz(graphs.step_tables(model, table)))
+        (folder / file).write_bytes(npz(graphs.step_tables(model, table)))
     return files
 
 
@@ -292,38 +272,7 @@ def _rate_entry(
     }
 
 
-def schedule_steps(chosen: Recipe) -> list[int]:
-    """Return in how many steps the rates of a recipe's bundle can be decoded."""
-    return sorted({*STEPS, *(rate.n_steps for rate in chosen.rates)})
-
-
 def _schedules(chosen: Recipe) -> dict[str, Schedule]:
-    diffusion, counts = chosen.config.diffusion, schedule_steps(chosen)
+    diffusion, counts = chosen.config.diffusion, chosen.schedule_steps
     ddpm = {f"ddpm-{n}": samplers.ddpm(diffusion, n) for n in counts}
     return ddpm | {f"ddim-{n}": samplers.relay_ddim(diffusion, n) for n in counts}
-
-
-def _npz(arrays: dict[str, NDArray[Any]]) -> bytes:
-    """Return an uncompressed .npz, whose bytes depend on the arrays only."""
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)
-    return buffer.getvalue()
-
-
-def _digest(path: Path) -> str:
-    """Return a SHA-256 over a file of weights, or over those of a folder."""
-    if not path.is_dir():
-        return checkpoint.sha256(path)
-    files = sorted(p for p in path.rglob("*") if p.suffix in {".safetensors", *TORCH_SUFFIXES})
-    return hashlib.sha256("".join(map(checkpoint.sha256, files)).encode()).hexdigest()
-
-
-def _paths(sources: Sequence[Path]) -> list[Path]:
-    paths = [path for source in sources for path in photos_in(source)]
-    if not paths:
-        raise ExportError(f"no photos in {', '.join(map(str, sources))}; some are needed for calibration")
-    return paths
-
-
-def _images(paths: Sequence[Path]) -> list[NDArray[np.uint8]]:
-    return [pixels.read_image(path)[0] for path in paths]

@@ -43,7 +43,7 @@ def rates_of(bundle: Bundle, steps: Sequence[int]) -> list[Rate]:
     Raises:
         ExportError: there is no such rate.
     """
-    possible = [{bundle.schedules[name].n_steps for name in rate.step_tables} for rate in bundle.rates]
+    possible = [steps_of(bundle, rate) for rate in bundle.rates]
     chosen = [rate for rate, counts in zip(bundle.rates, possible, strict=True) if counts & set(steps)]
     if not chosen:
         raise ExportError(
@@ -51,6 +51,11 @@ def rates_of(bundle: Bundle, steps: Sequence[int]) -> list[Rate]:
             f"{', '.join(map(str, sorted(set().union(*possible))))}. Choose among those with --steps."
         )
     return chosen
+
+
+def steps_of(bundle: Bundle, rate: Rate) -> set[int]:
+    """Return in how many steps a rate can be decoded."""
+    return {bundle.n_steps(rate), *(bundle.schedules[name].n_steps for name in rate.step_tables)}
 
 
 def decoding_graphs(bundle: Bundle, steps: Sequence[int]) -> list[str]:

@@ -25,11 +25,12 @@ DTYPES = {"uint8": torch.uint8, "float32": torch.float32, "int64": torch.int64}
 
 @dataclass(frozen=True)
 class Signature:
-    """Inputs and outputs of one graph, in order."""
+    """Inputs and outputs of one graph, in order; integers that it reads are under ``index_bound``."""
 
     name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    index_bound: int = 2  # there are always two code vectors
 
     def arguments(self, values: Sequence[object]) -> tuple[object, ...]:
         """Return values, one per input in order, as the module takes them: ``residual_*`` as one list at the end."""
@@ -39,12 +40,15 @@ class Signature:
         return (*plain, grouped) if grouped else tuple(plain)
 
 
-def sample(tensor: TensorSpec, generator: torch.Generator, sizes: Mapping[str, int] = SAMPLE_SIZES) -> Tensor:
-    """Return random values of a tensor's dtype and shape at the given free dimensions."""
+def sample(
+    tensor: TensorSpec, generator: torch.Generator, sizes: Mapping[str, int] = SAMPLE_SIZES, *, index_bound: int = 2
+) -> Tensor:
+    """Return random values of a tensor's dtype and shape at the given free dimensions; indices under the bound."""
     shape = tensor.resolve(sizes)
     if tensor.dtype == "float32":
         return torch.randn(shape, generator=generator)
-    return torch.randint(256, shape, dtype=DTYPES[tensor.dtype], generator=generator)
+    bound = index_bound if tensor.dtype == "int64" else 256
+    return torch.randint(bound, shape, dtype=DTYPES[tensor.dtype], generator=generator)
 
 
 def grid(*leading: Dim, per_64_px: int) -> tuple[Dim, ...]:

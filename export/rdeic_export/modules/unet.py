@@ -23,7 +23,7 @@ from .config import UNetConfig
 class Stage(nn.ModuleList):
     """Modules run in turn; residual blocks are given the time embedding and transformers the text context."""
 
-    def forward(self, h: Tensor, emb: Tensor, context: Tensor | None) -> Tensor:
+    def forward(self, h: Tensor, emb: Tensor | None, context: Tensor | None) -> Tensor:
         """Return float [B, C', H', W'] of h, float [B, C, H, W]."""
         for module in self:
             if isinstance(module, ResnetBlock2D):

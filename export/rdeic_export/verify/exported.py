@@ -33,7 +33,7 @@ def graph(module: nn.Module, signature: Signature, path: Path) -> dict[str, floa
         ExportError: an output is further off than its limit.
     """
     generator = torch.Generator().manual_seed(1)
-    inputs = [sample(tensor, generator, SIZES) for tensor in signature.inputs]
+    inputs = [sample(tensor, generator, SIZES, index_bound=signature.index_bound) for tensor in signature.inputs]
     names = [tensor.name for tensor in signature.inputs]
     expected = tensors_of(module(*signature.arguments(inputs)))
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

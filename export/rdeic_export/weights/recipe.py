@@ -27,7 +27,7 @@ safetensors file that ``context`` names. `from_checkpoints` makes such a recipe 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -41,10 +41,11 @@ from rdeic_rt.errors import ExportError
 from ..modules.config import SD21, TINY, TINY_2, ModelConfig, UNetConfig
 from ..modules.model import RdeicModel
 from . import checkpoint
+from .document import OWN, RANDOM, RELEASED, check_files, reading
 from .state import listed, read_state
 
 MODELS = {config.name: config for config in (SD21, TINY, TINY_2)}
-OWN, RELEASED, RANDOM = "rdeic-rt", "released", "random"
+STEPS = (2, 5)  # every rate can be decoded in either number of steps
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,11 @@ class Recipe:
         return self.config.compression.rates is not None
 
     @property
+    def schedule_steps(self) -> list[int]:
+        """In how many steps its rates can be decoded."""
+        return sorted({*STEPS, *(rate.n_steps for rate in self.rates)})
+
+    @property
     def files(self) -> list[Path]:
         """Every file or folder of weights."""
         if self.layout == RANDOM:
@@ -116,35 +122,37 @@ def load(path: Path) -> Recipe:
     Raises:
         ExportError: it cannot be read, lacks a field, or names an unknown model or file; all gaps are listed.
     """
-    try:
-        raw = tomllib.loads(path.read_text())
-        recipe = Recipe(
-            name=raw["name"],
-            config=MODELS[raw["model"]],
-            licence=raw["licence"],
-            default_rate=raw["default_rate"],
-            base=tuple(path.parent / name for name in raw["base"]),
-            half_weights=raw["half_weights"],
-            rates=tuple(
-                RateRecipe(
-                    r["label"],
-                    float(r["lambda_r"]),
-                    int(r["n_steps"]),
-                    path.parent / r["weights"] if "weights" in r else None,
-                    r.get("level"),
-                )
-                for r in raw["rates"]
-            ),
-            provenance=raw.get("provenance", {}),
-            layout={name: name for name in (OWN, RELEASED)}[raw.get("layout", OWN)],
-            prompt=raw.get("prompt", ""),
-            context=path.parent / raw["context"] if "context" in raw else None,
-        )
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise ExportError(f"{path}: not a readable recipe: {error}") from error
-    except KeyError as error:
-        raise ExportError(f"{path}: missing or unknown value for {error}; models are {', '.join(MODELS)}") from error
-    return _checked(recipe, str(path))
+    with reading(path, MODELS):
+        return from_document(tomllib.loads(path.read_text()), path)
+
+
+def from_document(raw: Mapping[str, Any], path: Path) -> Recipe:
+    """Return the recipe in a TOML document that was read from ``path``; KeyError for a field, ExportError for files."""
+    folder = path.parent
+    recipe = Recipe(
+        name=raw["name"],
+        config=MODELS[raw["model"]],
+        licence=raw["licence"],
+        default_rate=raw["default_rate"],
+        base=tuple(folder / name for name in raw["base"]),
+        half_weights=raw["half_weights"],
+        rates=tuple(
+            RateRecipe(
+                r["label"],
+                float(r["lambda_r"]),
+                int(r["n_steps"]),
+                folder / r["weights"] if "weights" in r else None,
+                r.get("level"),
+            )
+            for r in raw["rates"]
+        ),
+        provenance=raw.get("provenance", {}),
+        layout={name: name for name in (OWN, RELEASED)}[raw.get("layout", OWN)],
+        prompt=raw.get("prompt", ""),
+        context=folder / raw["context"] if "context" in raw else None,
+    )
+    check_files(recipe.files, str(path))
+    return recipe
 
 
 def from_checkpoints(
@@ -195,7 +203,8 @@ def from_checkpoints(
         prompt=prompt,
         context=context,
     )
-    return _checked(recipe, name)
+    check_files(recipe.files, name)
+    return recipe
 
 
 def random(model: str, steps: Sequence[int], *, half_weights: bool) -> Recipe:
@@ -273,10 +282,3 @@ def _random_model(recipe: Recipe, rate: RateRecipe) -> RdeicModel:
 
 
 _MODEL_OF = {OWN: _own_model, RELEASED: _released_model, RANDOM: _random_model}
-
-
-def _checked(recipe: Recipe, name: str) -> Recipe:
-    missing = [str(p) for p in recipe.files if not p.exists()]
-    if missing:
-        raise ExportError(f"{name}: no such weights: {', '.join(missing)}")
-    return recipe

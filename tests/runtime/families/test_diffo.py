@@ -23,6 +23,7 @@ from rdeic_rt import (
     noise,
 )
 from rdeic_rt.cli.main import main
+from rdeic_rt.entropy.arrays import model_id
 from rdeic_rt.limits import Size
 from tests.images import psnr_db
 
@@ -180,7 +181,7 @@ def test_entropy_model_for_another_grid_is_refused(folder: Path, photo: NDArray[
     arrays = {**micro_diffo.entropy_arrays(), "index_px": np.array([32], np.int32)}
     np.savez(folder / "entropy.npz", allow_pickle=False, **arrays)
     document = json.loads((folder / "bundle.json").read_text())
-    document["rates"][0]["model_id"] = micro_diffo.model_id(arrays).hex()
+    document["rates"][0]["model_id"] = model_id(arrays).hex()
     micro.write_manifest(folder, document)
     with pytest.raises(BundleCorruptError, match="a position of vq_indices is 32 pixels, in the graph that reads it"):
         rdeic_rt.load(folder, backend="cpu").encode(photo[:64, :64])

@@ -6,7 +6,7 @@ Sizes of the full model are those of the released configuration (Freemasti/DiffO
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Mask = Literal["released", "textbook"]
@@ -141,6 +141,42 @@ class DiffoConfig:
             )
         if self.latent.factor not in (1, 2):
             raise ValueError(f"{self.name}: codes at 1/{self.latent.factor} of the latent; the UNet reads 1/1 or 1/2")
+
+    @property
+    def latent_px(self) -> int:
+        """Pixels along a side that a position of the latent stands for."""
+        return self.vqgan.factor
+
+    @property
+    def index_px(self) -> int:
+        """Pixels along a side that an index stands for."""
+        return self.vqgan.factor * self.latent.factor
+
+    def at(
+        self, *, codebook_size: int | None = None, index_px: int | None = None, sqrt_eta: float | None = None
+    ) -> DiffoConfig:
+        """Return the configuration of one rate: K, the fineness of its codes and its noise; None leaves it as it is.
+
+        Raises:
+            ValueError: codes are to be finer than the latent, or more than twice as coarse; K < 2; no positive noise.
+        """
+        latent = self.latent
+        if index_px is not None and index_px != self.index_px:
+            levels = {self.latent_px: 1, 2 * self.latent_px: 2}.get(index_px)
+            if levels is None:
+                raise ValueError(
+                    f"codes of {index_px} pixels; latents of {self.latent_px} can have codes of {self.latent_px} or "
+                    f"{2 * self.latent_px}"
+                )
+            attention = (latent.attention_levels[0], False)[:levels]  # as the released code's resolutions give it
+            latent = replace(latent, channels=(latent.channels[0],) * levels, attention_levels=attention)
+        size = self.codebook_size if codebook_size is None else codebook_size
+        end = self.diffusion.sqrt_eta_end if sqrt_eta is None else sqrt_eta
+        if not 2 <= size <= 1 << 16:
+            raise ValueError(f"{size} code vectors; there are 2 to 65536")
+        if not 0.0 < end <= 1.0:
+            raise ValueError(f"sqrt(eta) is {end:g}; it is over 0 and at most 1")
+        return replace(self, latent=latent, codebook_size=size, diffusion=replace(self.diffusion, sqrt_eta_end=end))
 
     @property
     def image_multiple_px(self) -> int:

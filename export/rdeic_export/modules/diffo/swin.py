@@ -45,6 +45,12 @@ def map_of(x: Tensor, window: int, height: int, width: int) -> Tensor:
     return x.permute(0, 5, 1, 3, 2, 4).reshape(b, c, height, width)
 
 
+def mask(height: int, width: int, window: int, shift: int, kind: Mask) -> Tensor:
+    """Return what is added to the logits of shifted windows, float [windows, tokens, tokens]; see `regions`."""
+    labels = windows_of(regions(height, width, window, shift, kind)[None, None], window)[0]
+    return torch.where(labels != labels.transpose(1, 2), MASKED, 0.0)
+
+
 class WindowAttention(nn.Module):
     """Multi-head attention within windows, with a learned bias for every offset of query and key."""
 
@@ -77,9 +83,7 @@ class WindowAttention(nn.Module):
         q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).unbind(0)
         logits = (q * self.head_dim**-0.5) @ k.transpose(-2, -1) + self.bias()
         if self.shift:
-            labels = regions(height, width, self.window, self.shift, self.mask).to(x.device)
-            labels = windows_of(labels[None, None], self.window).reshape(n_windows, 1, n)
-            logits = logits + torch.where(labels != labels.transpose(1, 2), MASKED, 0.0)[:, None]
+            logits = logits + mask(height, width, self.window, self.shift, self.mask).to(x.device)[:, None]
         out = (logits.softmax(-1) @ v).transpose(2, 3).reshape(b, n_windows, n, dim)
         h = map_of(self.proj(out), self.window, height, width)
         return h.roll((self.shift, self.shift), dims=(2, 3)) if self.shift else h

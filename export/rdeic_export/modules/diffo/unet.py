@@ -6,6 +6,8 @@ block of every level, and that of the middle, is followed by a Swin layer.
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from diffusers.models.downsampling import Downsample2D
@@ -81,8 +83,12 @@ class SwinUNet(nn.Module):
             emb: ``time_embed`` of the timestep, float [B, time_dim].
             hint: float [B, hint_channels, h, w].
         """
-        h, skips = torch.cat([x, hint], dim=1), []
-        for stage in self.input_blocks:
+        return self.decode(self.input_blocks[0](torch.cat([x, hint], dim=1), emb, None), emb)
+
+    def decode(self, h: Tensor, emb: Tensor | None) -> Tensor:
+        """Return z_0 of what the first convolution makes of x and hint, float [B, channels[0], h, w]."""
+        skips = [h]
+        for stage in itertools.islice(self.input_blocks, 1, None):
             h = stage(h, emb, None)
             skips.append(h)
         h = self.middle_block(h, emb, None)
