@@ -99,8 +99,9 @@ def _unit_px(chosen: DiffoRecipe) -> int:
 
 
 def _rate_graphs(model: DiffoModel) -> dict[str, FoldedGraph]:
-    """Return analysis, synthesis and unet_step; the UNet is folded in place."""
+    """Return analysis, synthesis and unet_step; UNet and VQ-D are folded in place."""
     config = model.config
+    upsample.fold(model.codec)
     synthesis = one_step.SynthesisFromIndices(model.codec, model.unet)
     one_step.fold(model.unet, resshift.ddpm(config.diffusion).timesteps[0])
     return {
@@ -111,8 +112,8 @@ def _rate_graphs(model: DiffoModel) -> dict[str, FoldedGraph]:
 
 
 def _shared_graphs(model: DiffoModel) -> dict[str, FoldedGraph]:
-    """Return vae_decoder; the VQGAN's decoder is folded in place."""
-    upsample.fold(model.vqgan.decoder)
+    """Return vae_decoder; the decoder is folded in place."""
+    upsample.fold(model.vqgan)
     return {"vae_decoder": FoldedGraph(PixelsFromVae(model.vqgan), signature.vae_decoder(model.config))}
 
 

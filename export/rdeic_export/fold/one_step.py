@@ -4,6 +4,7 @@
   fixed they are constants, and the norm ends in an affine map per channel: they move into its weight and bias.
 * **Condition.** It enters by a convolution: ``conv(concat(x, l)) = conv_x(x) + conv_l(l)``. ``conv_l(l)`` is computed
   once with the base, and is the graph's input ``hint``; conv_x keeps the bias.
+  A UNet that adds the base to what it predicts finds it in ``hint`` too.
 * **Codes.** A 1x1 convolution of a code vector is another code vector: VQ-D's first one is done to the codebook.
 * **Window attention.** The scale 1/sqrt(d) moves into the query's weights and biases, and the table of relative biases
   is expanded. The mask depends on the map's size, and is made in the graph.
@@ -32,18 +33,23 @@ class SynthesisFromIndices(nn.Module):
         transformed = codec.post_quant_conv(codes[:, :, None, None])[:, :, 0, 0]
         self.codes, self.decoded_codes = _table(codes), _table(transformed.detach())
         self.decoder = codec.decoder
-        self.upscales = codec.config.factor > 1
+        self.factor = codec.config.factor
+        self.adds_base = unet.config.adds_base
         self.condition = unet.condition
         first = _first_convolution(unet)
         self.first = _part_of(first, slice(first.in_channels - unet.config.hint_channels, None), bias=False)
 
     def forward(self, vq_indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (z_c, hint), float [B, C, h, w] and [B, width, h, w], of int64 [B, Hq, Wq]."""
+        """Return (z_c, hint), float [B, C, h, w] and [B, D, h, w], of int64 [B, Hq, Wq].
+
+        D is the width of the UNet's first convolution and, where it adds the base, C more, which are that.
+        """
         z_y = self.codes(vq_indices).permute(0, 3, 1, 2)
         z_c = self.decoder(self.decoded_codes(vq_indices).permute(0, 3, 1, 2))
-        if self.upscales:
-            z_y = F.interpolate(z_y, scale_factor=2.0, mode="nearest")
-        return z_c, self.first(self.condition(z_y))
+        if self.factor > 1:
+            z_y = F.interpolate(z_y, scale_factor=float(self.factor), mode="nearest")
+        hint = self.first(self.condition(z_y))
+        return z_c, torch.cat([hint, z_c], dim=1) if self.adds_base else hint
 
 
 class OneStep(nn.Module):
@@ -56,9 +62,11 @@ class OneStep(nn.Module):
         self.first = _part_of(first, slice(0, first.in_channels - unet.config.hint_channels), bias=True)
 
     def forward(self, z_n: Tensor, hint: Tensor) -> Tensor:
-        """Return z_0, float [B, C, h, w], of z_n over its deviation, and of hint, float [B, width, h, w]."""
-        h = self.first(z_n) + hint
-        return self.unet.decode(h, None)
+        """Return z_0, float [B, C, h, w], of z_n over its deviation, and of hint, float [B, D, h, w]."""
+        if not self.unet.config.adds_base:
+            return self.unet.decode(self.first(z_n) + hint, None)
+        width = self.unet.config.channels[0]
+        return hint[:, width:] + self.unet.decode(self.first(z_n) + hint[:, :width], None)
 
 
 @torch.no_grad()

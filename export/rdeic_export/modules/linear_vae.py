@@ -76,6 +76,13 @@ class LinearVae(nn.Module):
         self.last.weight.mul_(0.1)
         biases(self.last).zero_()
 
+    @torch.no_grad()
+    def rescale(self, factors: Tensor) -> None:
+        """Multiply each channel of the latent by a factor, float [C], and have the decoder take that back exactly."""
+        self.basis.mul_(factors[:, None])
+        for conv in (self.linear, self.coarse[0]):
+            conv.weight.div_(factors[None, :, None, None])
+
     def features(self, image: Tensor) -> Tensor:
         """Return float [B, 3 * 8 * 8, H/8, W/8]: the pixels of each block, which g_a reads."""
         return F.pixel_unshuffle(image, self.config.factor_px)

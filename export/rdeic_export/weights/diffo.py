@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rdeic_rt.errors import ExportError
 
-from ..modules.diffo.config import DiffoConfig
+from ..modules.diffo.config import AutoencoderConfig, DiffoConfig
 from ..modules.diffo.model import DiffoModel
 from . import released_names
 from .state import State, listed, read_state, take
@@ -73,7 +73,9 @@ def released_key(key: str, config: DiffoConfig) -> str:
         return released_names.renamed(released_names.renamed(key, _RENAMES_SWIN), released_names.UNET)
     if path.startswith("quantize."):
         return f"quantize.embedding.{path.rpartition('.')[2]}"
-    levels = len((config.latent if part == "codec" else config.vqgan).channels)
+    autoencoder = config.latent if part == "codec" else config.vqgan
+    assert isinstance(autoencoder, AutoencoderConfig)  # no released model has a linear transform
+    levels = len(autoencoder.channels)
     return released_names.autoencoder_key(path, levels)
 
 

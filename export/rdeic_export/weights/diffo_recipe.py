@@ -29,6 +29,7 @@ from rdeic_rt.errors import ExportError
 
 from ..modules.diffo.config import DIFFO, DIFFO_TINY, DiffoConfig
 from ..modules.diffo.model import DiffoModel
+from ..modules.linear_vae import LinearVae
 from . import diffo
 from .document import OWN, RANDOM, RELEASED, check_files
 from .state import listed, read_state, take
@@ -191,6 +192,9 @@ def _random_model(recipe: DiffoRecipe, rate: DiffoRate) -> DiffoModel:
     for parameter in model.parameters():
         if parameter.dim() > 1:
             parameter.normal_(0.0, parameter[0].numel() ** -0.5, generator=generator)
+    if isinstance(model.vqgan, LinearVae):
+        basis = model.vqgan.basis
+        basis.copy_(torch.linalg.qr(torch.randn(basis.shape, generator=generator).t())[0].t() * 4)
     codes = model.codec.quantize.embedding.weight
     codes.copy_(torch.nn.functional.normalize(torch.randn(codes.shape, generator=generator)))  # all equally likely
     return model

@@ -23,14 +23,15 @@ from .. import reference_diffo
 TOLERANCE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-5}
 
 
-def micro(mask: Mask) -> DiffoConfig:
+def micro(mask: Mask, *, adds_base: bool = False) -> DiffoConfig:
     config = make_diffo.MICRO_DIFFO
-    return replace(config, unet=replace(config.unet, mask=mask))
+    return replace(config, unet=replace(config.unet, mask=mask, adds_base=adds_base))
 
 
-@pytest.fixture(scope="module", params=["released", "textbook"])
+@pytest.fixture(scope="module", params=["released", "textbook", "adds_base"])
 def model(request: pytest.FixtureRequest) -> DiffoModel:
-    return make_diffo.model(micro(request.param))
+    is_base = request.param == "adds_base"
+    return make_diffo.model(micro("textbook" if is_base else request.param, adds_base=is_base))
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +50,13 @@ def test_fold_keeps_the_prediction_of_its_timestep(
     model: DiffoModel, z_n: Tensor, indices: Tensor, timestep: int
 ) -> None:
     z_y, base = model.codec.synthesise(indices)
-    expected = model.predict(z_n, z_y, torch.full((2,), timestep))
+    expected = model.predict(z_n, z_y, torch.full((2,), timestep), base)
     z_c, hint = one_step.SynthesisFromIndices(model.codec, model.unet)(indices)
     torch.testing.assert_close(z_c, base, **TOLERANCE)
     unet = copy.deepcopy(model.unet)
     one_step.fold(unet, timestep)
     torch.testing.assert_close(one_step.OneStep(unet)(z_n, hint), expected, **TOLERANCE)
-    other = model.predict(z_n, z_y, torch.full((2,), 1 - timestep))
+    other = model.predict(z_n, z_y, torch.full((2,), 1 - timestep), base)
     assert not torch.allclose(expected, other, atol=1e-2)
 
 
@@ -102,13 +103,14 @@ def test_folded_graphs_give_the_golden_image() -> None:
 
 def test_rates_differ_in_codes_and_noise() -> None:
     assert DIFFO.image_multiple_px == 256
-    assert (DIFFO.index_px, DIFFO_TINY.index_px, DIFFO_TINY.image_multiple_px) == (16, 16, 64)
+    assert (DIFFO.index_px, DIFFO_TINY.index_px, DIFFO_TINY.image_multiple_px) == (16, 16, 32)
     coarse = DIFFO_TINY.at(codebook_size=1024, index_px=32, sqrt_eta=0.5)
-    assert (coarse.index_px, coarse.latent_px, coarse.image_multiple_px) == (32, 16, 64)
+    assert (coarse.index_px, coarse.latent_px, coarse.image_multiple_px) == (32, 8, 32)
+    assert coarse.latent.channels == (64, 128, 128)
     assert coarse.at(index_px=16, codebook_size=256, sqrt_eta=0.8) == DIFFO_TINY
     assert resshift.ddpm(coarse.diffusion).abar_start == pytest.approx(1 / (1 + 4 * 0.25))
     for numbers, message in (
-        ({"index_px": 64}, "can have codes of 16 or 32"),
+        ({"index_px": 64}, "can have codes of 8 or 16 or 32"),
         ({"codebook_size": 1}, "2 to 65536"),
         ({"sqrt_eta": 0.0}, "over 0 and at most 1"),
     ):

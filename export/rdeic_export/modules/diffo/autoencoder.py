@@ -5,6 +5,9 @@ z_start ─ VQ-E ─▶ z_e ─ nearest code ─▶ vq_indices ─ codebook ─�
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,7 +17,23 @@ from .config import AutoencoderConfig
 from .vqgan import Vqgan
 
 DECAY = 0.99  # of the moving averages at each update
+COMMITMENT = 0.25  # weight of the commitment loss: beta of VQ-VAE, equation 3
 COUNT_EPS = 1e-5  # keeps the mean of a code that was never hit finite
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """What the quantiser makes of z_e in training.
+
+    Attributes:
+        z_y: the code vectors, float [B, D, H, W], whose gradients are z_e's.
+        indices: int64 [B, H, W].
+        commitment: how far z_e is from them, a scalar; its gradients are z_e's, too.
+    """
+
+    z_y: Tensor
+    indices: Tensor
+    commitment: Tensor
 
 
 class MovingAverageQuantizer(VectorQuantizer):
@@ -33,17 +52,33 @@ class MovingAverageQuantizer(VectorQuantizer):
         self.register_buffer("cluster_size", torch.zeros(codebook_size))
         self.register_buffer("embed_avg", self.embedding.weight.detach().clone())
 
+    def quantise(self, z_e: Tensor) -> Quantised:
+        """Return what training makes of z_e, float [B, D, H, W]: gradients of z_y go straight through to it."""
+        indices = self.indices(z_e)
+        code = self.lookup(indices).detach()
+        return Quantised(z_e + (code - z_e).detach(), indices, COMMITMENT * F.mse_loss(z_e, code))
+
     @torch.no_grad()
-    def update(self, z_e: Tensor, indices: Tensor) -> None:
+    def start(self, codes: Tensor, counts: Tensor) -> None:
+        """Start from clusters of z_e: their means, float [K, D], and how many vectors of an update are in each, [K]."""
+        self.embedding.weight.copy_(codes)
+        self.cluster_size.copy_(counts)
+        self.embed_avg.copy_(codes * counts[:, None])
+
+    @torch.no_grad()
+    def update(self, z_e: Tensor, indices: Tensor, total: Callable[[Tensor], Tensor] = lambda sums: sums) -> None:
         """Move the codebook towards z_e, float [B, D, H, W], given its indices, int64 [B, H, W].
 
-        A code that starts with cluster_size 0 is thrown far off by its first update: fill ``cluster_size`` and
-        ``embed_avg`` before training, from clusters of z_e.
+        A code that starts with cluster_size 0 is thrown far off by its first update: `start` from clusters of z_e.
+
+        Args:
+            z_e, indices: of this process.
+            total: returns the sum of a tensor over all processes that train together.
         """
         vectors = z_e.permute(0, 2, 3, 1).flatten(0, 2)
         hits = F.one_hot(indices.flatten(), self.embedding.num_embeddings).to(vectors.dtype)
-        self.cluster_size.mul_(DECAY).add_(hits.sum(0), alpha=1 - DECAY)
-        self.embed_avg.mul_(DECAY).add_(hits.t() @ vectors, alpha=1 - DECAY)
+        self.cluster_size.mul_(DECAY).add_(total(hits.sum(0)), alpha=1 - DECAY)
+        self.embed_avg.mul_(DECAY).add_(total(hits.t() @ vectors), alpha=1 - DECAY)
         n = self.cluster_size.sum()
         share = (self.cluster_size + COUNT_EPS) / (n + len(self.cluster_size) * COUNT_EPS)
         self.embedding.weight.copy_(self.embed_avg / (share * n)[:, None])

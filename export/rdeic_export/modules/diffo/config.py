@@ -9,7 +9,10 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from ..config import LinearVaeConfig
+
 Mask = Literal["released", "textbook"]
+COARSEST = 4  # positions of the latent per code along a side, at most; the released code reads 1 or 2
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class SwinUNetConfig:
         mlp_ratio: hidden width of a Swin block's perceptron over ``swin_dim``.
         norm_groups: groups of every GroupNorm.
         mask: which tokens of a shifted window see each other, see `swin.regions`. Released weights need theirs.
+        adds_base: whether what it predicts is added to z_y_start. Released weights predict z_0 itself.
     """
 
     channels: tuple[int, ...] = (160, 320, 320, 640)
@@ -75,6 +79,7 @@ class SwinUNetConfig:
     mlp_ratio: int = 4
     norm_groups: int = 32
     mask: Mask = "released"
+    adds_base: bool = False
 
     def __post_init__(self) -> None:
         if not len(self.channels) == len(self.layers_per_block) == len(self.windows):
@@ -119,7 +124,7 @@ class DiffoConfig:
 
     Attributes:
         name: of the model.
-        vqgan: image to z_start and back; frozen.
+        vqgan: image to z_start and back, frozen: a VQGAN, or the linear transform of the small RDEIC model.
         latent: z_start to z_e, and the code vectors back to z_y_start.
         unet: (z_t, z_y) to z_0.
         codebook_size: K, number of code vectors: what a rate is chosen by.
@@ -127,30 +132,37 @@ class DiffoConfig:
     """
 
     name: str
-    vqgan: AutoencoderConfig
+    vqgan: AutoencoderConfig | LinearVaeConfig
     latent: AutoencoderConfig
     unet: SwinUNetConfig = field(default_factory=SwinUNetConfig)
     codebook_size: int = 256
     diffusion: ResShiftConfig = field(default_factory=ResShiftConfig)
 
     def __post_init__(self) -> None:
-        if not self.vqgan.embed_dim == self.latent.in_channels == self.latent.embed_dim:
+        if not self.latent_channels == self.latent.in_channels == self.latent.embed_dim:
             raise ValueError(
-                f"{self.name}: VQGAN latents have {self.vqgan.embed_dim} channels, the latent autoencoder reads "
+                f"{self.name}: latents have {self.latent_channels} channels, the latent autoencoder reads "
                 f"{self.latent.in_channels} and its codes have {self.latent.embed_dim}; they must be equal"
             )
-        if self.latent.factor not in (1, 2):
-            raise ValueError(f"{self.name}: codes at 1/{self.latent.factor} of the latent; the UNet reads 1/1 or 1/2")
+        if self.latent.factor > COARSEST:
+            raise ValueError(
+                f"{self.name}: codes at 1/{self.latent.factor} of the latent; the coarsest are at 1/{COARSEST}"
+            )
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the latent, and of code vectors."""
+        return self.vqgan.latent_channels if isinstance(self.vqgan, LinearVaeConfig) else self.vqgan.embed_dim
 
     @property
     def latent_px(self) -> int:
         """Pixels along a side that a position of the latent stands for."""
-        return self.vqgan.factor
+        return self.vqgan.factor_px if isinstance(self.vqgan, LinearVaeConfig) else self.vqgan.factor
 
     @property
     def index_px(self) -> int:
         """Pixels along a side that an index stands for."""
-        return self.vqgan.factor * self.latent.factor
+        return self.latent_px * self.latent.factor
 
     def at(
         self, *, codebook_size: int | None = None, index_px: int | None = None, sqrt_eta: float | None = None
@@ -158,18 +170,22 @@ class DiffoConfig:
         """Return the configuration of one rate: K, the fineness of its codes and its noise; None leaves it as it is.
 
         Raises:
-            ValueError: codes are to be finer than the latent, or more than twice as coarse; K < 2; no positive noise.
+            ValueError: codes are to be finer than the latent, or more than `COARSEST` times as coarse; K < 2; no
+                positive noise.
         """
         latent = self.latent
         if index_px is not None and index_px != self.index_px:
-            levels = {self.latent_px: 1, 2 * self.latent_px: 2}.get(index_px)
-            if levels is None:
+            possible = [self.latent_px << level for level in range(COARSEST.bit_length())]
+            if index_px not in possible:
                 raise ValueError(
-                    f"codes of {index_px} pixels; latents of {self.latent_px} can have codes of {self.latent_px} or "
-                    f"{2 * self.latent_px}"
+                    f"codes of {index_px} pixels; latents of {self.latent_px} can have codes of "
+                    f"{' or '.join(map(str, possible))}"
                 )
-            attention = (latent.attention_levels[0], False)[:levels]  # as the released code's resolutions give it
-            latent = replace(latent, channels=(latent.channels[0],) * levels, attention_levels=attention)
+            levels = possible.index(index_px) + 1
+            # A level more has the width of the last, and no attention, as the released code's resolutions give it.
+            channels = (*latent.channels, *[latent.channels[-1]] * levels)[:levels]
+            attention = (*latent.attention_levels, *[False] * levels)[:levels]
+            latent = replace(latent, channels=channels, attention_levels=attention)
         size = self.codebook_size if codebook_size is None else codebook_size
         end = self.diffusion.sqrt_eta_end if sqrt_eta is None else sqrt_eta
         if not 2 <= size <= 1 << 16:
@@ -181,7 +197,7 @@ class DiffoConfig:
     @property
     def image_multiple_px(self) -> int:
         """Image sides are padded to a multiple of this: 256 for the released model."""
-        return self.vqgan.factor * math.lcm(self.unet.multiple, self.latent.factor)
+        return self.latent_px * math.lcm(self.unet.multiple, self.latent.factor)
 
 
 DIFFO = DiffoConfig(
@@ -199,29 +215,19 @@ DIFFO = DiffoConfig(
     ),
 )
 
-# Small enough for a CPU: as in the embedded RDEIC model, convolutions of the VQGAN run at 1/4 resolution or below, and
-# no attention is global. Weights are our own, so windows are masked as Swin describes it.
+# Small enough for a CPU. Latents and D are those of the small RDEIC model: a linear transform of blocks of 8x8 pixels,
+# so there is no VQGAN to train; each coefficient is scaled to a variance of one (`LinearVae.rescale`). Weights are our
+# own, so windows are masked as Swin describes it. No attention is global.
 DIFFO_TINY = DiffoConfig(
     name="diffo-tiny",
-    vqgan=AutoencoderConfig(
-        in_channels=3,
-        stem_channels=64,
-        channels=(64, 128, 128),
-        attention_levels=(False, False, False),
-        z_channels=32,
-        embed_dim=32,
-        layers_per_block=1,
-        mid_attention=False,
-        norm_groups=16,
-        pixel_unshuffle=4,
-    ),
+    vqgan=LinearVaeConfig(latent_channels=24),
     latent=AutoencoderConfig(
-        in_channels=32,
+        in_channels=24,
         stem_channels=64,
-        channels=(128,),
-        attention_levels=(False,),
+        channels=(64, 128),
+        attention_levels=(False, False),
         z_channels=32,
-        embed_dim=32,
+        embed_dim=24,
         layers_per_block=1,
         mid_attention=False,
         norm_groups=16,
@@ -235,5 +241,6 @@ DIFFO_TINY = DiffoConfig(
         head_dim=16,
         norm_groups=16,
         mask="textbook",
+        adds_base=True,
     ),
 )

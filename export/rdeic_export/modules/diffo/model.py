@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from rdeic_rt.schedule import Schedule
 
+from ..config import LinearVaeConfig
+from ..linear_vae import LinearVae
 from ..samplers import rows
 from .autoencoder import LatentAutoencoder
 from .config import DiffoConfig
@@ -20,25 +22,29 @@ class DiffoModel(nn.Module):
     def __init__(self, config: DiffoConfig) -> None:
         super().__init__()
         self.config = config
-        self.vqgan = Vqgan(config.vqgan)
+        self.vqgan = LinearVae(config.vqgan) if isinstance(config.vqgan, LinearVaeConfig) else Vqgan(config.vqgan)
         self.codec = LatentAutoencoder(config.latent, config.codebook_size)
-        self.unet = SwinUNet(config.unet, config.vqgan.embed_dim)
+        self.unet = SwinUNet(config.unet, config.latent_channels)
 
     def analyse(self, image: Tensor) -> Tensor:
         """Return vq_indices, int64 [B, Hq, Wq], of an image, float [B, 3, H, W] in [-1, 1]: all that is sent."""
-        return self.codec.analyse(self.vqgan.encode(image))
+        return self.codec.analyse(self.vqgan.latents(image))
 
-    def predict(self, x: Tensor, z_y: Tensor, timesteps: Tensor) -> Tensor:
+    def predict(self, x: Tensor, z_y: Tensor, timesteps: Tensor, base: Tensor | None = None) -> Tensor:
         """Return z_0, float [B, C, h, w].
 
         Args:
             x: z_t over its deviation, float [B, C, h, w].
             z_y: code vectors, float [B, C, Hq, Wq].
             timesteps: int64 [B].
+            base: z_y_start, like x, where the UNet `adds_base`.
         """
         height, width = x.shape[-2:]
         out: Tensor = self.unet(x, self.unet.time_embed(timesteps), self.unet.hint(z_y, height, width))
-        return out
+        if not self.config.unet.adds_base:
+            return out
+        assert base is not None  # nobody who has such a UNet leaves it out
+        return base + out
 
     def denoise(self, base: Tensor, z_y: Tensor, table: Schedule, noises: list[Tensor]) -> Tensor:
         """Return z_0, float [B, C, h, w], after the table's fixed steps: one, as released.
@@ -52,7 +58,7 @@ class DiffoModel(nn.Module):
         draws = iter(noises)
         x: Tensor = table.abar_start**0.5 * base + (1.0 - table.abar_start) ** 0.5 * next(draws)
         for timestep, a, b, c in rows(table):
-            x = a * x + b * self.predict(x, z_y, torch.full((x.shape[0],), timestep, device=x.device))
+            x = a * x + b * self.predict(x, z_y, torch.full((x.shape[0],), timestep, device=x.device), base)
             if c:
                 x = x + c * next(draws)
         return x

@@ -15,19 +15,24 @@ def analysis(config: DiffoConfig) -> Signature:
 
 def synthesis(config: DiffoConfig) -> Signature:
     """VQ indices -> z_c and hint."""
-    hint = _latent(config, "hint", config.unet.channels[0])
+    hint = _latent(config, "hint", _hint_channels(config))
     return Signature("synthesis", (_indices(config),), (_latent(config, "z_c"), hint), index_bound=config.codebook_size)
 
 
 def unet_step(config: DiffoConfig) -> Signature:
     """z_n and hint -> z_0."""
-    hint = _latent(config, "hint", config.unet.channels[0])
+    hint = _latent(config, "hint", _hint_channels(config))
     return Signature("unet_step", (_latent(config, "z_n"), hint), (_latent(config, "z_0"),))
 
 
 def vae_decoder(config: DiffoConfig) -> Signature:
     """z_0 -> image."""
     return Signature("vae_decoder", (_latent(config, "z_0"),), (_image(config),))
+
+
+def _hint_channels(config: DiffoConfig) -> int:
+    """Return the channels of what is added behind the UNet's first convolution and, where it is, to its output."""
+    return config.unet.channels[0] + (config.latent_channels if config.unet.adds_base else 0)
 
 
 def _image(config: DiffoConfig) -> TensorSpec:
@@ -39,7 +44,7 @@ def _indices(config: DiffoConfig) -> TensorSpec:
 
 
 def _latent(config: DiffoConfig, name: str, channels: int | None = None) -> TensorSpec:
-    return TensorSpec(name, "float32", ("batch", channels or config.vqgan.embed_dim, *_grid(config, config.latent_px)))
+    return TensorSpec(name, "float32", ("batch", channels or config.latent_channels, *_grid(config, config.latent_px)))
 
 
 def _grid(config: DiffoConfig, position_px: int) -> tuple[Dim, Dim]:

@@ -67,11 +67,11 @@ class SwinUNet(nn.Module):
         """Return the condition as the UNet reads it, float [B, hint_channels, height, width].
 
         Args:
-            z_y: code vectors, float [B, C, height, width], or half of both.
+            z_y: code vectors, float [B, C, height, width], or a half or a quarter of both.
             height, width: of the latent that is denoised.
         """
         if z_y.shape[-2:] != (height, width):
-            z_y = F.interpolate(z_y, scale_factor=2.0, mode="nearest")
+            z_y = F.interpolate(z_y, scale_factor=float(height // z_y.shape[-2]), mode="nearest")
         out: Tensor = self.condition(z_y)
         return out
 

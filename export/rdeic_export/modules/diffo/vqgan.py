@@ -89,6 +89,10 @@ class Vqgan(nn.Module):
         out: Tensor = self.quant_conv(self.encoder(F.pixel_unshuffle(x, self.config.pixel_unshuffle)))
         return out
 
+    def latents(self, image: Tensor) -> Tensor:
+        """Return z_start: `encode`, as other autoencoders of images call it."""
+        return self.encode(image)
+
     def decode(self, z: Tensor) -> Tensor:
         """Return float [B, C, H, W] of a latent, float [B, embed_dim, H/f, W/f]; images are not clamped."""
         return F.pixel_shuffle(self.decoder(self.post_quant_conv(z)), self.config.pixel_unshuffle)

@@ -13,7 +13,7 @@ from rdeic_export.modules.diffo.model import DiffoModel
 
 def test_image_multiple_makes_windows_of_every_level_whole() -> None:
     assert DIFFO.image_multiple_px == 256
-    assert DIFFO_TINY.image_multiple_px == 64
+    assert DIFFO_TINY.image_multiple_px == 32
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_tiny_codes_an_image_of_the_smallest_size() -> None:
     indices = tiny.analyse(torch.zeros(1, 3, 64, 64))
     assert indices.shape == (1, 4, 4)
     z_y, base = tiny.codec.synthesise(indices)
-    z_0 = tiny.predict(base, z_y, torch.tensor([1]))
+    z_0 = tiny.predict(base, z_y, torch.tensor([1]), base)
     assert tiny.vqgan.decode(z_0).shape == (1, 3, 64, 64)
 
 
@@ -42,9 +42,9 @@ def test_config_widths_that_differ_raise() -> None:
         replace(DIFFO, vqgan=replace(DIFFO.vqgan, embed_dim=128))
 
 
-def test_config_codes_at_a_quarter_raise() -> None:
-    with pytest.raises(ValueError, match="codes at 1/4 of the latent"):
-        replace(DIFFO, latent=replace(DIFFO.latent, channels=(512,) * 3, attention_levels=(True, False, False)))
+def test_config_codes_at_an_eighth_raise() -> None:
+    with pytest.raises(ValueError, match="codes at 1/8 of the latent"):
+        replace(DIFFO, latent=replace(DIFFO.latent, channels=(512,) * 4, attention_levels=(True, False, False, False)))
 
 
 def test_config_levels_of_different_number_raise() -> None:
