@@ -46,7 +46,7 @@ def k_means(vectors: Tensor, count: int, generator: torch.Generator) -> tuple[Te
     means = some(count).clone()
     sizes = torch.zeros(count, device=vectors.device)
     for _ in range(ITERATIONS):
-        nearest = torch.cat([torch.cdist(part, means).argmin(1) for part in vectors.split(1 << 14)])
+        nearest = torch.cat([torch.cdist(part, means).argmin(1) for part in torch.split(vectors, 1 << 14)])
         sizes = torch.bincount(nearest, minlength=count).to(vectors.dtype)
         sums = torch.zeros_like(means).index_add_(0, nearest, vectors)
         means = sums / sizes.clamp(min=1)[:, None]

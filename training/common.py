@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import logging
 import tomllib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
-class Setup:
+class Setup(Generic[Network]):
     """What a training script starts from: the model, its crops, its options and where it writes.
 
     Attributes:
@@ -41,7 +42,7 @@ class Setup:
         precision: as `loop.run` takes it.
     """
 
-    model: RdeicModel
+    model: Network
     squares: NDArray[np.uint8] | Tensor
     validation: Tensor
     schedule: TrainingSchedule
@@ -78,8 +79,22 @@ def parser(description: str) -> argparse.ArgumentParser:
     return p
 
 
-def prepare(args: argparse.Namespace, stage: str) -> Setup:
-    """Return the set-up of one stage; its settings are the table of that name in the configuration file."""
+RdeicSetup: TypeAlias = Setup[RdeicModel]
+
+
+def rdeic_model(settings: Mapping[str, Any]) -> RdeicModel:
+    """Return the untrained RDEIC model of a configuration file."""
+    return RdeicModel(MODELS[settings["model"]])
+
+
+def prepare(args: argparse.Namespace, stage: str, model_of: Callable[[Mapping[str, Any]], Network]) -> Setup[Network]:
+    """Return the set-up of one stage.
+
+    Args:
+        args: of `parser`.
+        stage: its settings are the table of that name in the configuration file.
+        model_of: all settings -> the model to train.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     loop.join_processes()
     torch.manual_seed(args.seed)
@@ -95,7 +110,7 @@ def prepare(args: argparse.Namespace, stage: str) -> Setup:
         torch.set_float32_matmul_precision("high")  # what bf16 leaves in float32 may have 10 bits
         torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
     return Setup(
-        model=on_device(RdeicModel(MODELS[settings["model"]]), args.device),
+        model=on_device(model_of(settings), args.device),
         squares=torch.from_numpy(squares[:]).to(args.device) if args.device == "cuda" else squares,
         validation=data.to_tensor(middles).to(args.device),
         schedule=schedule,

@@ -223,7 +223,7 @@ def faster_precision(loss: Callable[[], Tensor], device: str) -> str:
 
 def join_processes() -> None:
     """Share batches and gradients with the other processes that ``torchrun`` started, if it did."""
-    if distributed.is_torchelastic_launched():
+    if distributed.is_torchelastic_launched() and not distributed.is_initialized():
         distributed.init_process_group()
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))

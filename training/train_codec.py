@@ -115,7 +115,7 @@ class Codebook:
         self._usage.zero_()
 
 
-def validation(setup: common.Setup, decode: Callable[[Coded], Tensor]) -> tuple[NDArray[np.uint8], loop.Metrics]:
+def validation(setup: common.RdeicSetup, decode: Callable[[Coded], Tensor]) -> tuple[NDArray[np.uint8], loop.Metrics]:
     """Return a sheet of some validation photos and their decoded images, and measures on all, for each rate.
 
     Args:
@@ -149,7 +149,7 @@ def main() -> None:
     p = common.parser(__doc__ or "")
     p.add_argument("--init", type=Path, help="weights of an earlier training to start from; default: linear transforms")
     args = p.parse_args()
-    setup = common.prepare(args, "codec")
+    setup = common.prepare(args, "codec", common.rdeic_model)
     model = setup.model
     lambdas = torch.tensor(setup.options["lambdas"], device=setup.device)
     middle = float(lambdas.log().mean().exp())

@@ -38,7 +38,7 @@ def run_stage(kind: type[DecoderStage], name: str, description: str) -> None:
     p = common.parser(description)
     p.add_argument("--init", type=Path, required=True, help="weights that the stage before, or this one, left")
     args = p.parse_args()
-    setup = common.prepare(args, name)
+    setup = common.prepare(args, name, common.rdeic_model)
     stage = kind(setup, args.init)
     loop.run(
         stage.trained,
@@ -74,7 +74,7 @@ class Step:
 class DecoderStage:
     """What the stages with a frozen bitstream share: the decode, its losses, and which networks learn."""
 
-    def __init__(self, setup: common.Setup, init: Path) -> None:
+    def __init__(self, setup: common.RdeicSetup, init: Path) -> None:
         self.setup, self.model = setup, setup.model
         model = self.model
         zero_connections(model)

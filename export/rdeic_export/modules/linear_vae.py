@@ -81,6 +81,7 @@ class LinearVae(nn.Module):
         """Multiply each channel of the latent by a factor, float [C], and have the decoder take that back exactly."""
         self.basis.mul_(factors[:, None])
         for conv in (self.linear, self.coarse[0]):
+            assert isinstance(conv, nn.Conv2d)
             conv.weight.div_(factors[None, :, None, None])
 
     def features(self, image: Tensor) -> Tensor:

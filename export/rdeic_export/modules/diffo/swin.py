@@ -14,7 +14,7 @@ NORM_EPS = 1e-5
 MASKED = -100.0  # added to the logits of tokens that must not see each other, as in Swin's own code
 
 
-def regions(height: int, width: int, window: int, shift: int, mask: Mask) -> Tensor:
+def regions(height: int, width: int, window: int, shift: int, mask: Mask, device: torch.device | None = None) -> Tensor:
     """Return int64 [height, width], labels on the rolled map: tokens of a window see those of their own label.
 
     ``textbook`` (arXiv 2103.14030, figure 4) parts what only the roll has made neighbours, by rows and by columns.
@@ -22,8 +22,8 @@ def regions(height: int, width: int, window: int, shift: int, mask: Mask) -> Ten
     row of windows alone, the last ``shift`` columns of every window are parted from the rest. Weights trained so need
     it.
     """
-    rows = torch.arange(height)[:, None]
-    columns = torch.arange(width)[None, :]
+    rows = torch.arange(height, device=device)[:, None]
+    columns = torch.arange(width, device=device)[None, :]
     if mask == "released":
         return ((rows >= height - window) & (columns % window >= window - shift)).long()
     row_label = (rows >= height - window).long() + (rows >= height - shift)
@@ -45,9 +45,9 @@ def map_of(x: Tensor, window: int, height: int, width: int) -> Tensor:
     return x.permute(0, 5, 1, 3, 2, 4).reshape(b, c, height, width)
 
 
-def mask(height: int, width: int, window: int, shift: int, kind: Mask) -> Tensor:
+def mask(height: int, width: int, window: int, shift: int, kind: Mask, device: torch.device | None = None) -> Tensor:
     """Return what is added to the logits of shifted windows, float [windows, tokens, tokens]; see `regions`."""
-    labels = windows_of(regions(height, width, window, shift, kind)[None, None], window)[0]
+    labels = windows_of(regions(height, width, window, shift, kind, device)[None, None], window)[0]
     return torch.where(labels != labels.transpose(1, 2), MASKED, 0.0)
 
 
@@ -83,7 +83,7 @@ class WindowAttention(nn.Module):
         q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).unbind(0)
         logits = (q * self.head_dim**-0.5) @ k.transpose(-2, -1) + self.bias()
         if self.shift:
-            logits = logits + mask(height, width, self.window, self.shift, self.mask).to(x.device)[:, None]
+            logits = logits + mask(height, width, self.window, self.shift, self.mask, x.device)[:, None]
         out = (logits.softmax(-1) @ v).transpose(2, 3).reshape(b, n_windows, n, dim)
         h = map_of(self.proj(out), self.window, height, width)
         return h.roll((self.shift, self.shift), dims=(2, 3)) if self.shift else h

@@ -39,7 +39,7 @@ def test_tiny_codes_an_image_of_the_smallest_size() -> None:
 
 def test_config_widths_that_differ_raise() -> None:
     with pytest.raises(ValueError, match="they must be equal"):
-        replace(DIFFO, vqgan=replace(DIFFO.vqgan, embed_dim=128))
+        replace(DIFFO, latent=replace(DIFFO.latent, embed_dim=128))
 
 
 def test_config_codes_at_an_eighth_raise() -> None:

@@ -63,7 +63,7 @@ def indices_like(model: DiffoModel, run: dict[str, np.ndarray]) -> Tensor:
 @torch.no_grad()
 def test_analysis_matches_golden(model: DiffoModel, run: dict[str, np.ndarray]) -> None:
     x = padded(run["image_u8"][None])
-    z_start = model.vqgan.encode(x)
+    z_start = model.vqgan.latents(x)
     check(z_start, run["z_start"], "z_start")
     check(model.codec.encode(z_start), run["z_e"], "z_e")
     assert np.array_equal(model.analyse(x).numpy().ravel(), run["vq_indices"])
@@ -212,6 +212,7 @@ def unet_stages(model: DiffoModel) -> Iterator[tuple[str, nn.Module]]:
 @torch.no_grad()
 def test_every_traced_activation_matches_golden(model: DiffoModel) -> None:
     trace, run, seen = reference.golden("trace_A"), reference.golden("run_A"), dict[str, Tensor]()
+    assert isinstance(model.vqgan, Vqgan)
     stages = [*autoencoder_stages(model.vqgan, "gt"), *autoencoder_stages(model.codec, "vq"), *unet_stages(model)]
     hooks = [
         module.register_forward_hook(lambda _, __, out, name=name: seen.__setitem__(name, out))
@@ -237,7 +238,7 @@ def test_training_arrays_match_golden(model: DiffoModel) -> None:
     golden = reference.golden("training")
     x = padded(golden["x0_u8"])
     t, noise = tensor(golden["t"]), tensor(golden["noise"])
-    z_start = model.vqgan.encode(x)
+    z_start = model.vqgan.latents(x)
     z_y, base = model.codec.synthesise(model.codec.analyse(z_start))
     z_t = resshift.noised(model.config.diffusion, z_start, base, noise, t)
     check(z_t, golden["z_t"], "training z_t")

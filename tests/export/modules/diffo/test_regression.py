@@ -27,7 +27,7 @@ RECORDED = Path(__file__).parents[3] / "data" / "released" / "diffo_micro_stages
 def stages() -> dict[str, torch.Tensor]:
     network = make_diffo.model()
     image = torch.tanh(seeded((1, 3, 64, 96), "image"))
-    out = {"z_start": network.vqgan.encode(image)}
+    out = {"z_start": network.vqgan.latents(image)}
     out["z_e"] = network.codec.encode(out["z_start"])
     out["vq_indices"] = network.analyse(image)
     out["z_y"], out["z_y_start"] = network.codec.synthesise(out["vq_indices"])

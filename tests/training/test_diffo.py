@@ -1,0 +1,156 @@
+"""DiffO's stages run end to end on real photos, resume, and leave what a bundle is built from."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from rdeic_export.modules.config import TINY_2
+from rdeic_export.modules.diffo.config import DIFFO_TINY
+from rdeic_export.modules.diffo.model import DiffoModel
+from rdeic_export.modules.linear_vae import LinearVae
+from rdeic_export.modules.model import RdeicModel
+from rdeic_export.weights import any_recipe, diffo_recipe
+from rdeic_export.weights.diffo_recipe import DiffoRecipe
+from training import data, diffo, pack_diffo, scan_noise, train_diffo, train_diffo_base, transforms
+
+PHOTOS = Path(__file__).parents[2] / "tests" / "data" / "photos"
+CONFIG = """
+model = "diffo-tiny"
+
+[rates.coarse]
+codebook_size = 16
+index_px = 32
+sqrt_eta = 0.4
+
+[rates.fine]
+codebook_size = 32
+index_px = 16
+sqrt_eta = 0.2
+"""
+
+
+def run(main: object, monkeypatch: pytest.MonkeyPatch, *options: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["train", *map(str, options)])
+    main()  # type: ignore[operator]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Crops, settings, and the small RDEIC model that training starts from."""
+    folder = tmp_path_factory.mktemp("runs")
+    squares = np.stack(list(data.cut(data.load_photos([PHOTOS], 128), 16, 128, seed=0)))
+    np.save(folder / "crops.npy", squares)
+    torch.manual_seed(0)
+    rdeic = RdeicModel(TINY_2)
+    transforms.start_from_linear(rdeic, squares, [0.3, 0.42, 0.6, 0.85])
+    save_file({k: v.contiguous() for k, v in rdeic.state_dict().items()}, folder / "rdeic.safetensors")
+    settings = diffo.CONFIG.read_text()
+    (folder / "config.toml").write_text(CONFIG + settings[settings.index("[base]") :])
+    return folder
+
+
+@pytest.fixture
+def common(folder: Path) -> list[object]:
+    """Options of every stage."""
+    options: list[object] = [
+        "--crops",
+        folder / "crops.npy",
+        "--validation",
+        PHOTOS,
+        "--config",
+        folder / "config.toml",
+    ]
+    return [*options, "--batch", 4, "--samples", 2, "--device", "cpu", "--precision", "fp32"]
+
+
+def test_rescaled_latents_have_a_variance_of_one_and_decode_to_the_same(folder: Path) -> None:
+    torch.manual_seed(0)
+    model = DiffoModel(DIFFO_TINY)
+    rdeic = load_file(folder / "rdeic.safetensors")
+    vae = diffo.linear_vae(model)
+    vae.load_state_dict({k.removeprefix("vae."): v for k, v in rdeic.items() if k.startswith("vae.")})
+    image = data.to_tensor(np.load(folder / "crops.npy"))
+    with torch.no_grad():
+        before = vae.latents(image)
+        expected = vae.decode(before[:2])
+        vae.rescale(1 / before.std((0, 2, 3)))
+        after = vae.latents(image)
+        torch.testing.assert_close(after.std((0, 2, 3)), torch.ones(24))
+        torch.testing.assert_close(vae.decode(after[:2]), expected, rtol=1e-4, atol=1e-4)
+    # An error of z_0 weighs what it does to pixels: D's linear part is orthogonal.
+    weights = diffo.latent_weights(model)
+    assert weights.mean() == pytest.approx(1, rel=1e-5)
+    assert weights[0] == weights.max()
+
+
+@pytest.mark.parametrize("rate", ["coarse", "fine"])
+def test_stages_chain_resume_and_make_a_bundle(
+    rate: str, folder: Path, common: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, one_step = tmp_path / "base", tmp_path / "one_step"
+    of_base = [*common, "--rate", rate, "--init", folder / "rdeic.safetensors"]
+    run(train_diffo_base.main, monkeypatch, *of_base, "--steps", 1, "--out", base)
+    run(train_diffo_base.main, monkeypatch, *of_base, "--steps", 3, "--out", base)  # goes on
+    run(train_diffo_base.main, monkeypatch, *of_base, "--steps", 3, "--out", tmp_path / "unbroken")
+    first, unbroken = (load_file(path / "weights.safetensors") for path in (base, tmp_path / "unbroken"))
+    assert {key.split(".")[0] for key in first} == {"vqgan", "codec"}
+    for key in ("vqgan.basis", "codec.quantize.cluster_size"):
+        torch.testing.assert_close(first[key], unbroken[key], rtol=0.2, atol=1e-3)  # a learning rate fell in between
+
+    of_step = [*common, "--rate", rate, "--init", base / "weights.safetensors"]
+    run(train_diffo.main, monkeypatch, *of_step, "--steps", 2, "--out", one_step)
+    second = load_file(one_step / "weights.safetensors")
+    config = diffo.rate_config(diffo.read_settings(folder / "config.toml"), rate)
+    assert second.keys() == DiffoModel(config).state_dict().keys()
+    assert all(torch.equal(first[key], second[key]) for key in first if key.startswith("vqgan."))
+    learnt = {key for key in first if not torch.equal(first[key], second[key])}
+    assert {
+        "codec.encoder.conv_in.weight",
+        "codec.decoder.conv_out.weight",
+        "codec.quantize.embedding.weight",
+    } <= learnt
+    assert second["unet.out.2.weight"].abs().max() > 0
+    assert (one_step / "samples" / "000002.png").exists()
+
+    packed = tmp_path / "packed"
+    run(pack_diffo.main, monkeypatch, f"{rate}={one_step}", "--config", folder / "config.toml", "--out", packed)
+    recipe = any_recipe.load(packed / "recipe.toml")
+    assert isinstance(recipe, DiffoRecipe)
+    assert recipe.rates[0].config == config
+    assert isinstance(diffo_recipe.build_model(recipe, recipe.rates[0]).vqgan, LinearVae)
+
+
+def test_scan_trains_with_each_noise_and_reads_what_is_done(
+    folder: Path, common: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    config = diffo.rate_config(diffo.read_settings(folder / "config.toml"), "coarse")
+    model = DiffoModel(config)
+    rdeic = load_file(folder / "rdeic.safetensors")
+    diffo.linear_vae(model).load_state_dict(
+        {k.removeprefix("vae."): v for k, v in rdeic.items() if k.startswith("vae.")}
+    )
+    state = {k: v.contiguous() for k, v in model.state_dict().items() if not k.startswith("unet.")}
+    save_file(state, tmp_path / "base.safetensors")
+    options = [*common, "--rate", "coarse", "--init", tmp_path / "base.safetensors", "--steps", 1]
+    for _ in range(2):
+        run(scan_noise.main, monkeypatch, *options, "--sqrt-eta", 0.1, 0.8, "--out", tmp_path / "scan")
+    table = (tmp_path / "scan" / "noise.md").read_text().splitlines()
+    assert len(table) == 4
+    assert {row.split("|")[1].strip() for row in table[2:]} == {"0.1", "0.8"}
+    assert len((tmp_path / "scan" / "0.1" / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+def test_settings_have_the_rates_that_were_meant() -> None:
+    settings = diffo.read_settings(diffo.CONFIG)
+    bits = {
+        name: np.log2(config.codebook_size) / config.index_px**2
+        for name, config in ((name, diffo.rate_config(settings, name)) for name in settings["rates"])
+    }
+    assert bits == pytest.approx({"low": 0.0098, "high": 0.03125}, rel=0.01)
