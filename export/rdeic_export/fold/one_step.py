@@ -104,12 +104,15 @@ class FoldedWindowAttention(nn.Module):
             x = _rolled(x, self.shift)
         tokens = swin.windows_of(x, self.window)
         b, n_windows, n, dim = tokens.shape
-        qkv = self.qkv(tokens).reshape(b, n_windows, n, 3, self.heads, self.head_dim)
-        q, k, v = (part.squeeze(3).transpose(2, 3) for part in qkv.split(1, dim=3))
-        logits = torch.matmul(q, k.transpose(-2, -1)) + self.bias
+        # All heads of all windows are one dimension: libraries know attention of four.
+        qkv = self.qkv(tokens).reshape(b, n_windows, n, 3, self.heads, self.head_dim).transpose(2, 4)
+        q, k, v = (part.reshape(b, n_windows * self.heads, n, self.head_dim) for part in qkv.split(1, dim=3))
+        bias = self.bias.expand(n_windows, -1, -1, -1)
         if self.shift:
-            logits = logits + swin.mask(height, width, self.window, self.shift, self.mask)[:, None]
-        out = torch.matmul(torch.softmax(logits, dim=-1), v).transpose(2, 3).reshape(b, n_windows, n, dim)
+            bias = bias + swin.mask(height, width, self.window, self.shift, self.mask, x.device)[:, None]
+        logits = torch.matmul(q, k.transpose(2, 3)) + bias.reshape(1, n_windows * self.heads, n, n)
+        out = torch.matmul(torch.softmax(logits, dim=-1), v)
+        out = out.reshape(b, n_windows, self.heads, n, self.head_dim).transpose(2, 3).reshape(b, n_windows, n, dim)
         h = swin.map_of(self.proj(out), self.window, height, width)
         return _rolled(h, -self.shift) if self.shift else h
 
