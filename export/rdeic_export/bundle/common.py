@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from rdeic_rt import bundle as bundles
 from rdeic_rt import pixels
@@ -37,12 +39,22 @@ def export_graphs(
         path = stage.folder / file
         worst = stage.finished(file, key)
         if worst is None:
+            if key["half_weights"]:
+                _round_large(graph.module)
             onnx_export.run(graph.module, graph.signature, path, half_weights=key["half_weights"])
             worst = max(exported.graph(graph.module, graph.signature, path).values())
             stage.record(file, key, worst)
         logger.info("%s: error %.1e against PyTorch", file, worst)
         entries[name + suffix] = bundles.graph_entry(graph.signature.inputs, graph.signature.outputs, {"fp32": file})
     return entries
+
+
+@torch.no_grad()
+def _round_large(module: nn.Module) -> None:
+    """Round, in place, the weights that are stored in float16: folds have made new ones of rounded ones."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.is_floating_point() and tensor.numel() >= onnx_export.HALF_FROM_ELEMENTS:
+            tensor.copy_(tensor.half())
 
 
 def npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:

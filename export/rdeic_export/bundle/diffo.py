@@ -99,9 +99,8 @@ def _unit_px(chosen: DiffoRecipe) -> int:
 
 
 def _rate_graphs(model: DiffoModel) -> dict[str, FoldedGraph]:
-    """Return analysis, synthesis and unet_step; UNet and VQ-D are folded in place."""
+    """Return analysis, synthesis and unet_step; the UNet is folded in place."""
     config = model.config
-    upsample.fold(model.codec)
     synthesis = one_step.SynthesisFromIndices(model.codec, model.unet)
     one_step.fold(model.unet, resshift.ddpm(config.diffusion).timesteps[0])
     return {
