@@ -31,6 +31,8 @@ class Error(IntEnum):
     cudaErrorInvalidValue = 1
     cudaErrorMemoryAllocation = 2
     cudaErrorNoDevice = 100
+    cudaErrorInvalidDevice = 101
+    cudaErrorInvalidResourceHandle = 400
     cudaErrorNotReady = 600
     cudaErrorIllegalAddress = 700
     cudaErrorStreamCaptureUnsupported = 900
@@ -38,7 +40,8 @@ class Error(IntEnum):
 
 
 class _Queue:
-    def __init__(self) -> None:
+    def __init__(self, device: int | None = None) -> None:
+        self.device = device  # None: a default stream, which is that of the current device
         self.waiting: deque[Work] = deque()
         self.recorded: list[Work] | None = None
         self.is_invalid = False
@@ -46,7 +49,8 @@ class _Queue:
 
 
 class _Event:
-    def __init__(self) -> None:
+    def __init__(self, device: int) -> None:
+        self.device = device
         self.queue: _Queue | None = None
         self.pending = 0
 
@@ -90,6 +94,8 @@ class FakeCuda:
         calls: how often each function was called.
         waits: how often the host had to wait.
         total_bytes: memory of the device.
+        n_devices: how many devices there are. Each thread has a current one, 0 at first; streams, events and pools
+            belong to the one that was current when they were made, or that they were made for.
         is_shared: whether another library works on this memory: then nothing is put off, and any address is taken.
         device, host, streams, events, pools, graphs: what is there, for finding leaks.
     """
@@ -123,6 +129,7 @@ class FakeCuda:
     }
     _ALLOWED_WHILE_RECORDING = {
         "cudaGetDevice",
+        "cudaSetDevice",
         "cudaMemcpyAsync",
         "cudaMemsetAsync",
         "cudaStreamEndCapture",
@@ -137,11 +144,13 @@ class FakeCuda:
         self.total_bytes = total_bytes
         self.capability = capability
         self.is_shared = False
+        self.n_devices = 1
+        self._current = threading.local()
         self.device: dict[int, _Piece] = {}
         self.host: dict[int, _Piece] = {}
         self.streams: dict[int, _Queue] = {0: _Queue(), 1: _Queue(), 2: _Queue()}
         self.events: dict[int, _Event] = {}
-        self.pools: set[int] = set()
+        self.pools: dict[int, int] = {}
         self.graphs: dict[int, list[Work]] = {}
         self._handles = count(1000)
 
@@ -205,13 +214,30 @@ class FakeCuda:
     def cudaGetErrorString(self, error: Error) -> Any:
         return Error.cudaSuccess, f"text of {error.name}".encode()
 
+    @property
+    def current(self) -> int:
+        """The current device of the calling thread."""
+        return getattr(self._current, "device", 0)
+
+    def _is_elsewhere(self, stream: int, device: int) -> bool:
+        """Return whether a stream is of another device than this one."""
+        of_stream = self.streams[int(stream)].device
+        return (self.current if of_stream is None else of_stream) != device
+
     @_api
     def cudaGetDeviceCount(self) -> Any:
-        return Error.cudaSuccess, 1
+        return Error.cudaSuccess, self.n_devices
 
     @_api
     def cudaGetDevice(self) -> Any:
-        return Error.cudaSuccess, 0
+        return Error.cudaSuccess, self.current
+
+    @_api
+    def cudaSetDevice(self, ordinal: int) -> Any:
+        if not 0 <= ordinal < self.n_devices:
+            return (Error.cudaErrorInvalidDevice,)
+        self._current.device = ordinal
+        return (Error.cudaSuccess,)
 
     @_api
     def cudaGetDeviceProperties(self, ordinal: int) -> Any:
@@ -243,7 +269,7 @@ class FakeCuda:
     @_api
     def cudaStreamCreateWithFlags(self, flags: int) -> Any:
         handle = next(self._handles)
-        self.streams[handle] = _Queue()
+        self.streams[handle] = _Queue(self.current)
         return Error.cudaSuccess, handle
 
     @_api
@@ -271,12 +297,14 @@ class FakeCuda:
     @_api
     def cudaEventCreateWithFlags(self, flags: int) -> Any:
         handle = next(self._handles)
-        self.events[handle] = _Event()
+        self.events[handle] = _Event(self.current)
         return Error.cudaSuccess, handle
 
     @_api
     def cudaEventRecord(self, event: int, stream: int) -> Any:
         there = self.events[event]
+        if self._is_elsewhere(stream, there.device):
+            return (Error.cudaErrorInvalidResourceHandle,)
         there.queue = self.streams[int(stream)]
         there.pending += 1
 
@@ -311,9 +339,9 @@ class FakeCuda:
     @_api
     def cudaMemPoolCreate(self, properties: Any) -> Any:
         assert properties.allocType == 1
-        assert (properties.location.type, properties.location.id) == (1, 0)
+        assert properties.location.type == 1
         handle = next(self._handles)
-        self.pools.add(handle)
+        self.pools[handle] = properties.location.id
         return Error.cudaSuccess, handle
 
     @_api
@@ -323,12 +351,12 @@ class FakeCuda:
 
     @_api
     def cudaMemPoolDestroy(self, pool: int) -> Any:
-        self.pools.remove(pool)
+        del self.pools[pool]
         return (Error.cudaSuccess,)
 
     @_api
     def cudaMallocFromPoolAsync(self, size: int, pool: int, stream: int) -> Any:
-        assert pool in self.pools
+        assert not self._is_elsewhere(stream, self.pools[pool])
         assert size > 0
         used = sum(piece.array.size for piece in self.device.values())
         if used + size > self.total_bytes:

@@ -82,6 +82,9 @@ def library(cuda: FakeCuda, *, version: str = VERSION) -> Any:
 
 class Runtime:
     def __init__(self, module: Any, cuda: FakeCuda, logger: ILogger) -> None:
+        if "runtime" in module.failing:
+            logger.log(Severity.INTERNAL_ERROR, "CUDA initialization failure with error: 35")
+            raise TypeError("pybind11::init(): factory function returned nullptr")
         self._module, self._cuda, self._logger = module, cuda, logger
 
     def deserialize_cuda_engine(self, data: bytes) -> Engine | None:

@@ -6,7 +6,11 @@ Binding by address, ownership and errors are the real ones; streams and speed ar
 from __future__ import annotations
 
 import gc
+import threading
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -14,6 +18,7 @@ import pytest
 
 import rdeic_rt
 from rdeic_rt.backends.base import BackendAbsentError, Options
+from rdeic_rt.backends.cpu.ort import open_session as open_cpu_session
 from rdeic_rt.backends.gpu import ort_cuda
 from rdeic_rt.backends.gpu.ort_cuda import OrtCudaBackend
 from rdeic_rt.errors import BackendError, BackendUnavailableError, DeviceMemoryError
@@ -91,10 +96,39 @@ def test_run_failing_inside_raises_backend_error(shared: FakeCuda, micro_folder:
         graph.run({"z_0": backend.put(np.zeros((1, 2, 1, 1), np.float32))})
 
 
-def test_open_without_the_provider_says_what_to_install(cuda: FakeCuda) -> None:
-    with pytest.raises(
-        BackendAbsentError, match=r"^cuda: onnxruntime \S+ has no CUDAExecutionProvider.*rdeic-rt\[cuda\]"
-    ):
+@pytest.mark.parametrize(
+    ("installed", "message"),
+    [
+        (
+            {"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.31.1"},
+            r"^cuda: onnxruntime 1\.32\.0 and onnxruntime-gpu 1\.31\.1 are both installed, .*"
+            r"`pip install --force-reinstall --no-deps onnxruntime-gpu`\.$",
+        ),
+        (
+            {"onnxruntime": "1.32.0"},
+            r"^cuda: onnxruntime \S+ has no CUDAExecutionProvider\. .*`pip install 'rdeic-rt\[cuda\]' && "
+            r"pip install --force-reinstall --no-deps onnxruntime-gpu`\.$",
+        ),
+    ],
+)
+def test_open_without_the_provider_says_what_to_type(
+    cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch, installed: dict[str, str], message: str
+) -> None:
+    def version(name: str) -> str:
+        if name not in installed:
+            raise PackageNotFoundError(name)
+        return installed[name]
+
+    monkeypatch.setattr(ort_cuda, "version", version)
+    with pytest.raises(BackendAbsentError, match=message):
+        OrtCudaBackend.open(Options())
+
+
+def test_open_where_a_distribution_was_uninstalled_from_under_the_other_says_what_to_type(
+    cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(ort, "__version__")
+    with pytest.raises(BackendAbsentError, match="^cuda: onnxruntime.* has no CUDAExecutionProvider"):
         OrtCudaBackend.open(Options())
 
 
@@ -114,8 +148,118 @@ def test_open_when_the_provider_falls_back_is_refused(shared: FakeCuda, monkeypa
         return session(path, options, providers=["CPUExecutionProvider"])
 
     monkeypatch.setattr(ort, "InferenceSession", falling_back)
-    with pytest.raises(BackendUnavailableError, match="cannot load its AzureExecutionProvider and would use CPUExec"):
+    said = "Failed to load libcublasLt.so.13: no such file"
+    monkeypatch.setattr(ort, "preload_dlls", lambda: print(said), raising=False)
+    message = rf"cannot load its AzureExecutionProvider \({said}\) and would use CPUExec.*onnxruntime-gpu\[cuda,cudnn\]"
+    with pytest.raises(BackendUnavailableError, match=message):
         OrtCudaBackend.open(Options())
+
+
+def test_open_prints_nothing_of_what_onnxruntime_prints(
+    shared: FakeCuda,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    severities: list[int] = []
+    monkeypatch.setattr(ort, "preload_dlls", lambda: print("Failed to load libcublasLt.so.13"), raising=False)
+    monkeypatch.setattr(ort, "set_default_logger_severity", severities.append)
+    with caplog.at_level("INFO", "rdeic_rt"):
+        OrtCudaBackend.open(Options())
+    assert capfd.readouterr().out == ""
+    assert "Failed to load libcublasLt.so.13" in caplog.text
+    assert severities == [3]  # at 2 it tells on standard error, for each session, that another device was not found
+
+
+def test_open_without_a_driver_loads_no_library_of_cuda(shared: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[bool] = []
+    monkeypatch.setattr(ort, "preload_dlls", lambda: loaded.append(True), raising=False)
+    shared.failures["cudaGetDeviceCount", 1] = Error.cudaErrorNoDevice
+    with pytest.raises(BackendAbsentError):
+        OrtCudaBackend.open(Options())
+    assert not loaded
+
+
+@pytest.fixture
+def settings(shared: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, str]]]:
+    """What each session was given for the provider, in order."""
+    given: list[dict[str, str]] = []
+
+    def open_session(spec: Any, threads: int | None, providers: list[Any]) -> Any:
+        given.append({"graph": spec.id, **providers[0][1]})
+        return open_cpu_session(spec, threads, ["CPUExecutionProvider"])
+
+    monkeypatch.setattr(ort_cuda, "open_session", open_session)
+    yield given
+
+
+@pytest.mark.parametrize(("stream", "told"), [(0, "1"), (1, "1"), (2, "2")])
+def test_sessions_work_on_the_stream_that_was_given_and_never_get_0(
+    settings: list[dict[str, str]], micro_folder: Path, stream: int, told: str
+) -> None:
+    """To ONNX Runtime, 0 is no stream: each session would work on one of its own, beside ours."""
+    codec = rdeic_rt.load(micro_folder, backend="cuda", stream=stream)
+    images(codec, SIZES[:1])
+    assert {each["user_compute_stream"] for each in settings} == {told}
+    assert len(settings) > 2
+
+
+@pytest.mark.parametrize(("precision", "tf32"), [("fp32", "0"), ("auto", "1")])
+def test_products_have_all_bits_where_fp32_is_asked_for_and_in_what_encodes(
+    settings: list[dict[str, str]], micro_folder: Path, precision: str, tf32: str
+) -> None:
+    codec = rdeic_rt.load(micro_folder, backend="cuda", precision=precision)
+    images(codec, SIZES[:1])
+    codec._analyse(codec.bundle.rates[0], np.zeros((64, 64, 3), np.uint8))
+    used = {each["graph"]: each["use_tf32"] for each in settings}
+    assert used.pop("analysis") == "0"
+    assert set(used.values()) == {tf32}
+
+
+def test_decode_in_another_thread_than_that_of_load_works_on_the_device_of_load(
+    shared: FakeCuda, micro_folder: Path
+) -> None:
+    """A new thread's current device is 0, whatever that of the others is."""
+    shared.n_devices = 2
+    shared.cudaSetDevice(1)
+    codec = rdeic_rt.load(micro_folder, backend="cuda")
+    expected = images(codec, SIZES)
+    caught: list[BaseException] = []
+    got: list[Any] = []
+
+    def work() -> None:
+        try:
+            got.extend(images(codec, SIZES))
+            assert shared.current == 0
+        except BaseException as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert not caught
+    for image, other in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(image, other)
+
+
+def test_image_given_away_waits_on_its_own_device_when_it_goes(shared: FakeCuda, micro_folder: Path) -> None:
+    shared.n_devices = 2
+    shared.cudaSetDevice(1)
+    codec = rdeic_rt.load(micro_folder, backend="cuda")
+    graph = codec._selection.backend.load(codec.bundle.reference("vae_decoder"))
+    image = graph.run({"z_0": codec._selection.backend.put(np.zeros((1, 4, 1, 1), np.float32))})["image"]
+    assert image.__cuda_array_interface__  # type: ignore[attr-defined]
+    shared.cudaSetDevice(0)
+    waited_on: list[int] = []
+    wait = shared.cudaDeviceSynchronize
+
+    def noted() -> Any:
+        waited_on.append(shared.current)
+        return wait()
+
+    shared.cudaDeviceSynchronize = noted  # type: ignore[method-assign]
+    del image
+    assert waited_on == [1]
 
 
 def test_open_for_int8_is_refused(shared: FakeCuda) -> None:

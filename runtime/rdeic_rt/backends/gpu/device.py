@@ -145,13 +145,15 @@ class Workspace:
 
     def download(self, buffer: DeviceBuffer) -> NDArray[Any]:
         """Return the content of a dense buffer as a new host array; waits, and must not be called inside `entered`."""
-        done = Event()
-        with self.staging.piece(buffer.size_bytes, self.stream) as piece:
-            with self.entered():
-                self.copy(piece.ctypes.data, buffer.address, buffer.size_bytes)
-                done.record(self.stream.handle)
-            done.synchronize()
-            return piece.copy().view(buffer.dtype).reshape(buffer.shape)
+        # An event belongs to the device that is current when it is made, and another thread may have another one.
+        with self.device.active():
+            done = Event()
+            with self.staging.piece(buffer.size_bytes, self.stream) as piece:
+                with self.entered():
+                    self.copy(piece.ctypes.data, buffer.address, buffer.size_bytes)
+                    done.record(self.stream.handle)
+                done.synchronize()
+                return piece.copy().view(buffer.dtype).reshape(buffer.shape)
 
     def copy(self, target: int, source: int, size_bytes: int) -> None:
         """Queue a copy between addresses of the device or of page-locked memory; only inside `entered`."""

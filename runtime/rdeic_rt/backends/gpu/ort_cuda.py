@@ -5,8 +5,12 @@ Inputs are bound by address, outputs stay where ONNX Runtime puts them, and all 
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import weakref
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -17,11 +21,18 @@ from ...manifest import GraphSpec
 from ..base import WEIGHTED_SUM, BackendAbsentError, Buffer, Options
 from ..cpu.ort import FAILED, Weights, open_session
 from .buffers import DeviceBuffer
-from .cuda import call
+from .cuda import Device, call, device_facts
 from .device import DeviceBackend, Workspace, device_buffer
-from .memory import LOWER, Block
+from .memory import LEGACY_STREAM, LOWER, Block
 
 _PROVIDER, _DEVICE_TYPE = "CUDAExecutionProvider", "cuda"
+_ERROR = 3  # of ONNX Runtime's severities
+# Both distributions install the module `onnxruntime`; which of them comes last is up to pip.
+_REINSTALL = "pip install --force-reinstall --no-deps onnxruntime-gpu"
+_INSTALL = f"pip install 'rdeic-rt[cuda]' && {_REINSTALL}"
+_LIBRARIES = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
+
+_log = logging.getLogger("rdeic_rt.backends.gpu.ort_cuda")
 
 
 class OrtCudaBackend(DeviceBackend):
@@ -30,9 +41,10 @@ class OrtCudaBackend(DeviceBackend):
     name = "cuda"
     forms = frozenset({"fp16", "fp32"})
 
-    def __init__(self, workspace: Workspace, threads: int | None) -> None:
+    def __init__(self, workspace: Workspace, threads: int | None, *, tf32: bool) -> None:
         super().__init__(workspace)
         self._threads = threads
+        self._tf32 = tf32
 
     @classmethod
     def open(cls, options: Options) -> OrtCudaBackend:
@@ -42,39 +54,44 @@ class OrtCudaBackend(DeviceBackend):
             BackendUnavailableError: no driver, an onnxruntime without the provider, one that cannot load it, or INT8.
         """
         if _PROVIDER not in ort.get_available_providers():
-            raise BackendAbsentError(
-                f"cuda: onnxruntime {ort.__version__} has no {_PROVIDER}. "
-                "Install it with `pip uninstall onnxruntime && pip install 'rdeic-rt[cuda]'`."
-            )
+            raise BackendAbsentError(f"cuda: {_without_provider()}")
         if options.precision == "int8":
             raise BackendUnavailableError(
                 f"cuda: {_PROVIDER} has no INT8 kernels for these graphs. Use backend tensorrt, or precision fp16."
             )
-        if hasattr(ort, "preload_dlls"):
-            ort.preload_dlls()  # CUDA libraries that pip installed are found only so
         try:
-            backend = cls(Workspace.open(options), options.threads)
+            device_facts()  # before any library of CUDA is loaded
+            said = _preload()
+            backend = cls(Workspace.open(options), options.threads, tf32=options.precision != "fp32")
         except BackendUnavailableError as error:
             raise type(error)(f"cuda: {error}") from None
         running = backend.load(WEIGHTED_SUM).providers
         if _PROVIDER not in running:
+            missing = next((f" ({line})" for line in said.splitlines() if line.startswith("Failed to load")), "")
             raise BackendUnavailableError(
-                f"cuda: onnxruntime {ort.__version__} cannot load its {_PROVIDER} and would use {running[0]}. CUDA and "
-                "cuDNN must be of the versions it was built with: `python -c 'import onnxruntime as o; "
-                "o.print_debug_info()'` shows them."
+                f"cuda: onnxruntime {_version()} cannot load its {_PROVIDER}{missing} and would use {running[0]}. "
+                f"Install the libraries of CUDA and cuDNN that it was built with: `{_LIBRARIES}`; `python -c 'import "
+                "onnxruntime as o; o.print_debug_info()'` shows which these are and what is found."
             )
         return backend
 
+    def exact(self) -> OrtCudaBackend:
+        """Return this backend with all of float32's 24 bits in its products, which is what encodes."""
+        return OrtCudaBackend(self.workspace, self._threads, tf32=False)
+
     def description(self) -> dict[str, str]:
         """Return the versions of ONNX Runtime, driver and CUDA, and the device."""
-        return {"onnxruntime": ort.__version__, **self.workspace.device.description()}
+        return {"onnxruntime": _version(), **self.workspace.device.description()}
 
     def load(self, spec: GraphSpec) -> OrtCudaGraph:
         """Return a session for the graph; errors as in `base.Backend.load`."""
         workspace = self.workspace
         settings: dict[str, str] = {
             "device_id": str(workspace.device.ordinal),
-            "user_compute_stream": str(workspace.stream.handle),
+            # 0 would mean that the session is to make a stream of its own; the default one has another name too.
+            "user_compute_stream": str(workspace.stream.handle or LEGACY_STREAM),
+            # Products of 11 bits where float32 was not asked for; ONNX Runtime's own default.
+            "use_tf32": str(int(self._tf32)),
             # Of two ways to grow, the one that keeps no more than was asked for.
             "arena_extend_strategy": "kSameAsRequested",
             "cudnn_conv_algo_search": "HEURISTIC",
@@ -137,9 +154,47 @@ class _OrtBlock(Block):
     def __init__(self, value: Any, workspace: Workspace) -> None:
         super().__init__(value.data_ptr(), workspace.memory)
         self._value = value
-        weakref.finalize(self, _wait_for, self.users).atexit = False
+        weakref.finalize(self, _wait_for, self.users, workspace.device).atexit = False
 
 
-def _wait_for(users: set[int]) -> None:
+def _wait_for(users: set[int], device: Device) -> None:
     if users:
-        call("cudaDeviceSynchronize")
+        with device.active():
+            call("cudaDeviceSynchronize")
+
+
+def _preload() -> str:
+    """Load the libraries of CUDA that pip installed, which are found only so; return what ONNX Runtime prints of it."""
+    # It would tell on standard error, once for each session, that a device is also not found in another way.
+    ort.set_default_logger_severity(_ERROR)
+    if not hasattr(ort, "preload_dlls"):
+        return ""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:  # standard output is for the picture
+        ort.preload_dlls()
+    for line in printed.getvalue().splitlines():
+        _log.info("onnxruntime: %s", line)
+    return printed.getvalue()
+
+
+def _without_provider() -> str:
+    """Return what is installed instead of an ONNX Runtime with the provider, and what to do about it."""
+    found = {name: _distribution(name) for name in ("onnxruntime", "onnxruntime-gpu")}
+    if all(found.values()):
+        both = " and ".join(f"{name} {number}" for name, number in found.items())
+        return (
+            f"{both} are both installed, and what is there are the files of the first, which has no {_PROVIDER}. "
+            f"Put the second in its place with `{_REINSTALL}`."
+        )
+    return f"onnxruntime {_version()} has no {_PROVIDER}. Install one that has it with `{_INSTALL}`."
+
+
+def _distribution(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _version() -> str:
+    # One of two distributions uninstalled leaves a module with nothing in it.
+    return str(getattr(ort, "__version__", "without a version"))
