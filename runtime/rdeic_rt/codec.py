@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from . import bundle as bundles
 from . import container, families, loading, pipeline, pixels, target_size, tiles, timing
 from .backends import select
-from .backends.base import Backend
+from .backends.base import Backend, Recordings
 from .container import Header, Metadata, RdcFile
 from .decode_options import DecodeOptions
 from .families.base import Stages, level_input
@@ -95,6 +95,10 @@ class Codec:
     def peak_device_bytes(self) -> int | None:
         """Return the most device memory that the backend has had in use; None where it works in the host's."""
         return self._selection.backend.peak_bytes()
+
+    def recordings(self) -> Recordings | None:
+        """Return what the backend has recorded to replay it, and what it gave up to record; None if it does not."""
+        return self._selection.backend.recordings()
 
     def synchronize(self) -> None:
         """Wait for all work that was queued on the backend's device; at once where there is none."""

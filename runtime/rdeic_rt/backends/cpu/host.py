@@ -57,6 +57,9 @@ class HostArrays:
     def peak_bytes(self) -> None:
         """Return None: it works in the host's memory."""
 
+    def recordings(self) -> None:
+        """Return None: it records nothing."""
+
     def largest_size(self, graphs: Sequence[Graph]) -> None:
         """Return None: any size, as far as memory goes."""
 

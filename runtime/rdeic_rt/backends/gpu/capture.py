@@ -21,7 +21,7 @@ from weakref import finalize
 from numpy.typing import NDArray
 
 from ...errors import BackendError, DeviceMemoryError
-from ..base import Buffer, Result
+from ..base import Buffer, Recordings, Result
 from .cuda import Stream, api, call, release_with
 from .device import Target, Workspace, device_buffer
 from .memory import Block, Memory
@@ -46,10 +46,15 @@ class Captures:
         self._arena = Arena(workspace.memory)
         self._stream: Stream | None = None
         self._generation = workspace.generation
-        self._broken = False
+        self._given_up: list[str] = []
 
     def __len__(self) -> int:
         return len(self._graphs)
+
+    @property
+    def recordings(self) -> Recordings:
+        """What has been recorded, and why other work was not."""
+        return Recordings(len(self._graphs), tuple(self._given_up))
 
     def run(self, key: Hashable, function: Function[Result], inputs: Mapping[str, NDArray[Any]]) -> Result:
         """Return function(buffers) for buffers with the content of the host arrays; as `base.Backend.execute`."""
@@ -77,7 +82,7 @@ class Captures:
         if signature in self._graphs:
             self._graphs.move_to_end(signature)
             return cast(Result, self._replay(self._graphs[signature], inputs))
-        if self._broken or not self._is_known(signature):
+        if self._given_up or not self._is_known(signature):
             return self._run_plainly(function, inputs)
         return self._record(signature, function, inputs)
 
@@ -123,7 +128,7 @@ class Captures:
         try:
             self._graphs[signature] = self._recorded(function, inputs, placement, target)
         except BackendError as error:
-            self._broken = True
+            self._given_up.append(str(error))
             _log.warning("no CUDA graphs from here on: %s", str(error))  # a record that is kept must keep no frames
         return cast(Result, result)
 

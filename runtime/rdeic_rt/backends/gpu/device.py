@@ -22,7 +22,7 @@ from numpy.typing import DTypeLike, NDArray
 from ...errors import BackendError
 from ...limits import Size
 from ...manifest import GraphSpec
-from ..base import WEIGHTED_SUM, Buffer, Graph, Options, Result
+from ..base import WEIGHTED_SUM, Buffer, Graph, Options, Recordings, Result
 from .buffers import DeviceBuffer
 from .cuda import Device, Event, Stream, api, call, device_facts
 from .memory import ALIGNMENT, Block, Memory, Staging
@@ -234,6 +234,10 @@ class DeviceBackend(ABC):
     def peak_bytes(self) -> int:
         """Return the most device memory that was in use at a time."""
         return self.workspace.memory.peak
+
+    def recordings(self) -> Recordings | None:
+        """Return None: it records nothing."""
+        return None
 
     def largest_size(self, graphs: Sequence[Graph]) -> Size | None:
         """Return None: any size, as far as memory goes."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ...errors import BackendUnavailableError, BundleError, DeviceMemoryError
 from ...limits import Size
 from ...manifest import AUTO, FORMS, PRECISIONS, Bundle, GraphSpec, precision_of
-from ..base import WEIGHTED_SUM, BackendAbsentError, Buffer, Graph, Options, Result
+from ..base import WEIGHTED_SUM, BackendAbsentError, Buffer, Graph, Options, Recordings, Result
 from ..gpu.capture import Captures
 from ..gpu.cuda import device_facts
 from ..gpu.device import DeviceBackend, Workspace
@@ -159,6 +159,10 @@ class TrtBackend(DeviceBackend):
                 size = _smaller(size, least, self._step_px)
         self._largest[key] = size
         return size
+
+    def recordings(self) -> Recordings | None:
+        """Return what has been recorded; None if that is switched off."""
+        return None if self._captures is None else self._captures.recordings
 
     def execute(
         self, key: Hashable, function: Callable[[Mapping[str, Buffer]], Result], inputs: Mapping[str, NDArray[Any]]
