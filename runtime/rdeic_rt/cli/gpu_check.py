@@ -6,6 +6,7 @@ A step that cannot run says why not, and one that fails does not stop the others
 from __future__ import annotations
 
 import argparse
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -32,6 +33,8 @@ SIZES = ((768, 512), (451, 300))
 RUNS = 10
 # What fp16 promises (README.md); fp32 is computed in TF32 by some libraries.
 LEAST_PSNR_DB = {"fp16": 45.0, "fp32": 50.0}
+
+_log = logging.getLogger("rdeic_rt.cli.gpu_check")
 
 _NAMED = ("cuda-", "numpy", "nvidia-", "onnxruntime", "rdeic-rt", "tensorrt", "torch")
 
@@ -100,6 +103,8 @@ class Check:
             self._console.error(f"{name}: {step.why}", error)
         step.seconds = round(time.perf_counter() - began, 3)
         self.steps.append(step)
+        # For whoever waits, and for a process that does not come back from a step.
+        _log.info("%s: %s, %.2f s, %s", name, step.result, step.seconds, step.why or _listed(step.facts))
         return step
 
     def _device(self) -> dict[str, Any]:
