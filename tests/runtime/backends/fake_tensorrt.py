@@ -74,6 +74,7 @@ def library(cuda: FakeCuda, *, version: str = VERSION) -> Any:
         CudaGraphStrategy=SimpleNamespace(DISABLED=0),
         DynamicShapesKernelSpecializationStrategy=SimpleNamespace(LAZY=0, EAGER=1, NONE=2),
         EngineInvalidityDiagnostics=Diagnostics,
+        ComputeCapability=SimpleNamespace(SM75=75, SM80=80, SM86=86, SM89=89, SM120=120, SM121=121),
         failing=set(),
     )
     module.Runtime = lambda logger: Runtime(module, cuda, logger)

@@ -55,7 +55,7 @@ def test_open_auto_takes_the_first_that_runs_and_says_why_not_the_others(caplog:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("tensorrt", r"cuda-python cannot be imported .*pip install 'rdeic-rt\[tensorrt\]'"),
+        ("tensorrt", r"cuda-python cannot be imported .*pip install 'cuda-python>=12.9'"),
         ("cuda", r"has no CUDAExecutionProvider.*pip install .*onnxruntime-gpu`"),
         ("openvino", r"OpenVINO cannot be imported .*pip install 'rdeic-rt\[openvino\]'"),
     ],

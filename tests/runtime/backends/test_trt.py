@@ -336,6 +336,30 @@ def test_plans_of_some_rates_are_used_when_asked_for(tensorrt: Any, embedded_bun
         codec.decode(codec.encode(gray, 1))
 
 
+@pytest.mark.parametrize("capability", [(9, 0), (10, 0), (10, 3)])
+@pytest.mark.parametrize("is_installed", [True, False])
+def test_gpu_that_only_tensorrt_runs_on_is_told_so(
+    cuda: FakeCuda, tensorrt: Any, planned: Path, monkeypatch: pytest.MonkeyPatch, capability: Any, is_installed: bool
+) -> None:
+    """H100, B200 and B300: plans that TensorRT for RTX builds would never fit."""
+    cuda.capability = capability
+    if not is_installed:
+        monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    with pytest.raises(BackendUnavailableError, match=r"pip install 'rdeic-rt\[tensorrt-classic\]'") as caught:
+        rdeic_rt.load(planned, backend="tensorrt")
+    said = f"TensorRT for RTX does not run on sm_{capability[0]}{capability[1]}, TensorRT does: "
+    assert (said in str(caught.value)) == is_installed
+    assert "no plan" not in str(caught.value)
+
+
+def test_gpu_that_a_build_leaves_out_unless_asked_is_named_in_the_command(
+    cuda: FakeCuda, tensorrt: Any, planned: Path
+) -> None:
+    cuda.capability = (12, 1)
+    with pytest.raises(BackendUnavailableError, match=r"target sm_80\+86\+89 instead of sm_121.* --target 121`"):
+        rdeic_rt.load(planned, backend="tensorrt")
+
+
 def test_neither_library_installed_says_how_to_get_one(
     cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch, planned: Path
 ) -> None:

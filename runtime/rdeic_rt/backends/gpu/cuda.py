@@ -32,7 +32,7 @@ def api() -> ModuleType:
         return import_module("cuda.bindings.runtime")
     except ImportError as error:
         raise BackendAbsentError(
-            f"cuda-python cannot be imported ({error}). Install it with `pip install 'rdeic-rt[tensorrt]'`."
+            f"cuda-python cannot be imported ({error}). Install it with `pip install 'cuda-python>=12.9'`."
         ) from None
 
 

@@ -39,6 +39,7 @@ def open_backend(options: Options) -> TrtBackend:
     for name in plans.LIBRARIES:
         try:
             library = open_library(name)
+            library.check_runs_on(device.capability)
             precision = _choose_precision(options, library, device.capability)
         except BackendUnavailableError as error:
             reasons.append(error)
@@ -46,7 +47,8 @@ def open_backend(options: Options) -> TrtBackend:
             return TrtBackend(Workspace.open(options), library, options, precision)
     if all(isinstance(reason, BackendAbsentError) for reason in reasons):
         text = "; ".join(map(str, reasons))
-        raise BackendAbsentError(f"tensorrt: {text}. Install it with `pip install 'rdeic-rt[tensorrt]'`.")
+        extra = plans.extra_for(device.capability)
+        raise BackendAbsentError(f"tensorrt: {text}. Install it with `pip install 'rdeic-rt[{extra}]'`.")
     text = "; ".join(str(reason) for reason in reasons if not isinstance(reason, BackendAbsentError))
     raise BackendUnavailableError(f"tensorrt: {text}")
 

@@ -43,6 +43,12 @@ class Library:
         """The library's version."""
         return str(self.module.__version__)
 
+    def check_runs_on(self, capability: int) -> None:
+        """Raise BackendUnavailableError if it has no kernels for a compute capability, 89 for 8.9."""
+        # Without the name for it, it takes plans for no such GPU. TensorRT builds for the GPU that is there.
+        if self.name == "tensorrt-rtx" and not hasattr(self.module.ComputeCapability, f"SM{capability}"):
+            raise BackendUnavailableError(plans.beyond_rtx(capability))
+
     def last_error(self) -> str:
         """Return its last report, and forget all of them."""
         text = self.errors[-1] if self.errors else "no reason given"
