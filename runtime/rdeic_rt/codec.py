@@ -100,6 +100,13 @@ class Codec:
         """Return what the backend has recorded to replay it, and what it gave up to record; None if it does not."""
         return self._selection.backend.recordings()
 
+    def trim(self) -> None:
+        """Give back what the backend keeps for images to come: GPU memory that is idle, and what is recorded.
+
+        For a program that has decoded for now, and has other uses for the memory. Weights stay loaded.
+        """
+        self._selection.backend.trim()
+
     def synchronize(self) -> None:
         """Wait for all work that was queued on the backend's device; at once where there is none."""
         self._selection.backend.synchronize()
@@ -207,6 +214,31 @@ class Codec:
         at, image, size = self._decoded(source, options)
         with timing.stage("pixels"):
             return at.crop_on_device(image, size)
+
+    def prepare(self, size: Size, rate: float | None = None, options: DecodeOptions = DecodeOptions()) -> None:
+        """Do now what the first decodes of images of a size would wait for, by decoding nothing of that size.
+
+        Tables and graphs are loaded; on a GPU kernels are compiled, memory is taken, and the work is recorded.
+
+        Args:
+            size: of the image. Sizes that are padded to the same one (to multiples of ``bundle.size_multiple_px``) are
+                prepared together.
+            rate: as for `encode`.
+            options: as for `decode`; others may be other work.
+
+        Raises:
+            ValueError: no such rate, or an option is out of range.
+            LimitExceededError: the image is larger than ``limits`` allow.
+            BackendError: a graph could not be run.
+        """
+        chosen = self._bundle.choose_rate(rate)
+        self._limits.check_size(size)
+        graphs = {name: self._bundle.reference(chosen.graphs[role]) for name, role in self._family.latents.items()}
+        shapes = self._latent_shapes(chosen, size)
+        tensors = {name: np.zeros(shape, graphs[name].input(name).dtype) for name, shape in shapes.items()}
+        _ = self._loaded.entropy_models[chosen.entropy]
+        for _ in range(1 if self.recordings() is None else 2):  # what comes a second time is recorded
+            self.decode(Latents(size, chosen, tensors, 0, Metadata()), options)
 
     def preview(
         self, source: bytes | bytearray | memoryview | Latents, options: DecodeOptions = DecodeOptions()

@@ -12,11 +12,13 @@ from PIL import Image
 import build_engines
 import rdeic_rt
 from rdeic_eval.psnr import psnr_db
+from rdeic_export import wish
 from rdeic_export.modules.config import VaeConfig
 from rdeic_export.verify import fidelity
 from rdeic_export.weights import recipe as recipes
 from rdeic_rt.cli.batch import EXIT_OS_ERROR
 from rdeic_rt.errors import ExportError
+from tests.conftest import REPOSITORY
 from tests.micro import make_micro
 
 
@@ -100,6 +102,20 @@ def test_main_checkpoint_without_stable_diffusion_says_what_to_give(
     code = build_engines.main(["--checkpoint", str(tmp_path / "rdeic_2_step2.ckpt"), "--steps", "2"])
     assert code == ExportError.exit_code
     assert "v2-1_512-ema-pruned.ckpt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("precision", "is_refused"), [("fp16", True), ("fp32,fp16", True), ("fp32", False)])
+def test_wish_for_attention_over_more_keys_than_float16_counts_is_refused(
+    embedded_bundle: Path, precision: str, is_refused: bool
+) -> None:
+    words = ["--bundle", str(embedded_bundle), "--library", "tensorrt-rtx", "--precision", precision]
+    for largest, refused in (("2048x2048", is_refused), ("2048x1984", False)):
+        args = build_engines._parser().parse_args([*words, "--sizes", "64x64", "768x512", largest])
+        if refused:
+            with pytest.raises(ExportError, match=r"2048x2048 .* 65536 keys.* tiles, or --precision fp32"):
+                wish.of(args, REPOSITORY)
+        else:
+            assert wish.of(args, REPOSITORY).target is not None
 
 
 def test_main_absent_recipe_is_one_line_and_an_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,6 +33,7 @@ from rdeic_rt import (
     Metadata,
     NotRdcError,
     RdeicError,
+    Size,
     container,
     timing,
 )
@@ -356,6 +357,24 @@ def test_encode_loads_no_decoder_graph_and_decode_no_analysis(codec: Codec, part
             damaged.decode(data)
     with pytest.raises(BundleCorruptError, match="SHA-256"):
         rdeic_rt.load(bundle_copy)
+
+
+def test_prepare_loads_what_decoding_a_size_needs(codec: Codec, data: bytes, bundle_copy: Path) -> None:
+    prepared = rdeic_rt.load(bundle_copy, backend="cpu")
+    prepared.prepare(Size(64, 64))
+    for path in bundle_copy.glob("*.*"):
+        path.unlink()
+    np.testing.assert_array_equal(prepared.decode(data), codec.decode(data))
+    prepared.trim()
+    np.testing.assert_array_equal(prepared.decode(data), codec.decode(data))
+    assert prepared.recordings() is None
+
+
+def test_prepare_for_what_could_not_be_decoded_is_refused(codec: Codec) -> None:
+    with pytest.raises(ValueError, match="rate"):
+        codec.prepare(Size(64, 64), 99)
+    with pytest.raises(LimitExceededError):
+        codec.prepare(Size(2**20, 2**20))
 
 
 def test_encode_with_an_entropy_model_of_another_id_is_refused(part: Rgb, bundle_copy: Path) -> None:

@@ -192,6 +192,9 @@ class Backend(Protocol):
     def peak_bytes(self) -> int | None:
         """Return the most device memory that it has had in use, with weights; None if it works in the host's."""
 
+    def trim(self) -> None:
+        """Give back what it keeps for work to come: memory, and what is recorded."""
+
     def recordings(self) -> Recordings | None:
         """Return what has been recorded; None if it records nothing."""
 

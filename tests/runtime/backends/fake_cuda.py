@@ -4,6 +4,9 @@ Work is queued and runs only when something waits for it, so that a missing wait
 that is reused too early show. Memory is filled with garbage when taken and when freed; whoever touches memory that is
 not there fails the test. Recorded work runs when its graph is launched.
 
+The garbage collector runs in the middle of every recording, as it may, unless it is switched off. A thread that has not
+set its device, or been given it by a call that makes a context, has none. After an illegal address every call fails.
+
 What this cannot show: that the real functions take these arguments in this way (test_cuda.py asks cuda-python itself),
 anything about time, and anything that runs at once on a GPU: here a device runs one stream at a time.
 """
@@ -12,6 +15,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import gc
 import threading
 from collections import Counter, deque
 from collections.abc import Callable
@@ -73,7 +77,12 @@ def _api(function: Callable[..., Any]) -> Callable[..., Any]:
         with self.lock:
             name = function.__name__
             self.calls[name] += 1
+            if name not in self._WITHOUT_CONTEXT:
+                self._current.has_context = True
+            if self.is_lost and name not in ("cudaGetErrorString", "cudaGetDevice"):
+                return (Error.cudaErrorIllegalAddress, *[None] * 3)[: 1 + self._RESULTS.get(name, 0)]
             failure = self.failures.get((name, self.calls[name]))
+            self.is_lost |= failure == Error.cudaErrorIllegalAddress
             if failure is not None:
                 if name == "cudaStreamEndCapture":
                     self.streams[int(arguments[0])].recorded = None
@@ -96,6 +105,7 @@ class FakeCuda:
         total_bytes: memory of the device.
         n_devices: how many devices there are. Each thread has a current one, 0 at first; streams, events and pools
             belong to the one that was current when they were made, or that they were made for.
+        is_lost: whether a kernel has touched an address that is none, after which nothing works in this process.
         is_shared: whether another library works on this memory: then nothing is put off, and any address is taken.
         device, host, streams, events, pools, graphs: what is there, for finding leaks.
     """
@@ -136,6 +146,15 @@ class FakeCuda:
         "cudaGetErrorString",
     }
 
+    _WITHOUT_CONTEXT = {
+        "cudaGetErrorString",
+        "cudaGetDeviceCount",
+        "cudaGetDevice",
+        "cudaGetDeviceProperties",
+        "cudaDriverGetVersion",
+        "cudaRuntimeGetVersion",
+    }
+
     def __init__(self, *, total_bytes: int = 2**30, capability: tuple[int, int] = (8, 9)) -> None:
         self.lock = threading.RLock()
         self.failures: dict[tuple[str, int], Error] = {}
@@ -144,6 +163,7 @@ class FakeCuda:
         self.total_bytes = total_bytes
         self.capability = capability
         self.is_shared = False
+        self.is_lost = False
         self.n_devices = 1
         self._current = threading.local()
         self.device: dict[int, _Piece] = {}
@@ -218,6 +238,11 @@ class FakeCuda:
     def current(self) -> int:
         """The current device of the calling thread."""
         return getattr(self._current, "device", 0)
+
+    @property
+    def has_context(self) -> bool:
+        """Whether the calling thread has called anything that makes a context current."""
+        return getattr(self._current, "has_context", False)
 
     def _is_elsewhere(self, stream: int, device: int) -> bool:
         """Return whether a stream is of another device than this one."""
@@ -355,6 +380,11 @@ class FakeCuda:
         return (Error.cudaSuccess,)
 
     @_api
+    def cudaMemPoolTrimTo(self, pool: int, size: int) -> Any:
+        assert pool in self.pools
+        return (Error.cudaSuccess,)
+
+    @_api
     def cudaMallocFromPoolAsync(self, size: int, pool: int, stream: int) -> Any:
         assert not self._is_elsewhere(stream, self.pools[pool])
         assert size > 0
@@ -416,6 +446,8 @@ class FakeCuda:
             return (Error.cudaErrorStreamCaptureUnsupported,)
         queue = self.streams[int(stream)]
         queue.recorded, queue.is_invalid, queue.recorder = [], False, threading.get_ident()
+        if gc.isenabled():
+            gc.collect()
         return (Error.cudaSuccess,)
 
     @_api

@@ -37,6 +37,7 @@ pytestmark = [
 def shared(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
     monkeypatch.setattr(ort_cuda, "_PROVIDER", "CPUExecutionProvider")
     monkeypatch.setattr(ort_cuda, "_DEVICE_TYPE", "cpu")
+    monkeypatch.setattr(ort_cuda, "_ARENA", "cpu")
     cuda.is_shared = True
     return cuda
 
@@ -214,6 +215,30 @@ def test_products_have_all_bits_where_fp32_is_asked_for_and_in_what_encodes(
     used = {each["graph"]: each["use_tf32"] for each in settings}
     assert used.pop("analysis") == "0"
     assert set(used.values()) == {tf32}
+
+
+def test_max_vram_is_of_all_sessions_together(settings: list[dict[str, str]], micro_folder: Path) -> None:
+    """ONNX Runtime bounds each session alone; between its runs one is to keep no more than its weights."""
+    bound = 2**22
+    codec = rdeic_rt.load(micro_folder, backend="cuda", max_vram=bound)
+    images(codec, SIZES[:1])
+    limits = [int(each["gpu_mem_limit"]) for each in settings]
+    sizes = {spec["graph"]: codec.bundle.reference(spec["graph"]).file.size_bytes for spec in settings[1:-1]}  # type: ignore[union-attr]
+    assert limits == sorted(limits, reverse=True)
+    assert limits[0] == bound
+    assert limits[-1] <= bound - sum(sizes.values()) + sizes[settings[-2]["graph"]]
+    graph = codec._selection.backend.load(codec.bundle.reference("vae_decoder"))
+    shrinks = graph._run_options.get_run_config_entry("memory.enable_memory_arena_shrinkage")  # type: ignore[attr-defined]
+    assert shrinks == "cpu:0"
+    with pytest.raises(DeviceMemoryError, match="max_vram allows 5000"):
+        images(rdeic_rt.load(micro_folder, backend="cuda", max_vram=5000), SIZES[:1])
+
+
+def test_peak_bytes_count_what_onnxruntime_holds(shared: FakeCuda, micro_folder: Path) -> None:
+    codec = rdeic_rt.load(micro_folder, backend="cuda")
+    theirs = shared.cudaMallocFromPoolAsync(10**7, next(iter(shared.pools)), 0)[1]
+    assert codec.peak_device_bytes() == 10**7
+    shared.cudaFreeAsync(theirs, 0)
 
 
 def test_decode_in_another_thread_than_that_of_load_works_on_the_device_of_load(

@@ -57,6 +57,9 @@ class HostArrays:
     def peak_bytes(self) -> None:
         """Return None: it works in the host's memory."""
 
+    def trim(self) -> None:
+        """Return at once: it keeps nothing."""
+
     def recordings(self) -> None:
         """Return None: it records nothing."""
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from ...bundle_file import BundleFile
 from ...errors import BackendError, BackendUnavailableError, DeviceMemoryError
 from ...manifest import GraphSpec
 from ..base import WEIGHTED_SUM, BackendAbsentError, Buffer, Options
@@ -26,6 +27,7 @@ from .device import DeviceBackend, Workspace, device_buffer
 from .memory import LEGACY_STREAM, LOWER, Block
 
 _PROVIDER, _DEVICE_TYPE = "CUDAExecutionProvider", "cuda"
+_ARENA = "gpu"  # what ONNX Runtime calls the device in one place
 _ERROR = 3  # of ONNX Runtime's severities
 # Both distributions install the module `onnxruntime`; which of them comes last is up to pip.
 _REINSTALL = "pip install --force-reinstall --no-deps onnxruntime-gpu"
@@ -45,6 +47,7 @@ class OrtCudaBackend(DeviceBackend):
         super().__init__(workspace)
         self._threads = threads
         self._tf32 = tf32
+        self._free_at_first = workspace.device.free_bytes()
 
     @classmethod
     def open(cls, options: Options) -> OrtCudaBackend:
@@ -96,18 +99,33 @@ class OrtCudaBackend(DeviceBackend):
             "arena_extend_strategy": "kSameAsRequested",
             "cudnn_conv_algo_search": "HEURISTIC",
         }
-        if workspace.memory.limit is not None:
-            settings["gpu_mem_limit"] = str(workspace.memory.limit)
+        memory, size_bytes = workspace.memory, _weights_bytes(spec)
+        if memory.limit is not None:
+            memory.check(size_bytes)
+            # The bound is of one session, and what the others hold between their runs is their weights.
+            settings["gpu_mem_limit"] = str(memory.limit - memory.in_use)
         with workspace.entered():
             session, weights = open_session(spec, self._threads, [(_PROVIDER, settings), "CPUExecutionProvider"])
-        return OrtCudaGraph(spec, session, weights, workspace)
+        return OrtCudaGraph(spec, session, weights, workspace, size_bytes)
+
+    def peak_bytes(self) -> int:
+        """Return the most device memory that was in use at a time, as far as ONNX Runtime has kept it.
+
+        It does not say what it has. What other processes take or leave meanwhile counts too.
+        """
+        return max(super().peak_bytes(), self._free_at_first - self.workspace.device.free_bytes())
 
 
 class OrtCudaGraph:
     """One graph as an ONNX Runtime session on the GPU."""
 
-    def __init__(self, spec: GraphSpec, session: ort.InferenceSession, weights: Weights, workspace: Workspace) -> None:
+    def __init__(
+        self, spec: GraphSpec, session: ort.InferenceSession, weights: Weights, workspace: Workspace, size_bytes: int
+    ) -> None:
         self.spec = spec
+        held, elsewhere = object(), workspace.memory.elsewhere
+        elsewhere[held] = size_bytes
+        weakref.finalize(self, elsewhere.pop, held, None).atexit = False
         self._weights = weights
         self.providers: list[str] = session.get_providers()
         self._session = session
@@ -115,6 +133,9 @@ class OrtCudaGraph:
         self._run_options = ort.RunOptions()
         # The stream orders everything; the host waits when it fetches a result.
         self._run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        if workspace.memory.limit is not None:  # what one session keeps for its next run, the others lack in theirs
+            shrunk = f"{_ARENA}:{workspace.device.ordinal}"
+            self._run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", shrunk)
 
     def run(self, inputs: Mapping[str, Buffer]) -> dict[str, Buffer]:
         """Return the outputs by name; errors as in `base.Graph.run`."""
@@ -161,6 +182,12 @@ def _wait_for(users: set[int], device: Device) -> None:
     if users:
         with device.active():
             call("cudaDeviceSynchronize")
+
+
+def _weights_bytes(spec: GraphSpec) -> int:
+    """Return what a graph's files take; little else is in them but weights."""
+    files = (spec.file, spec.weights_at(f"{spec.path.name}.data"))
+    return sum(file.size_bytes for file in files if isinstance(file, BundleFile))
 
 
 def _preload() -> str:

@@ -145,7 +145,7 @@ class TrtBackend(DeviceBackend):
         least = Size(*(max(getattr(p.smallest, side) for p in profiles) for side in ("height", "width")))
         memory = self.workspace.memory
         if memory.limit is None:
-            return size
+            return size  # `TrtGraph` wishes for the scratch memory of that
         weights = sum(list(memory.elsewhere.values()))
         key = (weights, *(graph.spec.id for graph in loaded))
         if key in self._largest:
@@ -159,8 +159,16 @@ class TrtBackend(DeviceBackend):
                         "Raise max_vram, or take a lower precision."
                     )
                 size = _smaller(size, least, self._step_px)
+            self.workspace.scratch_wish = max(graph.needs(size)[0] for graph in loaded)
         self._largest[key] = size
         return size
+
+    def trim(self) -> None:
+        """Drop what is recorded, and give back to the device what is kept for work to come."""
+        with self.workspace.entered():
+            if self._captures is not None:
+                self._captures.clear()
+            self.workspace.trim()
 
     def recordings(self) -> Recordings | None:
         """Return what has been recorded; None if that is switched off."""
