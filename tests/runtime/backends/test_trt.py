@@ -627,24 +627,3 @@ def test_real_library_refuses_what_is_no_plan_with_its_reasons(tmp_path: Path) -
         BackendError, match=r"unet_step\.plan: tensorrt-rtx \S+ does not take this plan \(.*MALFORMED_ENG"
     ):
         trt_library.deserialise(read_key(path.with_suffix(".json")), library, device)
-
-
-def test_real_library_has_every_name_that_is_used() -> None:
-    """Most calls need a GPU; this is what can be known of them without one."""
-    trt = pytest.importorskip("tensorrt_rtx")
-    names = {
-        trt: "Runtime ILogger float32 float16 uint8 int64 TensorIOMode EngineInvalidityDiagnostics __version__",
-        trt.ExecutionContextAllocationStrategy: "USER_MANAGED",
-        trt.CudaGraphStrategy: "DISABLED",
-        trt.DynamicShapesKernelSpecializationStrategy: "EAGER NONE",
-        trt.Runtime: "deserialize_cuda_engine get_engine_validity",
-        trt.ICudaEngine: "num_io_tensors get_tensor_name get_tensor_mode get_tensor_dtype get_tensor_profile_shape "
-        "create_runtime_config create_execution_context",
-        trt.IExecutionContext: "set_input_shape infer_shapes get_tensor_shape update_device_memory_size_for_shapes "
-        "set_device_memory set_tensor_address is_stream_capturable execute_async_v3",
-        trt.IRuntimeConfig: "set_execution_context_allocation_strategy cuda_graph_strategy create_runtime_cache "
-        "dynamic_shapes_kernel_specialization_strategy set_runtime_cache",
-        trt.IRuntimeCache: "serialize deserialize",
-    }
-    missing = [(owner, name) for owner, known in names.items() for name in known.split() if not hasattr(owner, name)]
-    assert not missing
