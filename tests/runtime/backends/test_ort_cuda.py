@@ -223,7 +223,7 @@ def test_max_vram_is_of_all_sessions_together(settings: list[dict[str, str]], mi
     codec = rdeic_rt.load(micro_folder, backend="cuda", max_vram=bound)
     images(codec, SIZES[:1])
     limits = [int(each["gpu_mem_limit"]) for each in settings]
-    sizes = {spec["graph"]: codec.bundle.reference(spec["graph"]).file.size_bytes for spec in settings[1:-1]}  # type: ignore[union-attr]
+    sizes = {each["graph"]: codec.bundle.reference(each["graph"]).path.stat().st_size for each in settings[1:-1]}
     assert limits == sorted(limits, reverse=True)
     assert limits[0] == bound
     assert limits[-1] <= bound - sum(sizes.values()) + sizes[settings[-2]["graph"]]
