@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -18,14 +19,17 @@ import pytest
 
 import rdeic_rt
 from rdeic_rt.backends.base import BackendAbsentError, Options
-from rdeic_rt.backends.cpu.ort import open_session as open_cpu_session
 from rdeic_rt.backends.gpu import ort_cuda
 from rdeic_rt.backends.gpu.ort_cuda import OrtCudaBackend
 from rdeic_rt.errors import BackendError, BackendUnavailableError, DeviceMemoryError
 from rdeic_rt.limits import Size
 
+from . import fake_ort_cuda
 from .fake_cuda import Error, FakeCuda
+from .fake_ort_cuda import FakeProvider
 from .test_trt import SIZES, assert_alike, images
+
+OUT_OF_MEMORY = "BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer of size 9"
 
 pytestmark = [
     pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning"),
@@ -34,12 +38,16 @@ pytestmark = [
 
 
 @pytest.fixture
-def shared(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
-    monkeypatch.setattr(ort_cuda, "_PROVIDER", "CPUExecutionProvider")
-    monkeypatch.setattr(ort_cuda, "_DEVICE_TYPE", "cpu")
-    monkeypatch.setattr(ort_cuda, "_ARENA", "cpu")
-    cuda.is_shared = True
-    return cuda
+def provider(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeProvider]:
+    fake = fake_ort_cuda.install(cuda, monkeypatch)
+    yield fake
+    gc.collect()
+    assert not fake.counts["aborted"]
+
+
+@pytest.fixture
+def shared(provider: FakeProvider) -> FakeCuda:
+    return provider.cuda
 
 
 @pytest.mark.parametrize("options", [{}, {"sharpness": 0.7}])
@@ -74,20 +82,72 @@ def test_output_lives_as_long_as_what_refers_to_it(shared: FakeCuda, micro_folde
     assert shared.calls["cudaDeviceSynchronize"] == waits + 1  # a consumer was given it
 
 
-def test_run_out_of_memory_says_what_is_free(
-    shared: FakeCuda, micro_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_run_out_of_memory_says_what_is_free(provider: FakeProvider, micro_folder: Path) -> None:
     backend = OrtCudaBackend.open(Options())
     graph = backend.load(rdeic_rt.load(micro_folder, backend="cpu").bundle.reference("vae_decoder"))
-
-    def run(*_: object) -> None:
-        raise RuntimeError("BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer of size 9")
-
-    monkeypatch.setattr(graph._session, "run_with_iobinding", run)
+    provider.failing.append(OUT_OF_MEMORY)
     with pytest.raises(
         DeviceMemoryError, match=r"'vae_decoder' on z_0 \[1, 4, 1, 1\].* bytes are free\. Decode a smaller"
     ):
         graph.run({"z_0": backend.put(np.zeros((1, 4, 1, 1), np.float32))})
+
+
+def test_sizes_in_turn_are_planned_once_each(provider: FakeProvider, micro_folder: Path) -> None:
+    """A session plans all convolutions when the size changes: half a second, where a decode takes a tenth."""
+    codec = rdeic_rt.load(micro_folder, backend="cuda")
+    assert_alike(micro_folder, codec, SIZES * 2)
+    before, sessions = provider.counts.copy(), len(provider.settings)
+    assert_alike(micro_folder, codec, SIZES * 3)
+    assert provider.counts["planned"] == before["planned"]
+    assert provider.counts["runs"] > before["runs"]
+    assert len(provider.settings) == sessions
+
+
+def test_sizes_that_come_once_share_a_session(provider: FakeProvider, micro_folder: Path) -> None:
+    codec = rdeic_rt.load(micro_folder, backend="cuda")
+    images(codec, (Size(64, 64), Size(64, 128), Size(64, 192), Size(128, 64)))
+    assert Counter(each["graph"] for each in provider.settings)["unet_step"] == 1
+
+
+def test_sizes_have_so_many_sessions_and_no_more(provider: FakeProvider, micro_folder: Path) -> None:
+    codec = rdeic_rt.load(micro_folder, backend="cuda")
+    sizes = tuple(Size(64, 64 * columns) for columns in range(1, 13))
+    assert_alike(micro_folder, codec, sizes * 3)
+    assert Counter(each["graph"] for each in provider.settings)["unet_step"] <= 3 * 12
+    assert len(codec._loaded.decoders[0, "ddpm-2"].stages[0].graphs[0]._sessions) == 8  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("why", ["max_vram", "little is free"])
+def test_sizes_share_a_session_where_memory_is_short(provider: FakeProvider, micro_folder: Path, why: str) -> None:
+    provider.cuda.total_bytes = 2**20
+    codec = rdeic_rt.load(micro_folder, backend="cuda", max_vram=2**20 if why == "max_vram" else None)
+    taken = None
+    if why == "little is free":
+        taken = provider.cuda.cudaMallocFromPoolAsync(2**19, next(iter(provider.cuda.pools)), 0)[1]
+    assert_alike(micro_folder, codec, SIZES * 3)
+    assert Counter(each["graph"] for each in provider.settings)["unet_step"] == 1
+    if taken:
+        provider.cuda.cudaFreeAsync(taken, 0)
+
+
+def test_run_out_of_memory_drops_the_sessions_of_other_sizes_and_tries_again(
+    provider: FakeProvider, micro_folder: Path
+) -> None:
+    codec = rdeic_rt.load(micro_folder, backend="cuda")
+    images(codec, SIZES * 2)
+    provider.failing.append(OUT_OF_MEMORY)
+    assert_alike(micro_folder, codec, SIZES[:1])
+    stages = codec._loaded.decoders[0, "ddpm-2"].stages
+    assert {len(graph._sessions) for stage in stages for graph in stage.graphs} <= {0, 1}  # type: ignore[attr-defined]
+
+
+def test_trim_drops_the_sessions_of_sizes(provider: FakeProvider, micro_folder: Path) -> None:
+    codec = rdeic_rt.load(micro_folder, backend="cuda")
+    images(codec, SIZES * 2)
+    codec.trim()
+    stages = codec._loaded.decoders[0, "ddpm-2"].stages
+    assert {len(graph._sessions) for stage in stages for graph in stage.graphs} == {0}  # type: ignore[attr-defined]
+    assert_alike(micro_folder, codec, SIZES)
 
 
 def test_run_failing_inside_raises_backend_error(shared: FakeCuda, micro_folder: Path) -> None:
@@ -182,16 +242,9 @@ def test_open_without_a_driver_loads_no_library_of_cuda(shared: FakeCuda, monkey
 
 
 @pytest.fixture
-def settings(shared: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, str]]]:
+def settings(provider: FakeProvider) -> list[dict[str, str]]:
     """What each session was given for the provider, in order."""
-    given: list[dict[str, str]] = []
-
-    def open_session(spec: Any, threads: int | None, providers: list[Any]) -> Any:
-        given.append({"graph": spec.id, **providers[0][1]})
-        return open_cpu_session(spec, threads, ["CPUExecutionProvider"])
-
-    monkeypatch.setattr(ort_cuda, "open_session", open_session)
-    yield given
+    return provider.settings
 
 
 @pytest.mark.parametrize(("stream", "told"), [(0, "1"), (1, "1"), (2, "2")])

@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from rdeic_rt.backends.gpu import ort_cuda
 from rdeic_rt.cli import gpu_check
 from rdeic_rt.codec import Codec
 
-from ..backends import fake_tensorrt
+from ..backends import fake_ort_cuda, fake_tensorrt
 from ..backends.fake_cuda import Error, FakeCuda
 from .conftest import Command
 
@@ -82,9 +81,7 @@ def test_on_tensorrt_every_step_passes_and_tells_what_was_recorded(
 def test_on_cuda_every_step_but_captures_passes(
     command: Command, cuda: FakeCuda, planned: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(ort_cuda, "_PROVIDER", "CPUExecutionProvider")
-    monkeypatch.setattr(ort_cuda, "_DEVICE_TYPE", "cpu")
-    cuda.is_shared = True
+    fake_ort_cuda.install(cuda, monkeypatch)
     assert command("doctor", "--gpu", "--bundle", planned, "--backend", "cuda") == 0
 
     lines = capsys.readouterr().out.splitlines()

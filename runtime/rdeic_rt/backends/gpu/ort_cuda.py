@@ -1,6 +1,8 @@
 """ONNX Runtime's CUDA provider: the ``cuda`` backend, for GPUs without TensorRT plans.
 
-Inputs are bound by address, outputs stay where ONNX Runtime puts them, and all of it runs on the workspace's stream.
+Inputs are bound by address, outputs stay where ONNX Runtime puts them, and all of it runs on the workspace's stream. A
+run waits until its work is done. Told not to, ONNX Runtime 1.31 keeps page-locked memory of every run until the session
+goes, and then ends the process, as it gives it back from a callback in which CUDA may not be called.
 """
 
 from __future__ import annotations
@@ -9,9 +11,11 @@ import contextlib
 import io
 import logging
 import weakref
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import onnxruntime as ort
@@ -27,12 +31,18 @@ from .device import DeviceBackend, Workspace, device_buffer
 from .memory import LEGACY_STREAM, LOWER, Block
 
 _PROVIDER, _DEVICE_TYPE = "CUDAExecutionProvider", "cuda"
+# How many sizes have a session of a graph's at a time, and how many are remembered.
+_MAX_SESSIONS = 8
+_MAX_SEEN = 256
 _ARENA = "gpu"  # what ONNX Runtime calls the device in one place
 _ERROR = 3  # of ONNX Runtime's severities
 # Both distributions install the module `onnxruntime`; which of them comes last is up to pip.
 _REINSTALL = "pip install --force-reinstall --no-deps onnxruntime-gpu"
 _INSTALL = f"pip install 'rdeic-rt[cuda]' && {_REINSTALL}"
 _LIBRARIES = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
+
+_Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+_Session = tuple[ort.InferenceSession, Weights]
 
 _log = logging.getLogger("rdeic_rt.backends.gpu.ort_cuda")
 
@@ -43,10 +53,13 @@ class OrtCudaBackend(DeviceBackend):
     name = "cuda"
     forms = frozenset({"fp16", "fp32"})
 
-    def __init__(self, workspace: Workspace, threads: int | None, *, tf32: bool) -> None:
+    def __init__(
+        self, workspace: Workspace, threads: int | None, *, tf32: bool, loaded: WeakSet[OrtCudaGraph] | None = None
+    ) -> None:
         super().__init__(workspace)
         self._threads = threads
         self._tf32 = tf32
+        self._loaded: WeakSet[OrtCudaGraph] = WeakSet() if loaded is None else loaded
         self._free_at_first = workspace.device.free_bytes()
 
     @classmethod
@@ -80,7 +93,7 @@ class OrtCudaBackend(DeviceBackend):
 
     def exact(self) -> OrtCudaBackend:
         """Return this backend with all of float32's 24 bits in its products, which is what encodes."""
-        return OrtCudaBackend(self.workspace, self._threads, tf32=False)
+        return OrtCudaBackend(self.workspace, self._threads, tf32=False, loaded=self._loaded)
 
     def description(self) -> dict[str, str]:
         """Return the versions of ONNX Runtime, driver and CUDA, and the device."""
@@ -104,9 +117,20 @@ class OrtCudaBackend(DeviceBackend):
             memory.check(size_bytes)
             # The bound is of one session, and what the others hold between their runs is their weights.
             settings["gpu_mem_limit"] = str(memory.limit - memory.in_use)
+
+        def make() -> _Session:
+            # Threads of the CPU have nothing to do here.
+            return open_session(spec, self._threads or 1, [(_PROVIDER, settings), "CPUExecutionProvider"])
+
         with workspace.entered():
-            session, weights = open_session(spec, self._threads, [(_PROVIDER, settings), "CPUExecutionProvider"])
-        return OrtCudaGraph(spec, session, weights, workspace, size_bytes)
+            return OrtCudaGraph(spec, make, workspace, size_bytes, self._loaded)
+
+    def trim(self) -> None:
+        """Give back to the device what is kept for work to come, and the sessions that sizes have of their own."""
+        with self.workspace.entered():
+            for graph in self._loaded:
+                graph.keep_one_session()
+            self.workspace.trim()
 
     def peak_bytes(self) -> int:
         """Return the most device memory that was in use at a time, as far as ONNX Runtime has kept it.
@@ -117,32 +141,64 @@ class OrtCudaBackend(DeviceBackend):
 
 
 class OrtCudaGraph:
-    """One graph as an ONNX Runtime session on the GPU."""
+    """One graph on the GPU, as ONNX Runtime sessions.
+
+    A session plans each convolution anew when the size changes, and keeps the plans of one size (docs/gpu.md has what
+    that costs). So a size that comes again after another one gets a session of its own, while half of the device's
+    memory is free, as each has a copy of the weights and keeps what it computed in. All but one go where memory is
+    short.
+
+    Attributes:
+        spec: names, types and shapes.
+        providers: what its session runs on, in order of preference.
+    """
 
     def __init__(
-        self, spec: GraphSpec, session: ort.InferenceSession, weights: Weights, workspace: Workspace, size_bytes: int
+        self,
+        spec: GraphSpec,
+        make: Callable[[], _Session],
+        workspace: Workspace,
+        size_bytes: int,
+        loaded: WeakSet[OrtCudaGraph],
     ) -> None:
         self.spec = spec
         held, elsewhere = object(), workspace.memory.elsewhere
+        self._make, self._first = make, make()
         elsewhere[held] = size_bytes
         weakref.finalize(self, elsewhere.pop, held, None).atexit = False
-        self._weights = weights
-        self.providers: list[str] = session.get_providers()
-        self._session = session
+        self.providers: list[str] = self._first[0].get_providers()
+        self._sessions: OrderedDict[_Shapes, _Session] = OrderedDict()
+        self._seen: OrderedDict[_Shapes, None] = OrderedDict()
+        self._loaded = loaded
+        loaded.add(self)
         self._workspace = workspace
         self._run_options = ort.RunOptions()
-        # The stream orders everything; the host waits when it fetches a result.
-        self._run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         if workspace.memory.limit is not None:  # what one session keeps for its next run, the others lack in theirs
             shrunk = f"{_ARENA}:{workspace.device.ordinal}"
             self._run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", shrunk)
 
     def run(self, inputs: Mapping[str, Buffer]) -> dict[str, Buffer]:
         """Return the outputs by name; errors as in `base.Graph.run`."""
+        with self._workspace.entered():
+            try:
+                return self._run(inputs)
+            except DeviceMemoryError:
+                if not any([graph.keep_one_session() for graph in self._loaded]):
+                    raise
+            return self._run(inputs)
+
+    def keep_one_session(self) -> bool:
+        """Drop the sessions that sizes have of their own; return whether there were any."""
+        had = len(self._sessions) > 1
+        self._sessions.clear()
+        return had
+
+    def _run(self, inputs: Mapping[str, Buffer]) -> dict[str, Buffer]:
         workspace, ordinal = self._workspace, self._workspace.device.ordinal
-        binding = self._session.io_binding()
         try:
             with workspace.entered():
+                session = self._session(tuple((name, tuple(inputs[name].shape)) for name in sorted(inputs)))
+                binding = session.io_binding()
                 for name, buffer in inputs.items():
                     given = device_buffer(buffer)
                     binding.bind_input(
@@ -150,7 +206,7 @@ class OrtCudaGraph:
                     )
                 for output in self.spec.outputs:
                     binding.bind_output(output.name, _DEVICE_TYPE, ordinal)
-                self._session.run_with_iobinding(binding, self._run_options)
+                session.run_with_iobinding(binding, self._run_options)
                 values = binding.get_outputs()
         except FAILED as error:
             text = str(error)
@@ -165,6 +221,34 @@ class OrtCudaGraph:
             output.name: DeviceBuffer(_OrtBlock(value, workspace), tuple(value.shape()), np.dtype(output.dtype))
             for output, value in zip(self.spec.outputs, values, strict=True)
         }
+
+    def _session(self, shapes: _Shapes) -> ort.InferenceSession:
+        """Return the session that last ran with these shapes, a new one, or the one unused for longest."""
+        if shapes in self._sessions:
+            self._sessions.move_to_end(shapes)
+            return self._sessions[shapes][0]
+        has_come = shapes in self._seen
+        self._seen[shapes] = None
+        if len(self._seen) > _MAX_SEEN:
+            self._seen.popitem(last=False)
+        session = self._first if not self._sessions else self._another() if has_come else None
+        if session is None:
+            _, session = self._sessions.popitem(last=False)
+        self._sessions[shapes] = session
+        return session[0]
+
+    def _another(self) -> _Session | None:
+        """Return a new session, or None where there is no room for one."""
+        memory, device = self._workspace.memory, self._workspace.device
+        if memory.limit is not None or len(self._sessions) >= _MAX_SESSIONS:
+            return None
+        if device.free_bytes() < device.total_bytes // 2:
+            return None
+        try:
+            return self._make()
+        except BackendError as error:
+            _log.info("graph %r: no further session (%s)", self.spec.id, str(error))
+            return None
 
 
 class _OrtBlock(Block):
