@@ -48,9 +48,7 @@ def test_decode_with_tensorrt_in_another_process_uses_compiled_kernels(load: Loa
 
 
 @BACKENDS
-def test_decode_two_sizes_in_turn_takes_no_more_memory(
-    load: Load, files: Files, images: Images, backend: str
-) -> None:
+def test_decode_two_sizes_in_turn_takes_no_more_memory(load: Load, files: Files, images: Images, backend: str) -> None:
     fast = load(backend)
     latents = {size: fast.read_latents(data) for size, data in files.items()}  # what the GPU is given
     free = []
