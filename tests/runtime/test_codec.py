@@ -35,6 +35,7 @@ from rdeic_rt import (
     RdeicError,
     Size,
     container,
+    noise,
     timing,
 )
 from rdeic_rt.backends import select
@@ -423,6 +424,21 @@ def test_decode_many_yields_in_order_what_decode_returns(codec: Codec, paths: li
     assert [path for path, _ in results] == paths
     for path, (_, image) in zip(paths, results, strict=True):
         np.testing.assert_array_equal(image, codec.decode(path.read_bytes(), DecodeOptions(sharpness=0.5, seed=3)))
+
+
+def test_decode_many_draws_the_noise_where_it_reads(
+    codec: Codec, paths: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+    real = noise.gaussian
+
+    def gaussian(*arguments: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        return real(*arguments)
+
+    monkeypatch.setattr(noise, "gaussian", gaussian)
+    assert len(list(codec.decode_many(paths))) == len(paths)
+    assert threads and all(name.startswith("rdeic_rt.pipeline") for name in threads)
 
 
 def test_decode_many_with_on_error_does_the_rest(codec: Codec, paths: list[Path], tmp_path: Path) -> None:
