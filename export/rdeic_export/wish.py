@@ -46,6 +46,13 @@ class Wish:
     ranges: Ranges | None
     target: Target | None
 
+    def keeps(self, form: str) -> bool:
+        """Return whether the bundle gets a form of the graphs: all without plans, and half precision if it is new.
+
+        Where TensorRT is not installed, a GPU then runs that, and not float32.
+        """
+        return self.target is None or (self.recipe is not None and form == "fp16")
+
 
 def of(args: argparse.Namespace, root: Path) -> Wish:
     """Return what the arguments of ``build_engines.py`` ask for.

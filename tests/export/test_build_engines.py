@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +14,13 @@ import build_engines
 import rdeic_rt
 from rdeic_eval.psnr import psnr_db
 from rdeic_export import wish
+from rdeic_export.forms.derive import Derived
 from rdeic_export.modules.config import VaeConfig
 from rdeic_export.verify import fidelity
 from rdeic_export.weights import recipe as recipes
 from rdeic_rt.cli.batch import EXIT_OS_ERROR
 from rdeic_rt.errors import ExportError
+from rdeic_rt.manifest import Bundle
 from tests.conftest import REPOSITORY
 from tests.micro import make_micro
 
@@ -31,14 +34,19 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_main_random_weights_makes_a_bundle_that_decodes(
-    tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def smallest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random weights of ``tiny`` are of networks that are exported quickly."""
     assert isinstance(make_micro.MICRO.vae, VaeConfig)
     vae = dataclasses.replace(make_micro.MICRO.vae, channels=(16, 16), mid_attention=False)
     unet = dataclasses.replace(make_micro.MICRO.unet, channels=(16,), attention_levels=(False,))
-    smallest = dataclasses.replace(make_micro.MICRO, vae=vae, unet=unet)  # exports quickly
-    monkeypatch.setitem(recipes.MODELS, "tiny", smallest)
+    monkeypatch.setitem(recipes.MODELS, "tiny", dataclasses.replace(make_micro.MICRO, vae=vae, unet=unet))
+
+
+@pytest.mark.usefixtures("smallest")
+def test_main_random_weights_makes_a_bundle_that_decodes(
+    tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     output = tmp_path / "random"
     options = [
         "--steps",
@@ -58,6 +66,31 @@ def test_main_random_weights_makes_a_bundle_that_decodes(
     assert [rate.schedule for rate in codec.bundle.rates] == ["ddpm-2"]
     photo = np.asarray(Image.open(sorted(photos.glob("*.png"))[0]))
     assert codec.decode(codec.encode(photo)).shape == photo.shape
+
+
+@pytest.mark.usefixtures("smallest")
+def test_main_new_bundle_with_plans_has_the_graphs_in_fp16_too(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a GPU without TensorRT runs them; what plans are built from is that very form."""
+    output = tmp_path / "random"
+    built: list[str] = []
+
+    def build_plans(bundle: Bundle, derived: Derived, *_: object, **__: object) -> list[Any]:
+        assert {graph.spec.form for graph in derived.graphs.values()} == {"fp16"}
+        (output / "plans").mkdir()
+        built.append(derived.form)
+        return []
+
+    monkeypatch.setattr(build_engines, "build_plans", build_plans)
+    options = ["--steps", "2", "--library", "tensorrt-rtx", "--photos", str(photos), "--output", str(output)]
+    assert build_engines.main(["--random-weights", "tiny", *options]) == 0
+    assert built == ["fp16"]
+    assert (output / "plans").is_dir()
+    codec = rdeic_rt.load(output, backend="cpu", precision="fp16")
+    roles = codec.bundle.decoding_roles
+    assert all(set(codec.bundle.graphs[codec.bundle.rates[0].graphs[role]]) == {"fp32", "fp16"} for role in roles)
+    assert codec.bundle.preferred["cuda"][0] == "fp16"
 
 
 def test_main_drop_fp32_makes_a_smaller_bundle_that_decodes_and_from_which_no_plans_are_built(
