@@ -32,7 +32,7 @@ class Setup:
 
     Attributes:
         model: the networks, on the device.
-        squares: what crops are cut from, uint8 [N, side, side, 3].
+        squares: what crops are cut from, uint8 [N, side, side, 3]: an array in memory, or a tensor on the GPU.
         validation: middles of validation photos, float [n, 3, side, side] in [-1, 1], on the device.
         schedule, options: the stage's settings.
         out: folder of the run.
@@ -42,7 +42,7 @@ class Setup:
     """
 
     model: RdeicModel
-    squares: NDArray[np.uint8]
+    squares: NDArray[np.uint8] | Tensor
     validation: Tensor
     schedule: TrainingSchedule
     options: dict[str, Any]
@@ -55,8 +55,7 @@ class Setup:
         """Return this process's crops of one step, float [B, 3, crop, crop] in [-1, 1], on the device."""
         share = self.schedule.batch // loop.process_count()
         places = range(loop.process_rank() * share, (loop.process_rank() + 1) * share)
-        crops = data.batch(self.squares, places, self.schedule.crop_px, self.seed, step)
-        return crops.to(self.device, memory_format=torch.channels_last)
+        return data.batch(self.squares, places, self.schedule.crop_px, self.seed, step)
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -69,7 +68,9 @@ def parser(description: str) -> argparse.ArgumentParser:
         "--config", type=Path, default=Path(__file__).parent / "configs" / "tiny-2.toml", help="stage settings"
     )
     p.add_argument("--steps", type=int, help="optimiser steps, instead of the configuration's")
+    p.add_argument("--minutes", type=float, help="time to train, instead of a number of steps")
     p.add_argument("--batch", type=int, help="crops a step, instead of the configuration's")
+    p.add_argument("--crop-px", type=int, help="side of a crop, instead of the configuration's")
     p.add_argument("--seed", type=int, default=0, help="seed of data order, noise and initial weights")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
     p.add_argument("--precision", choices=(loop.AUTO, loop.FP32, loop.BF16), default=loop.AUTO)
@@ -85,14 +86,18 @@ def prepare(args: argparse.Namespace, stage: str) -> Setup:
     settings = tomllib.loads(args.config.read_text())
     options = settings[stage]
     fields = {k: options.pop(k) for k in list(options) if k in TrainingSchedule.__dataclass_fields__}
-    fields |= {k: getattr(args, k) for k in ("steps", "batch") if getattr(args, k)}
+    fields |= {k: getattr(args, k) for k in ("steps", "batch", "crop_px", "minutes") if getattr(args, k)}
     schedule = TrainingSchedule(**fields)
     photos = data.load_photos(args.validation, VALIDATION_PX)[: args.samples]
-    squares = np.stack([data.centre(photo, VALIDATION_PX) for photo in photos])
+    middles = np.stack([data.centre(photo, VALIDATION_PX) for photo in photos])
+    squares = np.load(args.crops, mmap_mode="r")
+    if args.device == "cuda":
+        torch.set_float32_matmul_precision("high")  # what bf16 leaves in float32 may have 10 bits
+        torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
     return Setup(
         model=on_device(RdeicModel(MODELS[settings["model"]]), args.device),
-        squares=np.load(args.crops, mmap_mode="r"),
-        validation=data.to_tensor(squares).to(args.device),
+        squares=torch.from_numpy(squares[:]).to(args.device) if args.device == "cuda" else squares,
+        validation=data.to_tensor(middles).to(args.device),
         schedule=schedule,
         options=options,
         out=args.out,

@@ -57,22 +57,34 @@ def cut(photos: Sequence[NDArray[np.uint8]], count: int, side_px: int, seed: int
         yield _square(photos[index % len(photos)], side_px, np.random.default_rng([seed, index]))
 
 
-def batch(squares: NDArray[np.uint8], places: range, crop_px: int, seed: int, step: int) -> Tensor:
-    """Return float [B, 3, crop_px, crop_px] in [-1, 1]: windows of random squares, mirrored at random.
+def batch(squares: NDArray[np.uint8] | Tensor, places: range, crop_px: int, seed: int, step: int) -> Tensor:
+    """Return float [B, 3, crop_px, crop_px] in [-1, 1], channels last: windows of random squares, mirrored at random.
 
     Args:
-        squares: uint8 [N, side, side, 3], side at least crop_px; may be a memory map.
+        squares: uint8 [N, side, side, 3], side at least crop_px; may be a memory map, or on a GPU, and so are the crops
+            then.
         places: those of the crops in the batch; each follows from its place, the seed and the step.
         crop_px: side of a crop.
         seed, step: see above.
     """
-    crops = np.stack([_window(squares, crop_px, np.random.default_rng([seed, step % 2**32, i])) for i in places])
-    return to_tensor(crops)
+    draws = np.random.default_rng([seed, step % 2**32]).random((places.stop, 4))[places.start :]
+    which, top, left = (draws[:, :3] * (len(squares), *[squares.shape[1] - crop_px + 1] * 2)).astype(np.int64).T
+    along = np.arange(crop_px)
+    columns = np.where(draws[:, 3, None] < 0.5, along[::-1], along) + left[:, None]
+    rows = along + top[:, None]
+    index = which[:, None, None], rows[:, :, None], columns[:, None, :]
+    if isinstance(squares, Tensor):
+        return _to_float(squares[tuple(torch.from_numpy(one).to(squares.device) for one in index)])
+    return to_tensor(squares[index])
 
 
 def to_tensor(images: NDArray[np.uint8]) -> Tensor:
     """Return float [B, 3, H, W] in [-1, 1] of uint8 [B, H, W, 3]."""
-    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+    return _to_float(torch.from_numpy(np.array(images)))
+
+
+def _to_float(images: Tensor) -> Tensor:
+    return images.permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
 
 def to_images(tensor: Tensor) -> NDArray[np.uint8]:
@@ -88,13 +100,6 @@ def centre(photo: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     )
     top, left = (padded.shape[0] - side) // 2, (padded.shape[1] - side) // 2
     return padded[top : top + side, left : left + side]
-
-
-def _window(squares: NDArray[np.uint8], crop_px: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    square: NDArray[np.uint8] = squares[int(rng.integers(len(squares)))]
-    top, left = (int(rng.integers(square.shape[0] - crop_px + 1)) for _ in range(2))
-    window = square[top : top + crop_px, left : left + crop_px]
-    return window[:, ::-1] if rng.random() < 0.5 else window
 
 
 def _square(photo: NDArray[np.uint8], side_px: int, rng: np.random.Generator) -> NDArray[np.uint8]:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 logger = logging.getLogger("training")
 
 Metrics = dict[str, float]
+Parts = dict[str, Tensor]
 CHECKPOINT = "checkpoint.pt"
 AUTO, FP32, BF16 = "auto", "fp32", "bf16"
 
@@ -32,7 +33,7 @@ class TrainingSchedule:
     """How one stage is trained.
 
     Attributes:
-        steps: optimiser steps in all.
+        steps: optimiser steps in all; what ends the training unless ``minutes`` does.
         batch: crops a step.
         crop_px: side of a crop.
         lr: peak learning rate; linear warm-up, then constant, then falling linearly to 1 % of it.
@@ -43,6 +44,7 @@ class TrainingSchedule:
         checkpoint_minutes: time between checkpoints.
         log_every: steps between two lines of metrics.
         sample_every: steps between two sample sheets, and between two validations.
+        minutes: how long to train, whatever number of steps that is; for a machine that is lent for a time.
     """
 
     steps: int
@@ -56,11 +58,17 @@ class TrainingSchedule:
     checkpoint_minutes: float = 3.0
     log_every: int = 50
     sample_every: int = 1000
+    minutes: float | None = None
+
+    def share(self, step: int, seconds: float) -> float:
+        """Return the share of the training that is done after so many steps, which took so many seconds."""
+        return step / self.steps if self.minutes is None else seconds / (60 * self.minutes)
 
 
 def run(
     trained: nn.ModuleDict,
-    step_loss: Callable[[int], tuple[Tensor, Metrics]],
+    batch: Callable[[int], Tensor],
+    loss: Callable[[Tensor], tuple[Tensor, Parts]],
     samples: Callable[[], tuple[NDArray[np.uint8], Metrics]],
     schedule: TrainingSchedule,
     out: Path,
@@ -68,75 +76,122 @@ def run(
     seed: int,
     device: str,
     precision: str = AUTO,
+    after_step: Callable[[int, float], None] = lambda step, share: None,
 ) -> None:
     """Train the modules and leave ``weights.safetensors`` (averaged weights, fp32) in ``out``.
 
     ``out`` also gets ``metrics.jsonl``, ``validation.jsonl``, ``samples/*.png`` and ``checkpoint.pt``, from which an
-    interrupted run goes on.
+    interrupted run goes on. On a GPU, loss and gradients are one CUDA graph, so ``loss`` must neither read a value back
+    nor copy one from the host.
 
     Args:
         trained: the modules whose parameters are optimised, by the prefix of their keys.
-        step_loss: step -> (scalar loss, metrics to log).
+        batch: step -> crops, float [B, 3, H, W] in [-1, 1], on the device.
+        loss: crops -> (scalar loss, its parts and other scalars to log).
         samples: a sheet of images, uint8 [H, W, 3], and metrics on validation photos, made with the averaged weights.
         schedule: steps, rates and intervals.
         out: folder of this run.
         seed: seeds torch; the data loader has its own.
         device: ``cpu`` or ``cuda``.
         precision: ``fp32``, ``bf16`` for autocasts to bfloat16, or ``auto`` for the faster one.
+        after_step: called with each step that is done, and with the share of the training that is.
     """
     (out / "samples").mkdir(parents=True, exist_ok=True)
     parameters = [p for p in trained.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(parameters, lr=schedule.lr, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
     average = {k: v.detach().clone() for k, v in trained.state_dict().items()}
     checkpoint = out / CHECKPOINT
-    start = 0
+    step, seconds = 0, 0.0
     torch.manual_seed(seed + process_rank())
     if checkpoint.exists():
         state: dict[str, Any] = torch.load(checkpoint, map_location=device, weights_only=True)
         trained.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
-        average, start = state["average"], state["step"]
+        average, step, seconds = state["average"], state["step"], state["seconds"]
         torch.set_rng_state(state["rng"].cpu())
-        logger.info("resuming %s at step %d", out, start)
-
-    def save(step: int) -> None:
-        _save_checkpoint(checkpoint, trained, optimiser, average, step)
+        logger.info("resuming %s at step %d", out, step)
 
     trained.train()
     if precision == AUTO:
-        precision = faster_precision(lambda: step_loss(start)[0], device)
+        precision = faster_precision(lambda: loss(batch(step))[0], device)
         torch.manual_seed(seed + process_rank())
         if checkpoint.exists():
             torch.set_rng_state(state["rng"].cpu())
-    saved_at = time.monotonic()
-    for step in range(start, schedule.steps):
-        for group in optimiser.param_groups:
-            group["lr"] = schedule.lr * lr_factor(step, schedule)
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == BF16):
-            loss, metrics = step_loss(step)
+
+    def gradients(image: Tensor) -> tuple[Tensor, Parts]:
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == BF16):
+            value, parts = loss(image)
+        value.backward()  # type: ignore[no-untyped-call]
         _average_gradients(parameters)
+        return value.detach(), parts
+
+    begun = time.monotonic() - seconds
+    crops = batch(step)
+    compute: Callable[[Tensor], tuple[Tensor, Parts]] = gradients
+    if device == "cuda" and process_count() == 1:
+        try:
+            compute = recorded(gradients, crops)
+        except RuntimeError as error:
+            logger.warning("no CUDA graph, so steps take longer: %s", error)
+    averaged = _Average(average, trained)
+    saved_at = time.monotonic()
+    while (share := schedule.share(step, time.monotonic() - begun)) < 1:
+        for group in optimiser.param_groups:
+            group["lr"] = schedule.lr * lr_factor(step, share, schedule)
+        value, parts = compute(crops)
+        crops = batch(step + 1)  # while a GPU is at work
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, schedule.clip))
         if math.isfinite(norm):
             optimiser.step()
         else:
             logger.warning("step %d skipped: gradient norm %s", step, norm)
-        _average(average, trained, min(schedule.ema, (1 + step) / (10 + step)))
+        averaged.update(min(schedule.ema, (1 + step) / (10 + step)))
+        after_step(step, share)
+        step += 1
 
         if process_rank():
             continue
-        if step % schedule.log_every == 0 or step + 1 == schedule.steps:
-            _log(out, step, {"loss": float(loss.detach()), "norm": norm, **metrics})
-        if step + 1 == schedule.steps or (step + 1) % schedule.sample_every == 0:
-            _write_samples(out, step + 1, trained, average, samples)
+        done = schedule.share(step, time.monotonic() - begun) >= 1
+        if (step - 1) % schedule.log_every == 0 or done:
+            _log(out, step - 1, {"loss": float(value), "norm": norm, **{k: float(v) for k, v in parts.items()}})
+        if done or step % schedule.sample_every == 0:
+            _write_samples(out, step, trained, average, samples)
         if time.monotonic() - saved_at > 60 * schedule.checkpoint_minutes:
-            save(step + 1)
+            _save_checkpoint(checkpoint, trained, optimiser, average, step, time.monotonic() - begun)
             saved_at = time.monotonic()
     if not process_rank():
-        save(schedule.steps)
+        _save_checkpoint(checkpoint, trained, optimiser, average, step, time.monotonic() - begun)
         save_weights(out / "weights.safetensors", average)
     trained.load_state_dict(average)
+
+
+def recorded(
+    gradients: Callable[[Tensor], tuple[Tensor, Parts]], example: Tensor
+) -> Callable[[Tensor], tuple[Tensor, Parts]]:
+    """Return ``gradients`` as a CUDA graph: one launch in place of several thousand.
+
+    Args:
+        gradients: crops -> (loss, parts); leaves gradients in parameters that had none.
+        example: crops, of the shape that all others have.
+    """
+    crops = example.clone()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):  # libraries choose their kernels now
+            gradients(crops)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = gradients(crops)
+
+    def replay(image: Tensor) -> tuple[Tensor, Parts]:
+        crops.copy_(image)
+        graph.replay()
+        return result
+
+    return replay
 
 
 def faster_precision(loss: Callable[[], Tensor], device: str) -> str:
@@ -219,20 +274,26 @@ def sheet(*columns: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.concatenate(rows, axis=0)
 
 
-def lr_factor(step: int, schedule: TrainingSchedule) -> float:
-    """Return the learning rate of a step over the peak one."""
+def lr_factor(step: int, share: float, schedule: TrainingSchedule) -> float:
+    """Return the learning rate of a step over the peak one; ``share`` of the training lies before it."""
     warm = min(1.0, (step + 1) / schedule.warmup)
-    left = (schedule.steps - step) / (schedule.steps * schedule.decay)
-    return warm * max(0.01, min(1.0, left))
+    return warm * max(0.01, min(1.0, (1 - share) / schedule.decay))
 
 
-@torch.no_grad()
-def _average(average: dict[str, Tensor], module: nn.Module, decay: float) -> None:
-    for key, value in module.state_dict().items():
-        if value.is_floating_point():
-            average[key].lerp_(value, 1 - decay)
-        else:
-            average[key].copy_(value)
+class _Average:
+    """Keeps averages of a module's weights; of buffers that are no real numbers, the latest."""
+
+    def __init__(self, average: dict[str, Tensor], module: nn.Module) -> None:
+        pairs = [(average[key], value) for key, value in module.state_dict().items()]
+        self._averages = [average for average, value in pairs if value.is_floating_point()]
+        self._values = [value for _, value in pairs if value.is_floating_point()]
+        self._others = [(average, value) for average, value in pairs if not value.is_floating_point()]
+
+    @torch.no_grad()
+    def update(self, decay: float) -> None:
+        torch._foreach_lerp_(self._averages, self._values, 1 - decay)
+        for average, value in self._others:
+            average.copy_(value)
 
 
 def _log(out: Path, step: int, metrics: Metrics, name: str = "metrics.jsonl") -> None:
@@ -261,7 +322,12 @@ def _write_samples(
 
 
 def _save_checkpoint(
-    path: Path, trained: nn.ModuleDict, optimiser: torch.optim.Optimizer, average: dict[str, Tensor], step: int
+    path: Path,
+    trained: nn.ModuleDict,
+    optimiser: torch.optim.Optimizer,
+    average: dict[str, Tensor],
+    step: int,
+    seconds: float,
 ) -> None:
     temporary = path.with_suffix(".tmp")
     state = {
@@ -269,6 +335,7 @@ def _save_checkpoint(
         "optimiser": optimiser.state_dict(),
         "average": average,
         "step": step,
+        "seconds": seconds,
         "rng": torch.get_rng_state(),
     }
     torch.save(state, temporary)

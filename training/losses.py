@@ -6,17 +6,20 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pytorch_msssim import MS_SSIM
 from torch import Tensor
 
-from rdeic_eval.perceptual import FeatureDistance
+from rdeic_eval.perceptual import FeatureDistance, feature_distance
+from rdeic_eval.resnet import ResNetFeatures
 from rdeic_export.modules.compression import LIKELIHOOD_FLOOR, SCALE_BOUND, SlicePrediction
 
 from .common import on_device
 
+STRUCTURE_SIGMA_PX = 1.5
 STRUCTURE_WINDOW_PX = 7  # five scales of it fit into crops of 112 pixels
 COMMITMENT = 0.25  # beta of Eq. 9
-PERCEPTUAL_NETWORK = "lite0"  # of the perceptual term; evaluation judges with others
+PERCEPTUAL_NETWORK = "lite0"  # of the perceptual term, beside a ResNet; evaluation judges with another family too
+# Weights of the scales of MS-SSIM (Wang et al., 2003).
+STRUCTURE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
 class LowerBound(torch.autograd.Function):
@@ -73,9 +76,37 @@ def _bits(residual: Tensor, scales: Tensor) -> Tensor:
 
 def block_means(image: Tensor, side: int = 16) -> Tensor:
     """Return the mean luma and chroma of blocks, float [B, 3, H/side, W/side], of images [B, 3, H, W] in [-1, 1]."""
-    # Full-range BT.601, as JPEG has it.
-    matrix = image.new_tensor([[0.299, 0.587, 0.114], [-0.1687, -0.3313, 0.5], [0.5, -0.4187, -0.0813]])
-    return F.avg_pool2d(F.conv2d(image, matrix[:, :, None, None]), side)
+    red, green, blue = F.avg_pool2d(image, side).unbind(1)
+    luma = 0.299 * red + 0.587 * green + 0.114 * blue  # full-range BT.601, as JPEG has it
+    return torch.stack([luma, (blue - luma) / 1.772, (red - luma) / 1.402], dim=1)
+
+
+def structural_dissimilarity(a: Tensor, b: Tensor, window: Tensor) -> Tensor:
+    """Return 1 - MS-SSIM (Wang et al., 2003), a scalar, of images [B, 3, H, W] in [-1, 1].
+
+    A scale whose similarity is below 1e-4 counts as one of 1e-4, or gradients there would be infinite.
+
+    Args:
+        a, b: sides of at least 16 times the window's less one, and one more.
+        window: float [side], adds up to one; means and variances are taken with its outer product.
+    """
+    channels = a.shape[1]
+    kernel = window.expand(5 * channels, 1, 1, -1)
+    logarithm = a.new_zeros(())
+    for scale, weight in enumerate(STRUCTURE_WEIGHTS):
+        moments = torch.cat([a, b, a * a, b * b, a * b], dim=1)
+        rows = F.conv2d(moments, kernel, groups=5 * channels)
+        mean_a, mean_b, aa, bb, ab = F.conv2d(rows, kernel.mT, groups=5 * channels).chunk(5, dim=1)
+        cross, squares = mean_a * mean_b, mean_a.square() + mean_b.square()
+        # Images are 2 across, from which both constants follow.
+        similarity = (2 * (ab - cross) + 0.06**2) / (aa + bb - squares + 0.06**2)
+        if scale + 1 == len(STRUCTURE_WEIGHTS):
+            # Luminance takes samples from 0: those of [-1, 1] plus one.
+            light = 2 * (cross + mean_a + mean_b + 1), squares + 2 * (mean_a + mean_b + 1)
+            similarity = similarity * (light[0] + 0.02**2) / (light[1] + 0.02**2)
+        logarithm = logarithm + weight * similarity.mean((2, 3)).clamp(min=1e-4).log()
+        a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
+    return 1 - logarithm.exp().mean()
 
 
 def codebook_loss(l_p: Tensor, code: Tensor) -> Tensor:
@@ -86,25 +117,35 @@ def codebook_loss(l_p: Tensor, code: Tensor) -> Tensor:
 class PixelLoss:
     """The terms of Eq. 10 on pixels, weighted as a stage's settings say.
 
-    Squared error (``pixel_weight``), perceptual distance (``perceptual_weight``), structural dissimilarity at five
-    scales (``structure_weight``), and squared error of 16-px means in luma and chroma (``means_weight``), which
-    normalised features hardly see.
+    Squared error (``pixel_weight``), perceptual distances of an EfficientNet (``perceptual_weight``) and of a ResNet
+    (``resnet_weight``), structural dissimilarity at five scales (``structure_weight``), and squared error of 16-px
+    means in luma and chroma (``means_weight``), which normalised features hardly see.
     """
 
     def __init__(self, options: dict[str, Any], device: str) -> None:
-        self._perceptual = on_device(FeatureDistance(PERCEPTUAL_NETWORK), device)
-        self._structure = MS_SSIM(data_range=2.0, win_size=STRUCTURE_WINDOW_PX)
-        self._weights = {name: options[f"{name}_weight"] for name in ("pixel", "perceptual", "structure", "means")}
+        self._networks: dict[str, FeatureDistance | ResNetFeatures] = {
+            "perceptual": on_device(FeatureDistance(PERCEPTUAL_NETWORK), device),
+            "resnet": on_device(ResNetFeatures(), device),
+        }
+        offsets = torch.arange(STRUCTURE_WINDOW_PX, device=device) - STRUCTURE_WINDOW_PX // 2
+        self._window = torch.softmax(-offsets.square() / (2 * STRUCTURE_SIGMA_PX**2), dim=0)
+        self._weights = {
+            name: options[f"{name}_weight"] for name in ("pixel", "perceptual", "resnet", "structure", "means")
+        }
 
-    def __call__(self, decoded: Tensor, image: Tensor) -> tuple[Tensor, dict[str, float]]:
+    def __call__(self, decoded: Tensor, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss, a scalar, and its parts, of two batches [B, 3, H, W] in [-1, 1]."""
-        parts = {"perceptual": self._perceptual(decoded, image)}
+        parts = {}
+        for name, network in self._networks.items():
+            with torch.no_grad():
+                target = network.features(image)
+            parts[name] = feature_distance(network.features(decoded), target)
         with torch.autocast(image.device.type, enabled=False):
             decoded = decoded.float()
             parts |= {
                 "pixel": F.mse_loss(decoded, image),
-                "structure": 1 - self._structure(decoded + 1, image + 1),
+                "structure": structural_dissimilarity(decoded, image, self._window),
                 "means": F.mse_loss(block_means(decoded), block_means(image)),
             }
         loss = sum((self._weights[name] * part for name, part in parts.items()), image.new_zeros(()))
-        return loss, {name: float(part.detach()) for name, part in parts.items()}
+        return loss, {name: part.detach() for name, part in parts.items()}

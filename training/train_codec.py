@@ -88,18 +88,27 @@ class Codebook:
     def __init__(self, model: RdeicModel) -> None:
         self._embedding = model.codec.quantize.embedding.weight
         self._usage = torch.zeros(len(self._embedding), device=self._embedding.device)
+        self._candidates = torch.empty(0)
+
+    def saw(self, coded: Coded) -> None:
+        """Count what a batch chose, and keep what it chose for."""
+        chosen = coded.indices.flatten()
+        self._usage.scatter_add_(0, chosen, torch.ones_like(chosen, dtype=self._usage.dtype))
+        self._candidates = coded.l_p.permute(0, 2, 3, 1).flatten(0, 2).float()
+
+    def used(self) -> Tensor:
+        """Return how many code vectors have been chosen lately, a scalar."""
+        return (self._usage > 0).sum()
 
     @torch.no_grad()
-    def saw(self, coded: Coded, step: int, until: float) -> None:
-        """Count what a batch chose; at every `RESTART_EVERY`-th step before ``until``, move what nothing chose."""
-        self._usage += torch.bincount(coded.indices.flatten(), minlength=len(self._usage))
-        if step % RESTART_EVERY or step >= until:
+    def restart(self, step: int, share: float) -> None:
+        """Move what nothing chose since the last time; ``share`` of the training is done."""
+        if step % RESTART_EVERY or share >= RESTART_UNTIL:
             return
         if loop.process_count() > 1:
             distributed.all_reduce(self._usage)
         unused = torch.nonzero(self._usage == 0).flatten()
-        candidates = coded.l_p.permute(0, 2, 3, 1).flatten(0, 2).float()
-        picks = candidates[torch.randperm(len(candidates))[: len(unused)]]
+        picks = self._candidates[torch.randperm(len(self._candidates))[: len(unused)]]
         self._embedding[unused[: len(picks)]] = picks
         if loop.process_count() > 1:
             distributed.broadcast(self._embedding, 0)
@@ -142,21 +151,20 @@ def main() -> None:
     args = p.parse_args()
     setup = common.prepare(args, "codec")
     model = setup.model
-    lambdas = tuple(setup.options["lambdas"])
-    middle = float(np.exp(np.mean(np.log(lambdas))))
+    lambdas = torch.tensor(setup.options["lambdas"], device=setup.device)
+    middle = float(lambdas.log().mean().exp())
     if args.init:
         loop.load_weights(model, args.init)
     elif not (setup.out / loop.CHECKPOINT).exists():  # what is resumed needs none of it, and it takes 9 GB
-        transforms.start_from_linear(model, setup.squares, setup.options["steps_of_y"])
+        transforms.start_from_linear(model, np.load(args.crops, mmap_mode="r"), setup.options["steps_of_y"])
     codebook = Codebook(model)
     rates = common.codec_of(model).rates
 
-    def step_loss(step: int) -> tuple[Tensor, loop.Metrics]:
-        image = setup.batch(step)
+    def loss(image: Tensor) -> tuple[Tensor, loop.Parts]:
         rate = torch.rand(len(image), device=image.device) * (rates - 1)
         trade_off = rate_between(lambdas, rate)
         coded = compress(model, image, rate)
-        codebook.saw(coded, step, RESTART_UNTIL * setup.schedule.steps)
+        codebook.saw(coded)
         decoded = model.vae.decode(coded.z_c)
         mse = squared_error(decoded, image)
         # Errors over large areas are seen more than others, and cost few bits.
@@ -164,29 +172,31 @@ def main() -> None:
         latent = (coded.z_c - model.vae.latents(image)).square().mean()
         # Divided by the root of lambda, all rates weigh about the same.
         balanced = (trade_off * distortion + coded.bpp) * (middle / trade_off).sqrt()
-        loss = (
+        total = (
             balanced.mean()
             + setup.options["latent_weight"] * latent
             + setup.options["codebook_weight"] * coded.codebook
         )
-        return loss, {
-            "bpp": float(coded.bpp.detach().mean()),
-            "mse": float(mse.detach().mean()),
-            "latent": float(latent.detach()),
-            "codebook": float(coded.codebook.detach()),
-            "codes": float(len(torch.unique(coded.indices))),
+        return total, {
+            "bpp": coded.bpp.detach().mean(),
+            "mse": mse.detach().mean(),
+            "latent": latent.detach(),
+            "codebook": coded.codebook.detach(),
+            "codes": codebook.used(),
         }
 
     trained = nn.ModuleDict({"vae": model.vae, "codec": model.codec})
     loop.run(
         trained,
-        step_loss,
+        setup.batch,
+        loss,
         lambda: validation(setup, lambda coded: model.vae.decode(coded.z_c)),
         setup.schedule,
         setup.out,
         seed=setup.seed,
         device=setup.device,
         precision=setup.precision,
+        after_step=codebook.restart,
     )
 
 

@@ -19,7 +19,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rdeic_eval.psnr import psnr_of_mse
 from rdeic_export.modules import samplers
 from rdeic_export.modules.model import RdeicModel
 from rdeic_rt.schedule import Schedule
@@ -43,6 +42,7 @@ def run_stage(kind: type[DecoderStage], name: str, description: str) -> None:
     stage = kind(setup, args.init)
     loop.run(
         stage.trained,
+        setup.batch,
         stage.loss,
         lambda: validation(setup, stage.decode),
         setup.schedule,
@@ -50,6 +50,7 @@ def run_stage(kind: type[DecoderStage], name: str, description: str) -> None:
         seed=setup.seed,
         device=setup.device,
         precision=setup.precision,
+        after_step=stage.after_step,
     )
 
 
@@ -60,14 +61,14 @@ class Step:
     Attributes:
         image: crops, float [B, 3, H, W] in [-1, 1].
         coded, decoded: what became of them.
-        loss, metrics: as `loop.run` takes them.
+        loss, parts: as `loop.run` takes them.
     """
 
     image: Tensor
     coded: Coded
     decoded: Tensor
     loss: Tensor
-    metrics: loop.Metrics
+    parts: loop.Parts
 
 
 class DecoderStage:
@@ -86,6 +87,7 @@ class DecoderStage:
             parameter.requires_grad_(True)
         self.trained = nn.ModuleDict({"vae": model.vae, "codec": codec, "control": model.control, "unet": model.unet})
         self.table = samplers.ddpm(model.config.diffusion, setup.options["n_steps"])
+        self.abar = torch.from_numpy(samplers.abar(model.config.diffusion)).float().to(setup.device)
         self.pixel_loss = PixelLoss(setup.options, setup.device)
 
     def decode(self, coded: Coded) -> Tensor:
@@ -93,39 +95,39 @@ class DecoderStage:
         z_0 = self.model.denoise(start(coded.z_c, self.table), coded.hint, self.table)
         return self.model.vae.decode(z_0)
 
-    def loss(self, step: int) -> tuple[Tensor, loop.Metrics]:
-        """Return the loss of one step, and its parts."""
-        done = self.forward(step)
-        return done.loss, done.metrics
+    def loss(self, image: Tensor) -> tuple[Tensor, loop.Parts]:
+        """Return the loss of crops, and its parts."""
+        done = self.forward(image)
+        return done.loss, done.parts
 
-    def forward(self, step: int) -> Step:
-        """Code and decode the crops of one step."""
+    def after_step(self, step: int, share: float) -> None:
+        """Do what the next step needs; here nothing."""
+
+    def forward(self, image: Tensor) -> Step:
+        """Code and decode crops, float [B, 3, H, W] in [-1, 1], at rates of their own."""
         setup, model = self.setup, self.model
-        image = setup.batch(step)
         rate = torch.rand(len(image), device=image.device) * (common.codec_of(model).rates - 1)
         coded = compress(model, image, rate)
         decoded = self.decode(coded)
-        pixels, metrics = self.pixel_loss(decoded, image)
+        pixels, parts = self.pixel_loss(decoded, image)
         part = slice(0, (len(image) + 3) // 4)
         # D serves the preview too, which is of z_c.
         preview = F.mse_loss(model.vae.decode(coded.z_c[part]).float(), image[part])
         z_0 = model.vae.latents(image)
-        prior = denoising_loss(model, z_0[: len(z_0) // 2])
+        prior = denoising_loss(model, z_0[: len(z_0) // 2], self.abar)
         loss = pixels + setup.options["preview_weight"] * preview + setup.options["prior_weight"] * prior
-        metrics |= {
-            "bpp": float(coded.bpp.mean()),
-            "preview": psnr_of_mse(float(preview.detach()), 2),
-            "prior": float(prior.detach()),
-        }
-        return Step(image, coded, decoded, loss, metrics)
+        parts |= {"bpp": coded.bpp.mean(), "preview": preview.detach(), "prior": prior.detach()}
+        return Step(image, coded, decoded, loss, parts)
 
 
-def denoising_loss(model: RdeicModel, z_0: Tensor) -> Tensor:
-    """Return the mean squared error of eps_sd on latents [B, C, h, w], at random timesteps below N."""
+def denoising_loss(model: RdeicModel, z_0: Tensor, abar: Tensor) -> Tensor:
+    """Return the mean squared error of eps_sd on latents [B, C, h, w], at random timesteps below N.
+
+    ``abar``: float [N or more], the share of the variance that is not noise, of each timestep.
+    """
     diffusion = model.config.diffusion
     # Decoding starts at N, so only the first N timesteps are ever asked for.
     timesteps = torch.randint(diffusion.used_timesteps, (len(z_0),), device=z_0.device)
-    abar = torch.from_numpy(samplers.abar(diffusion)).float().to(z_0.device)
     level = abar[timesteps][:, None, None, None]
     eps = torch.randn_like(z_0)
     z_n = level.sqrt() * z_0 + (1 - level).sqrt() * eps

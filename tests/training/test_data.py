@@ -39,6 +39,19 @@ def test_batch_same_step_gives_same_crops_and_another_step_others() -> None:
     assert torch.equal(first[1:], data.batch(squares, range(1, 3), 64, seed=1, step=10))
     assert not torch.equal(first, data.batch(squares, range(3), 64, seed=1, step=11))
     assert not torch.equal(first, data.batch(squares, range(3), 64, seed=2, step=10))
+    assert torch.equal(first, data.batch(torch.from_numpy(squares), range(3), 64, seed=1, step=10))
+
+
+def test_batch_is_of_windows_some_of_them_mirrored() -> None:
+    squares = np.stack(list(data.cut(data.load_photos([PHOTOS], 96), 5, 96, seed=0)))
+    crops = data.to_images(data.batch(squares, range(8), 64, seed=0, step=0))
+    windows = np.lib.stride_tricks.sliding_window_view(squares, (64, 64), axis=(1, 2)).transpose(0, 1, 2, 4, 5, 3)
+    found = [
+        [bool((windows == (crop[:, ::-1] if mirrored else crop)).all((3, 4, 5)).any()) for mirrored in (False, True)]
+        for crop in crops
+    ]
+    assert all(plain or mirrored for plain, mirrored in found)
+    assert {plain for plain, _ in found} == {False, True}
 
 
 def test_cut_uses_every_photo_and_is_repeatable() -> None:

@@ -26,17 +26,20 @@ def train(out: Path, steps: int = 6, stop_at: int | None = None) -> None:
     torch.manual_seed(7)
     layer = nn.Linear(8, 8)
 
-    def step_loss(step: int) -> tuple[Tensor, loop.Metrics]:
-        if step == stop_at:
+    def batch(step: int) -> Tensor:
+        return torch.randn(16, 8, generator=torch.Generator().manual_seed(step)) * (step + 1)
+
+    def loss(x: Tensor) -> tuple[Tensor, loop.Parts]:
+        if stop_at is not None and torch.equal(x, batch(stop_at)):
             raise Interrupted
-        x = torch.randn(16, 8) * (step + 1)
-        return (layer(x) - x).square().mean(), {"value": float(step)}
+        x = x + torch.randn(16, 8)
+        return (layer(x) - x).square().mean(), {"value": x.mean()}
 
     schedule = loop.TrainingSchedule(
         steps=steps, batch=1, lr=1e-2, warmup=2, checkpoint_minutes=0, log_every=1, sample_every=3
     )
     samples = (np.zeros((4, 4, 3), np.uint8), {"psnr": 1.0})
-    loop.run(nn.ModuleDict({"m": layer}), step_loss, lambda: samples, schedule, out, **HOW)
+    loop.run(nn.ModuleDict({"m": layer}), batch, loss, lambda: samples, schedule, out, **HOW)
 
 
 def test_run_interrupted_and_resumed_equals_unbroken(tmp_path: Path) -> None:
@@ -78,8 +81,35 @@ def test_faster_precision_times_both_and_takes_the_faster_one(caplog: pytest.Log
 
 def test_learning_rate_warms_up_stays_and_falls() -> None:
     schedule = loop.TrainingSchedule(steps=100, batch=1, lr=1.0, warmup=10, decay=0.2)
-    factors = [loop.lr_factor(step, schedule) for step in (0, 9, 50, 80, 90, 99)]
+    factors = [loop.lr_factor(step, schedule.share(step, 0.0), schedule) for step in (0, 9, 50, 80, 90, 99)]
     assert factors == pytest.approx([0.1, 1.0, 1.0, 1.0, 0.5, 0.05])
+
+
+def test_share_follows_the_clock_where_minutes_are_given() -> None:
+    schedule = loop.TrainingSchedule(steps=100, batch=1, lr=1.0, minutes=2.0)
+    assert [schedule.share(step, seconds) for step, seconds in ((99, 0.0), (0, 60.0), (500, 120.0))] == [0.0, 0.5, 1.0]
+
+
+def test_run_for_some_minutes_ends_by_the_clock_and_says_what_share_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 10_000, 2))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
+    layer, shares = nn.Linear(2, 2), []
+    schedule = loop.TrainingSchedule(steps=10**6, batch=1, lr=1e-2, minutes=1.0, checkpoint_minutes=10)
+    loop.run(
+        nn.ModuleDict({"m": layer}),
+        lambda step: torch.ones(1, 2),
+        lambda x: (layer(x).square().mean(), {}),
+        lambda: (np.zeros((4, 4, 3), np.uint8), {}),
+        schedule,
+        tmp_path,
+        **HOW,
+        after_step=lambda step, share: shares.append(share),
+    )
+    assert 3 < len(shares) < 30
+    assert shares == sorted(shares) and 0 <= shares[0] < 0.2 and 0.7 < shares[-1] < 1
+    assert (tmp_path / "weights.safetensors").exists()
 
 
 def train_share(rank: int, folder: str) -> None:
@@ -92,12 +122,12 @@ def train_share(rank: int, folder: str) -> None:
     rows = torch.randn(16, 8)[max(rank, 0) :: loop.process_count()]
     schedule = loop.TrainingSchedule(steps=5, batch=1, lr=1e-2, warmup=2, sample_every=3)
 
-    def step_loss(step: int) -> tuple[Tensor, loop.Metrics]:
-        return (layer(rows) - rows).square().mean(), {}
+    def loss(x: Tensor) -> tuple[Tensor, loop.Parts]:
+        return (layer(x) - x).square().mean(), {}
 
     samples = (np.zeros((4, 4, 3), np.uint8), {"psnr": 1.0})
     out = Path(folder) / ("alone" if rank < 0 else f"rank_{rank}")
-    loop.run(nn.ModuleDict({"m": layer}), step_loss, lambda: samples, schedule, out, **HOW)
+    loop.run(nn.ModuleDict({"m": layer}), lambda step: rows, loss, lambda: samples, schedule, out, **HOW)
 
 
 def test_run_in_two_processes_learns_what_one_learns_from_the_whole_batch(tmp_path: Path) -> None:

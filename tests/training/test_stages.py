@@ -6,12 +6,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rdeic_eval.psnr import psnr_of_mse
 from rdeic_export.modules.compression import SlicePrediction
@@ -19,7 +22,7 @@ from rdeic_export.modules.config import TINY_2
 from rdeic_export.modules.gained import GainedCompressionModel, rate_between
 from rdeic_export.modules.linear_vae import LinearVae
 from rdeic_export.modules.model import RdeicModel
-from training import cut_crops, data, losses, pack_weights, train_codec, train_decoder, train_texture, transforms
+from training import cut_crops, data, loop, losses, pack_weights, train_codec, train_decoder, train_texture, transforms
 
 ROOT = Path(__file__).parents[2]
 PHOTOS = ROOT / "tests" / "data" / "photos"
@@ -87,6 +90,45 @@ def test_stages_chain_produces_every_weight_of_the_model(tmp_path: Path, monkeyp
     assert not [key for key in changed if key.startswith(frozen)]
 
 
+class HostCopies(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Names operations that, on a GPU, would read a value back or copy one from the host: no CUDA graph has these."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name in ("_local_scalar_dense", "lift_fresh", "nonzero", "_unique2", "bincount", "masked_select"):
+            self.found.add(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("stage", ["codec", "decoder", "texture"])
+def test_a_step_neither_reads_a_value_back_nor_copies_one_from_the_host(
+    stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+
+    def watched(trained: object, batch: Any, loss: Any, *rest: object, after_step: Any, **options: object) -> None:
+        crops = batch(0)
+        with HostCopies() as copies, torch.autocast("cpu", torch.bfloat16):
+            value, parts = loss(crops)
+            value.backward()
+        after_step(0, 0.0)
+        assert all(isinstance(part, Tensor) and not part.requires_grad for part in parts.values())
+        found.append(copies.found)
+
+    weights = tmp_path / "weights.safetensors"
+    loop.save_weights(weights, {k: v for k, v in RdeicModel(TINY_2).state_dict().items() if k != "context"})
+    np.save(tmp_path / "crops.npy", np.stack(list(data.cut(data.load_photos([PHOTOS], 128), 4, 128, seed=0))))
+    monkeypatch.setattr(loop, "run", watched)
+    options = ["--crops", tmp_path / "crops.npy", "--validation", PHOTOS, "--batch", 2, "--samples", 1]
+    options += ["--device", "cpu", "--init", weights, "--out", tmp_path / stage]
+    run({"codec": train_codec, "decoder": train_decoder, "texture": train_texture}[stage].main, monkeypatch, *options)
+    assert found == [set()]
+
+
 def test_linear_start_codes_photos_as_well_as_its_components_allow(linear: RdeicModel, squares: np.ndarray) -> None:
     vae, codec = linear.vae, linear.codec
     assert isinstance(vae, LinearVae) and isinstance(codec, GainedCompressionModel)
@@ -105,7 +147,7 @@ def test_linear_start_codes_photos_as_well_as_its_components_allow(linear: Rdeic
 
 
 def test_rates_between_two_are_geometric_means(linear: RdeicModel) -> None:
-    lambdas = (2.4e-3, 1.2e-3, 6e-4, 3e-4)
+    lambdas = torch.tensor([2.4e-3, 1.2e-3, 6e-4, 3e-4])
     rates = torch.tensor([0.0, 0.5, 1.0, 2.25, 3.0])
     assert rate_between(lambdas, rates).tolist() == pytest.approx(
         [2.4e-3, 2.4e-3 * 0.5**0.5, 1.2e-3, 6e-4 * 0.5**0.25, 3e-4]
@@ -159,4 +201,4 @@ def test_block_means_of_a_grey_ramp_and_of_a_colour() -> None:
     for plane in chroma:
         torch.testing.assert_close(plane, torch.zeros(1, 4), rtol=0, atol=1e-3)
     blue = torch.tensor([0.0, 0.0, 1.0]).view(1, 3, 1, 1).expand(1, 3, 16, 16)
-    assert losses.block_means(blue).flatten().tolist() == pytest.approx([0.114, 0.5, -0.0813], rel=1e-4)
+    assert losses.block_means(blue).flatten().tolist() == pytest.approx([0.114, 0.5, -0.0813], rel=1e-3)

@@ -12,8 +12,6 @@ entropy model sees scaled latents only, so it is one for all rates. Rates are co
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -152,8 +150,8 @@ class GainedCompressionModel(EntropyNetworks):
         return z_c, hint
 
 
-def rate_between(lambdas: tuple[float, ...], rate: Tensor) -> Tensor:
-    """Return the trade-off of rates that may lie between two, float [B]: geometric means of the neighbours'."""
-    logs = torch.tensor([math.log(value) for value in lambdas], device=rate.device)
-    lower = rate.floor().clamp(0, len(lambdas) - 2).long()
+def rate_between(values: Tensor, rate: Tensor) -> Tensor:
+    """Return what rates that may lie between two take, float [B], of the rates' own, float [K]: geometric means."""
+    logs = values.log()
+    lower = rate.floor().clamp(0, len(values) - 2).long()
     return torch.lerp(logs[lower], logs[lower + 1], rate - lower).exp()
