@@ -174,6 +174,22 @@ def test_decode_from_threads_gives_each_its_own(tensorrt: Any, planned: Path) ->
         assert all(pool.map(work, range(48)))
 
 
+def test_two_codecs_on_two_devices_decode_in_any_thread(tensorrt: Any, cuda: FakeCuda, planned: Path) -> None:
+    """Streams and events belong to a device; each thread has a current one, which is 0 at first."""
+    cuda.n_devices = 2
+    codecs = []
+    for ordinal in (0, 1):
+        cuda.cudaSetDevice(ordinal)
+        codecs.append(rdeic_rt.load(planned, backend="tensorrt"))
+    cuda.cudaSetDevice(0)
+    assert [codec._selection.backend.workspace.device.ordinal for codec in codecs] == [0, 1]  # type: ignore[attr-defined]
+    with ThreadPoolExecutor(2) as pool:
+        for codec in codecs:
+            pool.submit(assert_alike, planned, codec, SIZES * 3).result()
+    assert codecs[1].decode_on_device(latents(SIZES[0])).__dlpack_device__() == (2, 1)
+    assert cuda.current == 0
+
+
 def test_decode_many_times_takes_no_more_memory(tensorrt: Any, cuda: FakeCuda, planned: Path) -> None:
     codec = rdeic_rt.load(planned, backend="tensorrt")
     used = []
