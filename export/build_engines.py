@@ -78,14 +78,16 @@ def run(args: argparse.Namespace) -> None:
             derived = derivation.derive(form)
             if args.verify and form != selection.REFERENCE:
                 reports[form] = gate.derived(reference, derived)
-            if wanted.target is None:
+            if wanted.keeps(form):
                 taken.append(derived)
-                continue
-            built = build_plans(bundle, derived, wanted.target, reports.get(form), resume=args.resume)
-            if args.verify:
-                gate.plans(reference, form, built)
         if taken or wanted.output.resolve() != bundle.folder:
-            _write(reference, taken, reports, wanted.output, args.drop_fp32)
+            _write(reference, taken, reports, wanted, args.drop_fp32)
+        if wanted.target is not None:
+            for form in wanted.forms:
+                derived = derivation.derive(form)
+                built = build_plans(bundle, derived, wanted.target, reports.get(form), resume=args.resume)
+                if args.verify:
+                    gate.plans(reference, form, built)
     logger.info("%s: complete", wanted.output)
 
 
@@ -98,13 +100,14 @@ def _write(
     reference: gate.Reference,
     taken: Sequence[Derived],
     reports: Mapping[str, FidelityReport],
-    output: Path,
+    wanted: wish.Wish,
     drop_fp32: bool,
 ) -> None:
     """Write a bundle with the forms that were taken, and in which of them each backend is fastest."""
     whole = derive.with_forms(reference.bundle, taken, drop_fp32=drop_fp32)
-    preferred = preference.measure(whole, reference.files[0]) if taken else {}
-    more_forms.write(reference.bundle, output, taken, preferred=preferred, reports=reports, drop_fp32=drop_fp32)
+    # Beside plans they are for the backend cuda, which prefers them anyway.
+    preferred = preference.measure(whole, reference.files[0]) if taken and wanted.target is None else {}
+    more_forms.write(reference.bundle, wanted.output, taken, preferred=preferred, reports=reports, drop_fp32=drop_fp32)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -22,6 +22,9 @@ from .weights.recipe import STEPS
 
 ONNX = "onnx"  # in the place of a library: no plans, but forms in the bundle
 
+_PX_PER_LATENT = 8
+_MOST_KEYS = 65_504  # the largest float16; tier4/autoware-ml#95, of a fused attention of TensorRT's
+
 
 @dataclass(frozen=True)
 class Wish:
@@ -44,6 +47,13 @@ class Wish:
     forms: tuple[str, ...]
     ranges: Ranges | None
     target: Target | None
+
+    def keeps(self, form: str) -> bool:
+        """Return whether the bundle gets a form of the graphs: all without plans, and half precision if it is new.
+
+        Where TensorRT is not installed, a GPU then runs that, and not float32.
+        """
+        return self.target is None or (self.recipe is not None and form == "fp16")
 
 
 def of(args: argparse.Namespace, root: Path) -> Wish:
@@ -136,8 +146,20 @@ def _target(args: argparse.Namespace, unit_px: int) -> Target:
     )
     if not ordered:
         raise ExportError("--sizes: each size must be at least as large as the one before, on both sides")
+    _check_attention(largest, args.precision)
     profile = Profile(smallest, typical, largest, args.batch)
     return Target(library, version, capabilities(library, args.target), profile, args.workspace)
+
+
+def _check_attention(largest: Size, precisions: Sequence[str]) -> None:
+    """Raise ExportError where attention sums over more keys than float16 has whole numbers of."""
+    keys = (largest.height // _PX_PER_LATENT) * (largest.width // _PX_PER_LATENT)
+    if keys > _MOST_KEYS and set(precisions) != {"fp32"}:
+        raise ExportError(
+            f"--sizes: {largest.width}x{largest.height} in one piece is attention over {keys} keys, and more than "
+            f"{_MOST_KEYS} have been reported to give NaN in float16. Take a smaller size, as larger images are "
+            "decoded in tiles, or --precision fp32."
+        )
 
 
 def _padded(size: Size, unit_px: int) -> Size:

@@ -14,8 +14,8 @@ import logging
 import math
 import operator
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from . import bundle as bundles
 from . import container, families, loading, pipeline, pixels, target_size, tiles, timing
 from .backends import select
-from .backends.base import Backend
+from .backends.base import Backend, Recordings
 from .container import Header, Metadata, RdcFile
 from .decode_options import DecodeOptions
 from .families.base import Stages, level_input
@@ -35,7 +35,7 @@ from .latents import Cut, Latents
 from .limits import DEFAULT_LIMITS, Limits, Size
 from .manifest import AUTO, Bundle, Rate
 from .pipeline import ImageSource, OnError, Source
-from .placement import Placement, Tiled, Value, Whole
+from .placement import Placement, StageList, Tiled, Value, Whole
 from .progress import Progress
 from .tensor_spec import BATCH, COLUMNS, ROWS
 
@@ -43,6 +43,28 @@ _log = logging.getLogger("rdeic_rt.codec")
 
 _Coded = dict[str, NDArray[Any]]
 """The tensors that are coded, by name, each with the batch as its first dimension."""
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A file of which nothing is left to do but what the backend does.
+
+    Attributes:
+        size, padded: of the image.
+        key: names what is run, apart from shapes.
+        stages: loaded.
+        run: a list of them, as `Placement.run` calls it.
+        given: its inputs.
+        progress: of the decode.
+    """
+
+    size: Size
+    padded: Size
+    key: Hashable
+    stages: Stages
+    run: StageList
+    given: Mapping[str, NDArray[Any]]
+    progress: Progress
 
 
 class Codec:
@@ -95,6 +117,17 @@ class Codec:
     def peak_device_bytes(self) -> int | None:
         """Return the most device memory that the backend has had in use; None where it works in the host's."""
         return self._selection.backend.peak_bytes()
+
+    def recordings(self) -> Recordings | None:
+        """Return what the backend has recorded to replay it, and what it gave up to record; None if it does not."""
+        return self._selection.backend.recordings()
+
+    def trim(self) -> None:
+        """Give back what the backend keeps for images to come: GPU memory that is idle, and what is recorded.
+
+        For a program that has decoded for now, and has other uses for the memory. Weights stay loaded.
+        """
+        self._selection.backend.trim()
 
     def synchronize(self) -> None:
         """Wait for all work that was queued on the backend's device; at once where there is none."""
@@ -228,6 +261,31 @@ class Codec:
         with timing.stage("pixels"):
             return at.crop_on_device(image, size)
 
+    def prepare(self, size: Size, rate: float | None = None, options: DecodeOptions = DecodeOptions()) -> None:
+        """Do now what the first decodes of images of a size would wait for, by decoding nothing of that size.
+
+        Tables and graphs are loaded; on a GPU kernels are compiled, memory is taken, and the work is recorded.
+
+        Args:
+            size: of the image. Sizes that are padded to the same one (to multiples of ``bundle.size_multiple_px``) are
+                prepared together.
+            rate: as for `encode`.
+            options: as for `decode`; others may be other work.
+
+        Raises:
+            ValueError: no such rate, or an option is out of range.
+            LimitExceededError: the image is larger than ``limits`` allow.
+            BackendError: a graph could not be run.
+        """
+        chosen = self._bundle.choose_rate(rate)
+        self._limits.check_size(size)
+        graphs = {name: self._bundle.reference(chosen.graphs[role]) for name, role in self._family.latents.items()}
+        shapes = self._latent_shapes(chosen, size)
+        tensors = {name: np.zeros(shape, graphs[name].input(name).dtype) for name, shape in shapes.items()}
+        _ = self._loaded.entropy_models[chosen.entropy]
+        for _ in range(1 if self.recordings() is None else 2):  # what comes a second time is recorded
+            self.decode(Latents(size, chosen, tensors, 0, Metadata()), options)
+
     def preview(
         self, source: bytes | bytearray | memoryview | Latents, options: DecodeOptions = DecodeOptions()
     ) -> NDArray[np.uint8]:
@@ -271,11 +329,18 @@ class Codec:
         """
         options.check()
 
-        def read(source: Source) -> Latents:
+        def read(source: Source) -> _Ready:
             data = pipeline.content_of(source, self._limits.max_file_bytes)
-            return self.read_latents(data, allow_partial=options.allow_partial)
+            latents = self.read_latents(data, allow_partial=options.allow_partial)
+            progress = self._progress(latents.rate, options, before=0)
+            return self._ready(latents, options, progress)
 
-        return pipeline.in_order(sources, read, lambda latents: self.decode(latents, options), workers, on_error)
+        def denoise(ready: _Ready) -> NDArray[np.uint8]:
+            at, image, size = self._reconstructed(ready)
+            with timing.stage("pixels"):
+                return at.crop(image, size)
+
+        return pipeline.in_order(sources, read, denoise, workers, on_error)
 
     def encode_many(
         self,
@@ -321,11 +386,12 @@ class Codec:
         """Return a file's padded image, where it lies, and the size of the image in it."""
         options.check()
         if isinstance(source, Latents):
-            return self._reconstructed(source, options, self._progress(source.rate, options, before=0))
+            progress = self._progress(source.rate, options, before=0)
+            return self._reconstructed(self._ready(source, options, progress))
         file, rate = self._parsed(source, allow_partial=options.allow_partial)
         progress = self._progress(rate, options, before=1)
         progress.begin("entropy")
-        return self._reconstructed(self._entropy_decoded(file, rate), options, progress)
+        return self._reconstructed(self._ready(self._entropy_decoded(file, rate), options, progress))
 
     def _progress(self, rate: Rate, options: DecodeOptions, *, before: int) -> Progress:
         """Return the count of a decode's parts, ``before`` of them before the family's.
@@ -362,10 +428,8 @@ class Codec:
         cut = Cut(file.missing_bytes, decoded.complete_slices, decoded.n_slices)
         return Latents(header.size, rate, decoded.tensors, file.crc, file.metadata, cut)
 
-    def _reconstructed(
-        self, latents: Latents, options: DecodeOptions, progress: Progress
-    ) -> tuple[Placement, Value, Size]:
-        """Return the same of latents: the inexact half of `decode`."""
+    def _ready(self, latents: Latents, options: DecodeOptions, progress: Progress) -> _Ready:
+        """Return all that the inexact half of `decode` is given, noise included, and its graphs, loaded."""
         rate, family = latents.rate, self._family
         schedule = self._bundle.choose_schedule(rate, options.steps)
         padded = pixels.padded_size(latents.size, self._bundle.size_multiple_px)
@@ -380,10 +444,14 @@ class Codec:
             seed = latents.crc if options.seed is None else operator.index(options.seed)
             with timing.stage("noise"):
                 given = family.decoder_inputs(stages, tensors, self._units(padded), seed, options.sharpness)
-        at = self._placement(self._selection.backend, stages, padded, progress)
-        image = at.run((options.preview, *key), run, given)
-        progress.end()
-        return at, image, latents.size
+        return _Ready(latents.size, padded, (options.preview, *key), stages, run, given, progress)
+
+    def _reconstructed(self, ready: _Ready) -> tuple[Placement, Value, Size]:
+        """Return the padded image, where it lies, and the size of the image in it: the inexact half of `decode`."""
+        at = self._placement(self._selection.backend, ready.stages, ready.padded, ready.progress)
+        image = at.run(ready.key, ready.run, ready.given)
+        ready.progress.end()
+        return at, image, ready.size
 
     def _placement(self, backend: Backend, stages: Stages, padded: Size, progress: Progress) -> Placement:
         """Return where stages work on an image of this size: in one piece, unless it is above a bound."""

@@ -1,6 +1,6 @@
 """What `Codec.decode_many` and `encode_many` run in: files ahead are read while this one is worked on.
 
-    workers  read 0 │ read 1      │ read 2      │          read: the file, and its entropy decoding
+    workers  read 0 │ read 1      │ read 2      │          read: the file, its entropy decoding, and the noise
     caller          │ denoise 0   │ denoise 1   │ denoise 2
 
 A worker's memory is that of one more set of latents, or of one more image that is encoded.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,15 @@ from PIL import Image
 import build_engines
 import rdeic_rt
 from rdeic_eval.psnr import psnr_db
+from rdeic_export import wish
+from rdeic_export.forms.derive import Derived
 from rdeic_export.modules.config import VaeConfig
 from rdeic_export.verify import fidelity
 from rdeic_export.weights import recipe as recipes
 from rdeic_rt.cli.batch import EXIT_OS_ERROR
 from rdeic_rt.errors import ExportError
+from rdeic_rt.manifest import Bundle
+from tests.conftest import REPOSITORY
 from tests.micro import make_micro
 
 
@@ -29,14 +34,19 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_main_random_weights_makes_a_bundle_that_decodes(
-    tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def smallest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random weights of ``tiny`` are of networks that are exported quickly."""
     assert isinstance(make_micro.MICRO.vae, VaeConfig)
     vae = dataclasses.replace(make_micro.MICRO.vae, channels=(16, 16), mid_attention=False)
     unet = dataclasses.replace(make_micro.MICRO.unet, channels=(16,), attention_levels=(False,))
-    smallest = dataclasses.replace(make_micro.MICRO, vae=vae, unet=unet)  # exports quickly
-    monkeypatch.setitem(recipes.MODELS, "tiny", smallest)
+    monkeypatch.setitem(recipes.MODELS, "tiny", dataclasses.replace(make_micro.MICRO, vae=vae, unet=unet))
+
+
+@pytest.mark.usefixtures("smallest")
+def test_main_random_weights_makes_a_bundle_that_decodes(
+    tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     output = tmp_path / "random"
     options = [
         "--steps",
@@ -56,6 +66,31 @@ def test_main_random_weights_makes_a_bundle_that_decodes(
     assert [rate.schedule for rate in codec.bundle.rates] == ["ddpm-2"]
     photo = np.asarray(Image.open(sorted(photos.glob("*.png"))[0]))
     assert codec.decode(codec.encode(photo)).shape == photo.shape
+
+
+@pytest.mark.usefixtures("smallest")
+def test_main_new_bundle_with_plans_has_the_graphs_in_fp16_too(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a GPU without TensorRT runs them; what plans are built from is that very form."""
+    output = tmp_path / "random"
+    built: list[str] = []
+
+    def build_plans(bundle: Bundle, derived: Derived, *_: object, **__: object) -> list[Any]:
+        assert {graph.spec.form for graph in derived.graphs.values()} == {"fp16"}
+        (output / "plans").mkdir()
+        built.append(derived.form)
+        return []
+
+    monkeypatch.setattr(build_engines, "build_plans", build_plans)
+    options = ["--steps", "2", "--library", "tensorrt-rtx", "--photos", str(photos), "--output", str(output)]
+    assert build_engines.main(["--random-weights", "tiny", *options]) == 0
+    assert built == ["fp16"]
+    assert (output / "plans").is_dir()
+    codec = rdeic_rt.load(output, backend="cpu", precision="fp16")
+    roles = codec.bundle.decoding_roles
+    assert all(set(codec.bundle.graphs[codec.bundle.rates[0].graphs[role]]) == {"fp32", "fp16"} for role in roles)
+    assert codec.bundle.preferred["cuda"][0] == "fp16"
 
 
 def test_main_drop_fp32_makes_a_smaller_bundle_that_decodes_and_from_which_no_plans_are_built(
@@ -100,6 +135,20 @@ def test_main_checkpoint_without_stable_diffusion_says_what_to_give(
     code = build_engines.main(["--checkpoint", str(tmp_path / "rdeic_2_step2.ckpt"), "--steps", "2"])
     assert code == ExportError.exit_code
     assert "v2-1_512-ema-pruned.ckpt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("precision", "is_refused"), [("fp16", True), ("fp32,fp16", True), ("fp32", False)])
+def test_wish_for_attention_over_more_keys_than_float16_counts_is_refused(
+    embedded_bundle: Path, precision: str, is_refused: bool
+) -> None:
+    words = ["--bundle", str(embedded_bundle), "--library", "tensorrt-rtx", "--precision", precision]
+    for largest, refused in (("2048x2048", is_refused), ("2048x1984", False)):
+        args = build_engines._parser().parse_args([*words, "--sizes", "64x64", "768x512", largest])
+        if refused:
+            with pytest.raises(ExportError, match=r"2048x2048 .* 65536 keys.* tiles, or --precision fp32"):
+                wish.of(args, REPOSITORY)
+        else:
+            assert wish.of(args, REPOSITORY).target is not None
 
 
 def test_main_absent_recipe_is_one_line_and_an_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,7 +33,9 @@ from rdeic_rt import (
     Metadata,
     NotRdcError,
     RdeicError,
+    Size,
     container,
+    noise,
     timing,
 )
 from rdeic_rt.backends import select
@@ -358,6 +360,24 @@ def test_encode_loads_no_decoder_graph_and_decode_no_analysis(codec: Codec, part
         rdeic_rt.load(bundle_copy)
 
 
+def test_prepare_loads_what_decoding_a_size_needs(codec: Codec, data: bytes, bundle_copy: Path) -> None:
+    prepared = rdeic_rt.load(bundle_copy, backend="cpu")
+    prepared.prepare(Size(64, 64))
+    for path in bundle_copy.glob("*.*"):
+        path.unlink()
+    np.testing.assert_array_equal(prepared.decode(data), codec.decode(data))
+    prepared.trim()
+    np.testing.assert_array_equal(prepared.decode(data), codec.decode(data))
+    assert prepared.recordings() is None
+
+
+def test_prepare_for_what_could_not_be_decoded_is_refused(codec: Codec) -> None:
+    with pytest.raises(ValueError, match="rate"):
+        codec.prepare(Size(64, 64), 99)
+    with pytest.raises(LimitExceededError):
+        codec.prepare(Size(2**20, 2**20))
+
+
 def test_encode_with_an_entropy_model_of_another_id_is_refused(part: Rgb, bundle_copy: Path) -> None:
     document = json.loads((bundle_copy / "bundle.json").read_text())
     for rate in document["rates"]:
@@ -404,6 +424,21 @@ def test_decode_many_yields_in_order_what_decode_returns(codec: Codec, paths: li
     assert [path for path, _ in results] == paths
     for path, (_, image) in zip(paths, results, strict=True):
         np.testing.assert_array_equal(image, codec.decode(path.read_bytes(), DecodeOptions(sharpness=0.5, seed=3)))
+
+
+def test_decode_many_draws_the_noise_where_it_reads(
+    codec: Codec, paths: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+    real = noise.gaussian
+
+    def gaussian(*arguments: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        return real(*arguments)
+
+    monkeypatch.setattr(noise, "gaussian", gaussian)
+    assert len(list(codec.decode_many(paths))) == len(paths)
+    assert threads and all(name.startswith("rdeic_rt.pipeline") for name in threads)
 
 
 def test_decode_many_with_on_error_does_the_rest(codec: Codec, paths: list[Path], tmp_path: Path) -> None:

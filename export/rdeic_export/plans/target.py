@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,10 @@ from rdeic_rt.backends.tensorrt.plans import LIBRARIES, MODULES, Profile
 from rdeic_rt.errors import BackendError, ExportError
 
 # What TensorRT for RTX builds for: Ampere, Ada and Blackwell. Turing fails on the UNet, Hopper is no target of it.
+# NVIDIA's matrices of supported GPUs leave out 8.0 (A100), which the library has all the same.
 PORTABLE = (80, 86, 89, 120)
+
+logger = logging.getLogger("build_engines")
 
 
 @dataclass(frozen=True)
@@ -58,10 +62,11 @@ def capabilities(library: str, asked: Sequence[int]) -> tuple[int, ...]:
     """Return the compute capabilities to build for: those asked for, `PORTABLE`, or that of the GPU here.
 
     Raises:
-        ExportError: TensorRT builds for the GPU it runs on, and there is none, or it is another one than was asked for.
+        ExportError: TensorRT builds for the GPU it runs on, and there is none, or it is another one than was asked for;
+            or TensorRT for RTX does not run on what was asked for.
     """
     if library == "tensorrt-rtx":
-        return tuple(sorted(asked)) or PORTABLE
+        return _of_rtx(asked)
     try:
         here = cuda.device_facts().capability
     except BackendError as error:
@@ -71,3 +76,20 @@ def capabilities(library: str, asked: Sequence[int]) -> tuple[int, ...]:
     if asked and tuple(asked) != (here,):
         raise ExportError(f"tensorrt builds for the GPU here, sm_{here}, not for {stored.target_of(tuple(asked))}")
     return (here,)
+
+
+def _of_rtx(asked: Sequence[int]) -> tuple[int, ...]:
+    names = importlib.import_module(MODULES["tensorrt-rtx"]).ComputeCapability
+    for capability in asked:
+        if not hasattr(names, f"SM{capability}"):
+            raise ExportError(stored.beyond_rtx(capability))
+    chosen = tuple(sorted(asked)) or PORTABLE
+    try:
+        here = cuda.device_facts().capability
+    except BackendError:
+        return chosen
+    if not hasattr(names, f"SM{here}"):
+        logger.warning("these plans are not for the GPU here: %s", stored.beyond_rtx(here))
+    elif here not in chosen:
+        logger.warning("these plans are not for the GPU here, sm_%d: `--target %d` builds for it", here, here)
+    return chosen

@@ -88,6 +88,19 @@ def run_checked(graph: Graph, inputs: Mapping[str, Buffer]) -> dict[str, Buffer]
     return outputs
 
 
+@dataclass(frozen=True)
+class Recordings:
+    """What `Backend.execute` has recorded to be replayed.
+
+    Attributes:
+        kept: how many are there.
+        given_up: why what was tried could not be recorded, in order.
+    """
+
+    kept: int
+    given_up: tuple[str, ...]
+
+
 class BackendAbsentError(BackendUnavailableError):
     """The backend's library or its device is not there, which is nothing to warn of."""
 
@@ -178,6 +191,12 @@ class Backend(Protocol):
 
     def peak_bytes(self) -> int | None:
         """Return the most device memory that it has had in use, with weights; None if it works in the host's."""
+
+    def trim(self) -> None:
+        """Give back what it keeps for work to come: memory, and what is recorded."""
+
+    def recordings(self) -> Recordings | None:
+        """Return what has been recorded; None if it records nothing."""
 
     def largest_size(self, graphs: Sequence[Graph]) -> Size | None:
         """Return the largest padded image that all these graphs, of this backend, take at once; None for any size.

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..errors import BackendUnavailableError
+from ..errors import BackendError, BackendUnavailableError
 from ..manifest import AUTO, FORMS, PRECISIONS, Bundle, GraphSpec
 from .base import Backend, BackendAbsentError, Options
 
@@ -70,14 +70,14 @@ def open_backend(
             if name == AUTO:
                 _check_fastest(backend, options)
             return Selection(backend, _encoder(backend, options), skipped)
-        except BackendUnavailableError as error:
-            skipped[candidate] = str(error)
-            if candidate in _OPENERS and name == AUTO:
+        except BackendError as error:  # also what only shows while it is opened: another process has all the memory
+            if name != AUTO:
+                raise
+            skipped[candidate] = _reason(candidate, error)
+            if candidate in _OPENERS:
                 level = logging.INFO if isinstance(error, BackendAbsentError) else logging.WARNING
                 # As text: a record that is kept would keep the frames, and what they hold.
-                _log.log(level, "backend %s not used: %s", candidate, str(error))
-    if name != AUTO:
-        raise BackendUnavailableError(skipped[name])
+                _log.log(level, "backend %s not used: %s", candidate, skipped[candidate])
     raise BackendUnavailableError("no backend can run here: " + "; ".join(skipped.values()))
 
 
@@ -88,8 +88,8 @@ def availability() -> dict[str, str | None]:
         try:
             _open(name, Options())
             reasons[name] = None
-        except BackendUnavailableError as error:
-            reasons[name] = str(error)
+        except BackendError as error:
+            reasons[name] = _reason(name, error)
     return reasons
 
 
@@ -115,6 +115,10 @@ def choose_form(backend: Backend, bundle: Bundle, graph_id: str, precision: str)
     )
 
 
+def _reason(name: str, error: BackendError) -> str:
+    return str(error) if isinstance(error, BackendUnavailableError) else f"{name}: {error}"
+
+
 def _open(name: str, options: Options) -> Backend:
     if name not in _OPENERS:
         have = ", ".join(_OPENERS)
@@ -127,7 +131,9 @@ def _open(name: str, options: Options) -> Backend:
 
 def _encoder(backend: Backend, options: Options) -> Backend:
     # Encoding is one graph, once: not worth a plan. It is in fp32 whatever decodes, and on a CPU gives the same file.
-    return _open_cpu(options) if backend.name in ("tensorrt", "openvino") else backend
+    if backend.name in ("tensorrt", "openvino"):
+        return _open_cpu(options)
+    return backend.exact() if hasattr(backend, "exact") else backend
 
 
 def _check_fastest(backend: Backend, options: Options) -> None:
@@ -152,7 +158,8 @@ def _open_cuda(options: Options) -> Backend:
         from .gpu.ort_cuda import OrtCudaBackend
     except ImportError as error:
         raise BackendUnavailableError(
-            f"cuda: onnxruntime cannot be imported ({error}). Install it with `pip install onnxruntime-gpu`."
+            f"cuda: onnxruntime cannot be imported ({error}). Install it with `pip install --force-reinstall --no-deps "
+            "onnxruntime-gpu`."
         ) from None
     return OrtCudaBackend.open(options)
 

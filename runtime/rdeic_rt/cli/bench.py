@@ -140,6 +140,7 @@ def _measure(
     first_ms = 1e3 * (time.perf_counter() - began)
     decode = measure.decode_ms(codec, data, decoding, args.runs, nvtx=args.nvtx, done=progress.step)
     peak_rss, peak_device = measure.peak_rss_bytes(), codec.peak_device_bytes()
+    recordings = codec.recordings()
     encode = measure.encode_ms(codec, image, rate.index, args.runs, progress.step)
     unrecorded = partial(options.codec_from, args, limits, capture=False)
     stages = {
@@ -158,6 +159,7 @@ def _measure(
             "stages": {verb: asdict(found)["ms"] for verb, found in stages.items()},
         },
         "recorded": stages["decode"].one_by_one,
+        "recordings": None if recordings is None else asdict(recordings),
         "memory_mb": {
             "peak_rss": None if peak_rss is None else peak_rss / _MB,
             "peak_device": None if peak_device is None else peak_device / _MB,
@@ -238,11 +240,18 @@ def _text(result: dict[str, Any]) -> str:
             for name, spread in ms["stages"][verb].items()
         ]
     lines += ["", f"cold: load {ms['load']:.1f} ms, first decode {ms['first_decode']:.1f} ms"]
+    if result["recordings"] is not None:
+        found = result["recordings"]
+        lines.append("; ".join([f"recorded as CUDA graphs: {found['kept']}", *map(_given_up, found["given_up"])]))
     if memory["peak_rss"] is not None:
         lines.append(f"peak memory of the process: {memory['peak_rss']:.0f} MB")
     if memory["peak_device"] is not None:
         lines.append(f"peak memory of the device: {memory['peak_device']:.0f} MB")
     return "\n".join(lines) + "\n"
+
+
+def _given_up(why: str) -> str:
+    return f"given up: {why}"
 
 
 def _row(name: str, spread: dict[str, float]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -43,10 +44,19 @@ def add_parser(commands: options.Commands[argparse.ArgumentParser]) -> argparse.
 Show the CPU and its vector instructions, the versions of what is installed, the
 GPU, which backends can run here and why the others cannot, and which bundles are
 found with which plans; then encode and decode a small image.
-The exit code is 0 only when that works.""",
-        epilog="",
+The exit code is 0 only when that works.
+
+With --gpu: put every GPU backend through what programs do with it, and compare its
+images with those of the cpu. One line a step: passed, failed, or not run and why.
+The exit code is 0 if a GPU backend ran and no step failed, else 6.""",
+        epilog="""\
+examples:
+  rdeic-rt doctor
+  rdeic-rt doctor --gpu > report.txt
+  rdeic-rt doctor --gpu --backend cuda --precision fp16 --json""",
     )
     group = parser.add_argument_group("output")
+    group.add_argument("--gpu", action="store_true", help="test the GPU backends instead; takes about a minute")
     group.add_argument("--json", action="store_true", help="one JSON object, for machines. Default: text")
     options.add_model(parser)
     options.add_device(parser)
@@ -57,6 +67,8 @@ The exit code is 0 only when that works.""",
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Write the findings to standard output; return the exit code of what is wrong, the highest first."""
+    if args.gpu:
+        return _run_gpu(args, console)
     self_test, status = _self_test(args)
     facts: dict[str, Any] = {
         "system": system_facts(),
@@ -71,6 +83,19 @@ def run(args: argparse.Namespace, console: Console) -> int:
             name: cpu.UNKNOWN if has is None else has for name, has in facts["system"]["cpu_features"].items()
         }
     write_facts(facts, as_json=args.json)
+    return status
+
+
+def _run_gpu(args: argparse.Namespace, console: Console) -> int:
+    from .gpu_check import report
+
+    facts, table, status = report(args, console)
+    system = system_facts()
+    if args.json:
+        write_facts({"system": system, **facts}, as_json=True)
+    else:
+        sys.stdout.write(f"Python {system['python']}, {system['platform']}, {system['cpu']}, {system['cores']} cores\n")
+        sys.stdout.write(table)
     return status
 
 

@@ -4,6 +4,9 @@ Work is queued and runs only when something waits for it, so that a missing wait
 that is reused too early show. Memory is filled with garbage when taken and when freed; whoever touches memory that is
 not there fails the test. Recorded work runs when its graph is launched.
 
+The garbage collector runs in the middle of every recording, as it may, unless it is switched off. A thread that has not
+set its device, or been given it by a call that makes a context, has none. After an illegal address every call fails.
+
 What this cannot show: that the real functions take these arguments in this way (test_cuda.py asks cuda-python itself),
 anything about time, and anything that runs at once on a GPU: here a device runs one stream at a time.
 """
@@ -12,6 +15,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import gc
 import threading
 from collections import Counter, deque
 from collections.abc import Callable
@@ -31,6 +35,8 @@ class Error(IntEnum):
     cudaErrorInvalidValue = 1
     cudaErrorMemoryAllocation = 2
     cudaErrorNoDevice = 100
+    cudaErrorInvalidDevice = 101
+    cudaErrorInvalidResourceHandle = 400
     cudaErrorNotReady = 600
     cudaErrorIllegalAddress = 700
     cudaErrorStreamCaptureUnsupported = 900
@@ -38,7 +44,8 @@ class Error(IntEnum):
 
 
 class _Queue:
-    def __init__(self) -> None:
+    def __init__(self, device: int | None = None) -> None:
+        self.device = device  # None: a default stream, which is that of the current device
         self.waiting: deque[Work] = deque()
         self.recorded: list[Work] | None = None
         self.is_invalid = False
@@ -46,7 +53,8 @@ class _Queue:
 
 
 class _Event:
-    def __init__(self) -> None:
+    def __init__(self, device: int) -> None:
+        self.device = device
         self.queue: _Queue | None = None
         self.pending = 0
 
@@ -69,7 +77,12 @@ def _api(function: Callable[..., Any]) -> Callable[..., Any]:
         with self.lock:
             name = function.__name__
             self.calls[name] += 1
+            if name not in self._WITHOUT_CONTEXT:
+                self._current.has_context = True
+            if self.is_lost and name not in ("cudaGetErrorString", "cudaGetDevice"):
+                return (Error.cudaErrorIllegalAddress, *[None] * 3)[: 1 + self._RESULTS.get(name, 0)]
             failure = self.failures.get((name, self.calls[name]))
+            self.is_lost |= failure == Error.cudaErrorIllegalAddress
             if failure is not None:
                 if name == "cudaStreamEndCapture":
                     self.streams[int(arguments[0])].recorded = None
@@ -90,6 +103,9 @@ class FakeCuda:
         calls: how often each function was called.
         waits: how often the host had to wait.
         total_bytes: memory of the device.
+        n_devices: how many devices there are. Each thread has a current one, 0 at first; streams, events and pools
+            belong to the one that was current when they were made, or that they were made for.
+        is_lost: whether a kernel has touched an address that is none, after which nothing works in this process.
         is_shared: whether another library works on this memory: then nothing is put off, and any address is taken.
         device, host, streams, events, pools, graphs: what is there, for finding leaks.
     """
@@ -123,10 +139,20 @@ class FakeCuda:
     }
     _ALLOWED_WHILE_RECORDING = {
         "cudaGetDevice",
+        "cudaSetDevice",
         "cudaMemcpyAsync",
         "cudaMemsetAsync",
         "cudaStreamEndCapture",
         "cudaGetErrorString",
+    }
+
+    _WITHOUT_CONTEXT = {
+        "cudaGetErrorString",
+        "cudaGetDeviceCount",
+        "cudaGetDevice",
+        "cudaGetDeviceProperties",
+        "cudaDriverGetVersion",
+        "cudaRuntimeGetVersion",
     }
 
     def __init__(self, *, total_bytes: int = 2**30, capability: tuple[int, int] = (8, 9)) -> None:
@@ -137,11 +163,14 @@ class FakeCuda:
         self.total_bytes = total_bytes
         self.capability = capability
         self.is_shared = False
+        self.is_lost = False
+        self.n_devices = 1
+        self._current = threading.local()
         self.device: dict[int, _Piece] = {}
         self.host: dict[int, _Piece] = {}
         self.streams: dict[int, _Queue] = {0: _Queue(), 1: _Queue(), 2: _Queue()}
         self.events: dict[int, _Event] = {}
-        self.pools: set[int] = set()
+        self.pools: dict[int, int] = {}
         self.graphs: dict[int, list[Work]] = {}
         self._handles = count(1000)
 
@@ -205,13 +234,35 @@ class FakeCuda:
     def cudaGetErrorString(self, error: Error) -> Any:
         return Error.cudaSuccess, f"text of {error.name}".encode()
 
+    @property
+    def current(self) -> int:
+        """The current device of the calling thread."""
+        return getattr(self._current, "device", 0)
+
+    @property
+    def has_context(self) -> bool:
+        """Whether the calling thread has called anything that makes a context current."""
+        return getattr(self._current, "has_context", False)
+
+    def _is_elsewhere(self, stream: int, device: int) -> bool:
+        """Return whether a stream is of another device than this one."""
+        of_stream = self.streams[int(stream)].device
+        return (self.current if of_stream is None else of_stream) != device
+
     @_api
     def cudaGetDeviceCount(self) -> Any:
-        return Error.cudaSuccess, 1
+        return Error.cudaSuccess, self.n_devices
 
     @_api
     def cudaGetDevice(self) -> Any:
-        return Error.cudaSuccess, 0
+        return Error.cudaSuccess, self.current
+
+    @_api
+    def cudaSetDevice(self, ordinal: int) -> Any:
+        if not 0 <= ordinal < self.n_devices:
+            return (Error.cudaErrorInvalidDevice,)
+        self._current.device = ordinal
+        return (Error.cudaSuccess,)
 
     @_api
     def cudaGetDeviceProperties(self, ordinal: int) -> Any:
@@ -243,7 +294,7 @@ class FakeCuda:
     @_api
     def cudaStreamCreateWithFlags(self, flags: int) -> Any:
         handle = next(self._handles)
-        self.streams[handle] = _Queue()
+        self.streams[handle] = _Queue(self.current)
         return Error.cudaSuccess, handle
 
     @_api
@@ -271,12 +322,14 @@ class FakeCuda:
     @_api
     def cudaEventCreateWithFlags(self, flags: int) -> Any:
         handle = next(self._handles)
-        self.events[handle] = _Event()
+        self.events[handle] = _Event(self.current)
         return Error.cudaSuccess, handle
 
     @_api
     def cudaEventRecord(self, event: int, stream: int) -> Any:
         there = self.events[event]
+        if self._is_elsewhere(stream, there.device):
+            return (Error.cudaErrorInvalidResourceHandle,)
         there.queue = self.streams[int(stream)]
         there.pending += 1
 
@@ -311,9 +364,9 @@ class FakeCuda:
     @_api
     def cudaMemPoolCreate(self, properties: Any) -> Any:
         assert properties.allocType == 1
-        assert (properties.location.type, properties.location.id) == (1, 0)
+        assert properties.location.type == 1
         handle = next(self._handles)
-        self.pools.add(handle)
+        self.pools[handle] = properties.location.id
         return Error.cudaSuccess, handle
 
     @_api
@@ -323,12 +376,17 @@ class FakeCuda:
 
     @_api
     def cudaMemPoolDestroy(self, pool: int) -> Any:
-        self.pools.remove(pool)
+        del self.pools[pool]
+        return (Error.cudaSuccess,)
+
+    @_api
+    def cudaMemPoolTrimTo(self, pool: int, size: int) -> Any:
+        assert pool in self.pools
         return (Error.cudaSuccess,)
 
     @_api
     def cudaMallocFromPoolAsync(self, size: int, pool: int, stream: int) -> Any:
-        assert pool in self.pools
+        assert not self._is_elsewhere(stream, self.pools[pool])
         assert size > 0
         used = sum(piece.array.size for piece in self.device.values())
         if used + size > self.total_bytes:
@@ -388,6 +446,8 @@ class FakeCuda:
             return (Error.cudaErrorStreamCaptureUnsupported,)
         queue = self.streams[int(stream)]
         queue.recorded, queue.is_invalid, queue.recorder = [], False, threading.get_ident()
+        if gc.isenabled():
+            gc.collect()
         return (Error.cudaSuccess,)
 
     @_api

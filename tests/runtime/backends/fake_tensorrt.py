@@ -2,13 +2,16 @@
 
 A plan is JSON with the ONNX file in it. A context refuses what the real one leaves undefined: memory that is not there,
 scratch memory that is too small, a first run after a change of shapes while it is recorded, and a replay after the
-context has been given other shapes or is gone. What this cannot show is whether the real library does the same.
+context has been given other shapes or is gone. Kernels for one shape round otherwise than general ones, a stream that
+is being recorded counts as one that cannot be, and the module counts what costs: contexts, and what is made of caches.
+What this cannot show is whether the real library does the same.
 """
 
 from __future__ import annotations
 
 import base64
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from enum import IntEnum
@@ -74,7 +77,9 @@ def library(cuda: FakeCuda, *, version: str = VERSION) -> Any:
         CudaGraphStrategy=SimpleNamespace(DISABLED=0),
         DynamicShapesKernelSpecializationStrategy=SimpleNamespace(LAZY=0, EAGER=1, NONE=2),
         EngineInvalidityDiagnostics=Diagnostics,
+        ComputeCapability=SimpleNamespace(SM75=75, SM80=80, SM86=86, SM89=89, SM120=120, SM121=121),
         failing=set(),
+        counts=Counter(),
     )
     module.Runtime = lambda logger: Runtime(module, cuda, logger)
     return module
@@ -82,6 +87,9 @@ def library(cuda: FakeCuda, *, version: str = VERSION) -> Any:
 
 class Runtime:
     def __init__(self, module: Any, cuda: FakeCuda, logger: ILogger) -> None:
+        if "runtime" in module.failing:
+            logger.log(Severity.INTERNAL_ERROR, "CUDA initialization failure with error: 35")
+            raise TypeError("pybind11::init(): factory function returned nullptr")
         self._module, self._cuda, self._logger = module, cuda, logger
 
     def deserialize_cuda_engine(self, data: bytes) -> Engine | None:
@@ -102,23 +110,25 @@ class Runtime:
 class Cache:
     """A runtime cache: one byte for each set of shapes that was compiled for."""
 
-    def __init__(self, version: str) -> None:
+    def __init__(self, version: str, module: Any, cuda: FakeCuda) -> None:
         self._version = version.encode()
+        self._counts, self._cuda = module.counts, cuda
         self.compiled = b""
 
     def deserialize(self, blob: bytes) -> bool:
-        if not blob.startswith(self._version):
+        if not blob.startswith(self._version) or not self._cuda.has_context:
             return False
         self.compiled = blob[len(self._version) :]
         return True
 
     def serialize(self) -> bytes:
+        self._counts["serialize"] += 1
         return self._version + self.compiled
 
 
 class Config:
-    def __init__(self, version: str) -> None:
-        self._version = version
+    def __init__(self, version: str, module: Any, cuda: FakeCuda) -> None:
+        self._version, self._module, self._cuda = version, module, cuda
         self.cache: Cache | None = None
         self.cuda_graph_strategy = 1
         self.dynamic_shapes_kernel_specialization_strategy = 0
@@ -128,7 +138,7 @@ class Config:
         self.strategy = strategy
 
     def create_runtime_cache(self) -> Cache:
-        return Cache(self._version)
+        return Cache(self._version, self._module, self._cuda)
 
     def set_runtime_cache(self, cache: Cache) -> bool:
         self.cache = cache
@@ -147,6 +157,11 @@ class Engine:
     def num_io_tensors(self) -> int:
         return len(self.inputs) + len(self.outputs)
 
+    @property
+    def device_memory_size_v2(self) -> int:
+        largest = [most for _, _, most in self.plan["profile"].values()]
+        return int(self.plan["scratch"] * max(np.prod(shape) for shape in largest))
+
     def get_tensor_name(self, index: int) -> str:
         return str([*self.inputs, *self.outputs][index])
 
@@ -160,7 +175,7 @@ class Engine:
         return [tuple(shape) for shape in self.plan["profile"][name]]
 
     def create_runtime_config(self) -> Config:
-        return Config(self.plan["version"])
+        return Config(self.plan["version"], self.module, self.cuda)
 
     def create_execution_context(self, how: Config) -> Context | None:
         if "create_execution_context" in self.module.failing:
@@ -168,6 +183,7 @@ class Engine:
             return None
         assert how.strategy == self.module.ExecutionContextAllocationStrategy.USER_MANAGED
         assert how.cuda_graph_strategy == self.module.CudaGraphStrategy.DISABLED
+        self.module.counts["create_execution_context"] += 1
         return Context(self, how)
 
 
@@ -201,6 +217,8 @@ class Context:
         return not self._refused("set_input_shape")
 
     def infer_shapes(self) -> list[str]:
+        if self._refused("infer_shapes"):
+            raise RuntimeError("infer_shapes refused")
         return [name for name in self._engine.inputs if name not in self._shapes]
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
@@ -226,7 +244,7 @@ class Context:
         return not self._refused("set_tensor_address")
 
     def is_stream_capturable(self, stream: int) -> bool:
-        return not self._refused("is_stream_capturable")
+        return not (self._engine.cuda.is_recording(stream) or self._refused("is_stream_capturable"))
 
     def execute_async_v3(self, stream: int) -> bool:
         cuda, engine = self._engine.cuda, self._engine
@@ -243,7 +261,7 @@ class Context:
             self._has_run = shapes
             if self._config.dynamic_shapes_kernel_specialization_strategy == 1 and self._config.cache is not None:
                 self._config.cache.compiled += b"k"
-        state = self._state
+        state, is_specialised = self._state, self._config.dynamic_shapes_kernel_specialization_strategy == 1
 
         def work() -> None:
             assert not state.is_gone, "its context is gone"
@@ -252,6 +270,8 @@ class Context:
             given = {x: _read(cuda, addresses[x], shapes[x], dtype) for x, dtype in engine.inputs.items()}
             results = engine.session.run(list(engine.outputs), given)
             for name, result in zip(engine.outputs, results, strict=True):
+                if is_specialised and result.dtype.kind == "f":
+                    result = np.nextafter(result, result.dtype.type(np.inf))
                 cuda.view(addresses[name], result.nbytes)[:] = np.ascontiguousarray(result).reshape(-1).view(np.uint8)
 
         cuda.submit(stream, work)

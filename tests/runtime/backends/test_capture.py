@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 from rdeic_rt.backends.base import Buffer, Options
+from rdeic_rt.backends.gpu import capture
 from rdeic_rt.backends.gpu.buffers import DeviceBuffer
 from rdeic_rt.backends.gpu.capture import Captures
 from rdeic_rt.backends.gpu.device import Workspace, device_buffer
 from rdeic_rt.errors import BackendError, DeviceMemoryError
 
-from .fake_cuda import FakeCuda
+from .fake_cuda import Error, FakeCuda
 
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
 
@@ -101,11 +102,25 @@ def test_run_over_capacity_drops_the_least_recently_used(cuda: FakeCuda) -> None
     launches = cuda.calls["cudaGraphLaunch"]
     run(8)
     assert cuda.calls["cudaGraphLaunch"] == launches + 1
-    run(16)  # known, so recorded at once
-    assert cuda.calls["cudaGraphLaunch"] == launches + 1
+    for _ in range(4):  # it had to go, so it is recorded after twice as many times as before
+        run(16)
+        assert cuda.calls["cudaGraphLaunch"] == launches + 1
     run(16)
     assert cuda.calls["cudaGraphLaunch"] == launches + 2
     assert len(cuda.graphs) == 2
+
+
+def test_run_more_keys_in_turn_than_there_is_room_for_replays_most(cuda: FakeCuda) -> None:
+    adder = Adder(cuda)
+    captures = Captures(adder.workspace, capacity=8)
+    recorded = []
+    for _ in range(40):
+        before = cuda.calls["cudaGraphInstantiate"]
+        for length in range(8, 17):  # nine
+            captures.run("sum", partial(adder.sum, 1), inputs(length, 4))
+        recorded.append(cuda.calls["cudaGraphInstantiate"] - before)
+    assert sum(recorded[20:]) < 10  # of 180 runs
+    assert cuda.calls["cudaGraphLaunch"] > 250  # of 360
 
 
 def test_run_many_sizes_once_records_none(cuda: FakeCuda) -> None:
@@ -186,16 +201,47 @@ def test_function_that_takes_other_memory_when_recorded_is_not_recorded(
 ) -> None:
     adder = Adder(cuda)
     captures = Captures(adder.workspace)
-    times = iter((1, 1, 2, 5, 6))
+    times = iter((1, 1, 2, 5, 6, 7, 8))
     with caplog.at_level(logging.WARNING, "rdeic_rt"):
         values = [
             result(adder, captures.run("sum", lambda buffers: adder.sum(next(times), buffers), inputs(8, 0)))[1]
             for _ in range(4)
         ]
-    assert values == [1, 1, 5, 6]
+    assert values == [1, 1, 5, 7]
+    why = "a function takes 32 bytes when recorded, where it took None before"
     assert [record.getMessage() for record in caplog.records] == [
-        "no CUDA graphs from here on: a function takes 32 bytes when recorded, where it took None before"
+        f"not recorded as a CUDA graph from here on, others still are: {why}"
     ]
+    assert captures.recordings.given_up == (why,)
+
+
+def test_memory_that_cannot_be_freed_is_freed_later(cuda: FakeCuda, caplog: pytest.LogCaptureFixture) -> None:
+    adder = Adder(cuda)
+    kept = [adder.workspace.memory.take(1000) for _ in range(3)]
+    for nth in range(1, 7):  # what goes tries those before it again
+        cuda.failures["cudaFreeAsync", nth] = Error.cudaErrorStreamCaptureUnsupported
+    with caplog.at_level(logging.WARNING, "rdeic_rt"):
+        kept.clear()
+    assert len(caplog.records) == 1
+    assert adder.workspace.memory.in_use == 3000
+    adder.workspace.memory.take(1)
+    assert adder.workspace.memory.in_use == 0
+    assert cuda.used_bytes == 0
+
+
+def test_two_recorders_leave_the_garbage_collector_as_it_was() -> None:
+    with capture._no_garbage_collection():
+        with capture._no_garbage_collection():
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with capture._no_garbage_collection():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
 
 
 def test_function_that_waits_while_recorded_is_not_recorded(cuda: FakeCuda) -> None:

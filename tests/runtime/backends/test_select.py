@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,13 +11,15 @@ from typing import Any
 import onnxruntime
 import pytest
 
+import rdeic_rt
 from rdeic_rt import bundle
 from rdeic_rt.backends import cpu, select
 from rdeic_rt.backends.base import Backend, BackendAbsentError, Options
 from rdeic_rt.backends.gpu import cuda
-from rdeic_rt.errors import BackendUnavailableError
+from rdeic_rt.errors import BackendUnavailableError, DeviceMemoryError
 
 from . import fake_tensorrt
+from .fake_cuda import Error, FakeCuda
 
 
 def unavailable(options: Options) -> Backend:
@@ -52,8 +55,8 @@ def test_open_auto_takes_the_first_that_runs_and_says_why_not_the_others(caplog:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("tensorrt", r"cuda-python cannot be imported .*pip install 'rdeic-rt\[tensorrt\]'"),
-        ("cuda", r"has no CUDAExecutionProvider.*pip install 'rdeic-rt\[cuda\]'"),
+        ("tensorrt", r"cuda-python cannot be imported .*pip install 'cuda-python>=12.9'"),
+        ("cuda", r"has no CUDAExecutionProvider.*pip install .*onnxruntime-gpu`"),
         ("openvino", r"OpenVINO cannot be imported .*pip install 'rdeic-rt\[openvino\]'"),
     ],
 )
@@ -83,6 +86,48 @@ def test_open_unknown_name_lists_the_choices() -> None:
 def test_open_without_threads_is_refused(threads: int) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         select.open_backend("cpu", threads=threads)
+
+
+def no_memory(options: Options) -> Backend:
+    raise DeviceMemoryError("cudaMemPoolCreate: cudaErrorMemoryAllocation (2): no such CPU")
+
+
+def test_open_auto_past_a_gpu_that_another_process_has_filled_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(select, "_OPENERS", {"cuda": no_memory, "cpu": select._open_cpu})
+    with caplog.at_level(logging.WARNING, "rdeic_rt"):
+        chosen = select.open_backend()
+    assert chosen.backend.name == "cpu"
+    assert chosen.skipped["cuda"].startswith("cuda: cudaMemPoolCreate: ")
+    assert "cudaMemPoolCreate" in caplog.text
+    assert select.availability()["cuda"] == chosen.skipped["cuda"]
+    with pytest.raises(DeviceMemoryError):
+        select.open_backend("cuda")
+
+
+@pytest.mark.parametrize(
+    "function", ["cudaMemPoolCreate", "cudaStreamCreateWithFlags", "cudaGetDeviceProperties", "cudaDriverGetVersion"]
+)
+def test_load_auto_where_opening_the_gpu_fails_falls_back(
+    tensorrt: Any, cuda: FakeCuda, micro_folder: Path, function: str
+) -> None:
+    fake_tensorrt.write_plans(micro_folder)
+    cuda.failures[function, 1] = Error.cudaErrorMemoryAllocation
+    codec = rdeic_rt.load(micro_folder)
+    assert codec.backend in ("openvino", "cpu")
+    assert function in codec.skipped_backends["tensorrt"]
+
+
+def test_load_auto_where_tensorrt_cannot_start_falls_back(
+    tensorrt: Any, micro_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its binding raises TypeError where the library returns nothing: CUDA cannot start, or the driver is too old."""
+    fake_tensorrt.write_plans(micro_folder)
+    tensorrt.failing.add("runtime")
+    codec = rdeic_rt.load(micro_folder)
+    assert codec.backend in ("openvino", "cpu")
+    assert re.search("tensorrt-rtx 1.7.0 cannot start: CUDA initialization failure", codec.skipped_backends["tensorrt"])
 
 
 @pytest.mark.parametrize(("opener", "warns"), [(unavailable, True), (absent, False)])

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import sys
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 import rdeic_rt
 from rdeic_rt import Codec, DecodeOptions
 from rdeic_rt.backends import select
+from rdeic_rt.backends.base import Recordings
 from rdeic_rt.backends.gpu import cuda as cuda_calls
 from rdeic_rt.backends.tensorrt import library as trt_library
 from rdeic_rt.backends.tensorrt.plans import PlanKey, Profile, read_key, write_key
@@ -172,6 +174,22 @@ def test_decode_from_threads_gives_each_its_own(tensorrt: Any, planned: Path) ->
         assert all(pool.map(work, range(48)))
 
 
+def test_two_codecs_on_two_devices_decode_in_any_thread(tensorrt: Any, cuda: FakeCuda, planned: Path) -> None:
+    """Streams and events belong to a device; each thread has a current one, which is 0 at first."""
+    cuda.n_devices = 2
+    codecs = []
+    for ordinal in (0, 1):
+        cuda.cudaSetDevice(ordinal)
+        codecs.append(rdeic_rt.load(planned, backend="tensorrt"))
+    cuda.cudaSetDevice(0)
+    assert [codec._selection.backend.workspace.device.ordinal for codec in codecs] == [0, 1]  # type: ignore[attr-defined]
+    with ThreadPoolExecutor(2) as pool:
+        for codec in codecs:
+            pool.submit(assert_alike, planned, codec, SIZES * 3).result()
+    assert codecs[1].decode_on_device(latents(SIZES[0])).__dlpack_device__() == (2, 1)
+    assert cuda.current == 0
+
+
 def test_decode_many_times_takes_no_more_memory(tensorrt: Any, cuda: FakeCuda, planned: Path) -> None:
     codec = rdeic_rt.load(planned, backend="tensorrt")
     used = []
@@ -210,20 +228,153 @@ def test_out_of_memory_at_any_allocation_is_typed_and_leaks_nothing(
 
 
 @pytest.mark.parametrize("name", ["cudaGraphInstantiate", "cudaStreamBeginCapture", "cudaStreamEndCapture"])
-def test_recording_that_fails_warns_once_and_goes_on_without(
+def test_recording_that_fails_once_is_tried_again(
     tensorrt: Any, cuda: FakeCuda, planned: Path, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
+    """Another thread may do what CUDA forbids meanwhile; torch in the same process does all the time."""
     cuda.failures[name, 1] = Error.cudaErrorStreamCaptureUnsupported
-    assert_alike(planned, rdeic_rt.load(planned, backend="tensorrt"), SIZES[:2] * 4)
-    assert [r.getMessage() for r in caplog.records if "no CUDA graphs" in r.getMessage()] == [
-        f"no CUDA graphs from here on: {name}: cudaErrorStreamCaptureUnsupported (900): "
-        "text of cudaErrorStreamCaptureUnsupported"
+    codec = rdeic_rt.load(planned, backend="tensorrt")
+    assert_alike(planned, codec, SIZES[:1] * 5)
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    assert codec.recordings() == Recordings(1, ())
+    assert cuda.calls["cudaGraphLaunch"] == 2
+
+
+@pytest.mark.parametrize("name", ["cudaGraphInstantiate", "cudaStreamBeginCapture", "cudaStreamEndCapture"])
+def test_recording_that_fails_twice_warns_once_and_others_are_recorded(
+    tensorrt: Any, cuda: FakeCuda, planned: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    for nth in (1, 2):
+        cuda.failures[name, nth] = Error.cudaErrorStreamCaptureUnsupported
+    codec = rdeic_rt.load(planned, backend="tensorrt")
+    assert_alike(planned, codec, SIZES[:1] * 6)
+    why = f"{name}: cudaErrorStreamCaptureUnsupported (900): text of cudaErrorStreamCaptureUnsupported"
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        f"not recorded as a CUDA graph from here on, others still are: {why}"
     ]
-    assert cuda.calls["cudaGraphLaunch"] == 0
+    assert codec.recordings() == Recordings(0, (why,))
+    assert cuda.calls[name] == 2
+    assert_alike(planned, codec, SIZES[1:2] * 4)
+    assert codec.recordings() == Recordings(1, (why,))
+    assert cuda.calls["cudaGraphLaunch"] == 2
+
+
+def test_garbage_that_is_found_while_recording_ends_nothing_and_is_freed(
+    tensorrt: Any, cuda: FakeCuda, planned: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A codec in a cycle is freed whenever the collector comes, in whatever thread: freeing calls CUDA."""
+    codec = rdeic_rt.load(planned, backend="tensorrt")
+    images(codec, SIZES[:1])
+    lost = rdeic_rt.load(planned, backend="tensorrt")
+    images(lost, SIZES[:1] * 3)
+    lost.itself = lost  # type: ignore[attr-defined]
+    del lost
+    assert gc.isenabled()
+    assert_alike(planned, codec, SIZES[:1] * 3)
+    assert gc.isenabled()
+    assert codec.recordings() == Recordings(1, ())
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    del codec
+    gc.collect()
+    assert not cuda.leaks()
+
+
+def test_after_an_error_that_stays_every_decode_fails_with_its_type(
+    tensorrt: Any, cuda: FakeCuda, planned: Path
+) -> None:
+    codec = rdeic_rt.load(planned, backend="tensorrt")
+    images(codec, SIZES[:1] * 3)
+    cuda.failures["cudaGraphLaunch", 2] = Error.cudaErrorIllegalAddress
+    for _ in range(3):
+        with pytest.raises(BackendError, match=r"cudaErrorIllegalAddress \(700\)"):
+            codec.decode(latents(SIZES[0]))
+    cuda.is_lost = False  # a new process
+
+
+def test_sizes_in_turn_are_replayed_and_cost_nothing_once_recorded(
+    tensorrt: Any, cuda: FakeCuda, planned: Path
+) -> None:
+    sizes = tuple(Size(64 * rows, 64 * columns) for rows in (1, 2, 3) for columns in (1, 2, 3))
+    codec = rdeic_rt.load(planned, backend="tensorrt")
+    for _ in range(2):
+        images(codec, sizes)
+    before, launches = tensorrt.counts.copy(), cuda.calls["cudaGraphLaunch"]
+    instantiated = cuda.calls["cudaGraphInstantiate"]
+    for _ in range(3):
+        images(codec, sizes)
+    assert cuda.calls["cudaGraphLaunch"] - launches == 27
+    assert tensorrt.counts == before
+    assert cuda.calls["cudaGraphInstantiate"] == instantiated == 9
+    assert before["create_execution_context"] == 5 + 9 * 5
+
+
+def test_larger_image_leaves_the_recordings_of_smaller_ones_alone(tensorrt: Any, cuda: FakeCuda, planned: Path) -> None:
+    codec = rdeic_rt.load(planned, backend="tensorrt")
+    for number, size in enumerate((Size(64, 64), Size(128, 128), Size(192, 256), Size(256, 320)), 1):
+        images(codec, (size,) * 3)
+        assert codec.recordings() == Recordings(number, ())
+
+
+def test_larger_image_within_max_vram_leaves_recordings_alone_too(tensorrt: Any, cuda: FakeCuda, planned: Path) -> None:
+    codec = rdeic_rt.load(planned, backend="tensorrt", max_vram=2**26)
+    for number, size in enumerate((Size(64, 64), Size(128, 128), Size(192, 256)), 1):
+        images(codec, (size,) * 3)
+        assert codec.recordings() == Recordings(number, ())
+
+
+def test_scratch_memory_for_the_largest_image_is_not_insisted_on(
+    tensorrt: Any, cuda: FakeCuda, micro_folder: Path
+) -> None:
+    fake_tensorrt.write_plans(micro_folder, scratch=1000)
+    cuda.total_bytes = 2**25
+    codec = rdeic_rt.load(micro_folder, backend="tensorrt")
+    assert codec.decode(latents(SIZES[0])).shape == (64, 64, 3)
+
+
+def test_caches_are_written_when_something_was_compiled_and_not_for_each_size(tensorrt: Any, planned: Path) -> None:
+    codec = rdeic_rt.load(planned, backend="tensorrt")
+    codec.decode(latents(SIZES[0]))
+    first = tensorrt.counts["serialize"]
+    assert first == 5
+    for columns in range(1, 6):
+        codec.decode(latents(Size(64, 64 * columns)))
+    assert tensorrt.counts["serialize"] == first + 5  # 64x64 came again, and was recorded
+
+
+def test_kernels_are_taken_from_disk_in_a_thread_that_has_called_nothing_of_cuda(tensorrt: Any, planned: Path) -> None:
+    """The library needs a current context for that, and ignores what is kept without one."""
+    images(rdeic_rt.load(planned, backend="tensorrt"), SIZES[:1] * 3)
+    kept = caches(planned)
+    codec = rdeic_rt.load(planned, backend="tensorrt", max_vram=2**26)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(images, codec, SIZES[:1]).result()
+    assert caches(planned) == kept
+
+
+def test_prepare_does_what_the_first_decodes_would(tensorrt: Any, cuda: FakeCuda, planned: Path) -> None:
+    codec = rdeic_rt.load(planned, backend="tensorrt")
+    codec._loaded.entropy_models = defaultdict(object)  # type: ignore[assignment]  # this bundle has none
+    codec.prepare(SIZES[1])
+    before, launches = tensorrt.counts.copy(), cuda.calls["cudaGraphLaunch"]
+    images(codec, SIZES[1:2])
+    assert tensorrt.counts == before
+    assert cuda.calls["cudaGraphLaunch"] == launches + 1
+
+
+def test_trim_gives_memory_back_and_decodes_go_on(tensorrt: Any, cuda: FakeCuda, planned: Path) -> None:
+    codec = rdeic_rt.load(planned, backend="tensorrt")
+    images(codec, SIZES * 3)
+    used, host = cuda.used_bytes, len(cuda.host)
+    codec.trim()
+    assert codec.recordings() == Recordings(0, ())
+    assert cuda.used_bytes < used / 2
+    assert len(cuda.host) < host
+    assert cuda.calls["cudaMemPoolTrimTo"] == 1
+    assert_alike(planned, codec, SIZES * 3)
 
 
 @pytest.mark.parametrize(
-    "call", ["create_execution_context", "set_input_shape", "set_tensor_address", "execute_async_v3"]
+    "call", ["create_execution_context", "set_input_shape", "infer_shapes", "set_tensor_address", "execute_async_v3"]
 )
 def test_call_of_the_library_that_fails_names_graph_call_and_reason(tensorrt: Any, planned: Path, call: str) -> None:
     codec = rdeic_rt.load(planned, backend="tensorrt")
@@ -237,8 +388,13 @@ def test_call_of_the_library_that_fails_names_graph_call_and_reason(tensorrt: An
 
 def test_plan_that_cannot_be_recorded_runs_all_the_same(tensorrt: Any, cuda: FakeCuda, planned: Path) -> None:
     tensorrt.failing.add("is_stream_capturable")
-    assert_alike(planned, rdeic_rt.load(planned, backend="tensorrt"), SIZES[:1] * 4)
-    assert cuda.calls["cudaGraphLaunch"] == 0
+    codec = rdeic_rt.load(planned, backend="tensorrt")
+    assert_alike(planned, codec, SIZES[:1] * 4)
+    assert cuda.calls["cudaGraphLaunch"] == cuda.calls["cudaStreamBeginCapture"] == 0
+    found = codec.recordings()
+    assert (
+        found is not None and "graph 'synthesis' cannot be recorded: is_stream_capturable refused" in found.given_up[0]
+    )
 
 
 # --- plans
@@ -334,6 +490,30 @@ def test_plans_of_some_rates_are_used_when_asked_for(tensorrt: Any, embedded_bun
     assert codec.decode(codec.encode(gray, 0)).shape == gray.shape
     with pytest.raises(BackendUnavailableError, match=r"no plan of graph '\w+_r1'.*build_engines\.py"):
         codec.decode(codec.encode(gray, 1))
+
+
+@pytest.mark.parametrize("capability", [(9, 0), (10, 0), (10, 3)])
+@pytest.mark.parametrize("is_installed", [True, False])
+def test_gpu_that_only_tensorrt_runs_on_is_told_so(
+    cuda: FakeCuda, tensorrt: Any, planned: Path, monkeypatch: pytest.MonkeyPatch, capability: Any, is_installed: bool
+) -> None:
+    """H100, B200 and B300: plans that TensorRT for RTX builds would never fit."""
+    cuda.capability = capability
+    if not is_installed:
+        monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    with pytest.raises(BackendUnavailableError, match=r"pip install 'rdeic-rt\[tensorrt-classic\]'") as caught:
+        rdeic_rt.load(planned, backend="tensorrt")
+    said = f"TensorRT for RTX does not run on sm_{capability[0]}{capability[1]}, TensorRT does: "
+    assert (said in str(caught.value)) == is_installed
+    assert "no plan" not in str(caught.value)
+
+
+def test_gpu_that_a_build_leaves_out_unless_asked_is_named_in_the_command(
+    cuda: FakeCuda, tensorrt: Any, planned: Path
+) -> None:
+    cuda.capability = (12, 1)
+    with pytest.raises(BackendUnavailableError, match=r"target sm_80\+86\+89 instead of sm_121.* --target 121`"):
+        rdeic_rt.load(planned, backend="tensorrt")
 
 
 def test_neither_library_installed_says_how_to_get_one(
@@ -463,24 +643,3 @@ def test_real_library_refuses_what_is_no_plan_with_its_reasons(tmp_path: Path) -
         BackendError, match=r"unet_step\.plan: tensorrt-rtx \S+ does not take this plan \(.*MALFORMED_ENG"
     ):
         trt_library.deserialise(read_key(path.with_suffix(".json")), library, device)
-
-
-def test_real_library_has_every_name_that_is_used() -> None:
-    """Most calls need a GPU; this is what can be known of them without one."""
-    trt = pytest.importorskip("tensorrt_rtx")
-    names = {
-        trt: "Runtime ILogger float32 float16 uint8 int64 TensorIOMode EngineInvalidityDiagnostics __version__",
-        trt.ExecutionContextAllocationStrategy: "USER_MANAGED",
-        trt.CudaGraphStrategy: "DISABLED",
-        trt.DynamicShapesKernelSpecializationStrategy: "EAGER NONE",
-        trt.Runtime: "deserialize_cuda_engine get_engine_validity",
-        trt.ICudaEngine: "num_io_tensors get_tensor_name get_tensor_mode get_tensor_dtype get_tensor_profile_shape "
-        "create_runtime_config create_execution_context",
-        trt.IExecutionContext: "set_input_shape infer_shapes get_tensor_shape update_device_memory_size_for_shapes "
-        "set_device_memory set_tensor_address is_stream_capturable execute_async_v3",
-        trt.IRuntimeConfig: "set_execution_context_allocation_strategy cuda_graph_strategy create_runtime_cache "
-        "dynamic_shapes_kernel_specialization_strategy set_runtime_cache",
-        trt.IRuntimeCache: "serialize deserialize",
-    }
-    missing = [(owner, name) for owner, known in names.items() for name in known.split() if not hasattr(owner, name)]
-    assert not missing

@@ -57,6 +57,12 @@ class HostArrays:
     def peak_bytes(self) -> None:
         """Return None: it works in the host's memory."""
 
+    def trim(self) -> None:
+        """Return at once: it keeps nothing."""
+
+    def recordings(self) -> None:
+        """Return None: it records nothing."""
+
     def largest_size(self, graphs: Sequence[Graph]) -> None:
         """Return None: any size, as far as memory goes."""
 

@@ -32,7 +32,7 @@ def api() -> ModuleType:
         return import_module("cuda.bindings.runtime")
     except ImportError as error:
         raise BackendAbsentError(
-            f"cuda-python cannot be imported ({error}). Install it with `pip install 'rdeic-rt[tensorrt]'`."
+            f"cuda-python cannot be imported ({error}). Install it with `pip install 'cuda-python>=12.9'`."
         ) from None
 
 
@@ -87,8 +87,8 @@ class Device:
     def active(self) -> Iterator[None]:
         """Make this the calling thread's device until the block ends."""
         before = call("cudaGetDevice")
-        if before != self.ordinal:
-            call("cudaSetDevice", self.ordinal)
+        # Also where it is the current one: a thread that has only been asked for it has no context yet.
+        call("cudaSetDevice", self.ordinal)
         try:
             yield
         finally:
@@ -214,7 +214,7 @@ def _release(name: str, handle: Any, after: Stream | Event | None) -> None:
     try:
         call(name, handle)
     except BackendError as error:  # nobody is there to hear it
-        _log.warning("not released: %s", error)
+        _log.warning("not released: %s", str(error))
 
 
 def _version(number: int) -> str:

@@ -19,10 +19,10 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from ...errors import BackendError
+from ...errors import BackendError, DeviceMemoryError
 from ...limits import Size
 from ...manifest import GraphSpec
-from ..base import WEIGHTED_SUM, Buffer, Graph, Options, Result
+from ..base import WEIGHTED_SUM, Buffer, Graph, Options, Recordings, Result
 from .buffers import DeviceBuffer
 from .cuda import Device, Event, Stream, api, call, device_facts
 from .memory import ALIGNMENT, Block, Memory, Staging
@@ -38,6 +38,8 @@ class Target:
         bound: what each graph keeps for this target alone, by graph.
         specialised: whether the same shapes will come again and again.
         kept: None where work runs; where it is only recorded, the memory that it refers to.
+        recorder: the stream on which the same work will be recorded next, if it will be.
+        obstacles: why that cannot be, as far as who queues it can tell.
     """
 
     stream: Stream
@@ -45,6 +47,8 @@ class Target:
     bound: MutableMapping[Any, Any] = field(default_factory=dict)
     specialised: bool = False
     kept: list[Block] | None = None
+    recorder: Stream | None = None
+    obstacles: list[str] = field(default_factory=list)
 
 
 class Workspace:
@@ -54,6 +58,8 @@ class Workspace:
         device, stream, memory, staging: what it is made of.
         target: where work goes; the stream itself unless it is being recorded.
         generation: changes whenever memory moves that recorded work refers to.
+        scratch_wish: bytes of scratch memory that the largest image will want; taken at once where there is so much,
+            so that what smaller ones have recorded need not go for it.
     """
 
     def __init__(self, device: Device, stream: Stream, max_vram: int | None, *, capture: bool = False) -> None:
@@ -64,6 +70,7 @@ class Workspace:
         # What runs without being recorded has shapes that may never come again, unless recording is off.
         self.target = Target(stream, self.memory.take, WeakKeyDictionary(), specialised=not capture)
         self.generation = 0
+        self.scratch_wish = 0
         self._scratch: Block | None = None
         self._scratch_bytes = 0
         self._lock = threading.RLock()
@@ -107,9 +114,23 @@ class Workspace:
                 raise BackendError(f"{size_bytes} bytes of scratch memory wanted, {self._scratch_bytes} before")
             self._scratch, self._scratch_bytes = None, 0
             self.generation += 1
-            self._scratch = self.memory.take(size_bytes)
-            self._scratch_bytes = size_bytes
+            if self.scratch_wish > size_bytes:
+                try:
+                    self._scratch, self._scratch_bytes = self.memory.take(self.scratch_wish), self.scratch_wish
+                    return self._scratch
+                except DeviceMemoryError:
+                    self.scratch_wish = 0
+            self._scratch, self._scratch_bytes = self.memory.take(size_bytes), size_bytes
         return self._scratch
+
+    def trim(self) -> None:
+        """Give back to the device what is kept for work to come; only where nothing is recorded."""
+        with self.entered():
+            self._scratch, self._scratch_bytes = None, 0
+            self.generation += 1
+            self.stream.synchronize()
+            self.staging.trim()
+            self.memory.trim()
 
     def address(self, buffer: DeviceBuffer) -> int:
         """Return the address of a buffer that is about to be used, which what is recorded keeps where it is."""
@@ -145,13 +166,15 @@ class Workspace:
 
     def download(self, buffer: DeviceBuffer) -> NDArray[Any]:
         """Return the content of a dense buffer as a new host array; waits, and must not be called inside `entered`."""
-        done = Event()
-        with self.staging.piece(buffer.size_bytes, self.stream) as piece:
-            with self.entered():
-                self.copy(piece.ctypes.data, buffer.address, buffer.size_bytes)
-                done.record(self.stream.handle)
-            done.synchronize()
-            return piece.copy().view(buffer.dtype).reshape(buffer.shape)
+        # An event belongs to the device that is current when it is made, and another thread may have another one.
+        with self.device.active():
+            done = Event()
+            with self.staging.piece(buffer.size_bytes, self.stream) as piece:
+                with self.entered():
+                    self.copy(piece.ctypes.data, buffer.address, buffer.size_bytes)
+                    done.record(self.stream.handle)
+                done.synchronize()
+                return piece.copy().view(buffer.dtype).reshape(buffer.shape)
 
     def copy(self, target: int, source: int, size_bytes: int) -> None:
         """Queue a copy between addresses of the device or of page-locked memory; only inside `entered`."""
@@ -232,6 +255,14 @@ class DeviceBackend(ABC):
     def peak_bytes(self) -> int:
         """Return the most device memory that was in use at a time."""
         return self.workspace.memory.peak
+
+    def recordings(self) -> Recordings | None:
+        """Return None: it records nothing."""
+        return None
+
+    def trim(self) -> None:
+        """Give back to the device what is kept for work to come."""
+        self.workspace.trim()
 
     def largest_size(self, graphs: Sequence[Graph]) -> Size | None:
         """Return None: any size, as far as memory goes."""

@@ -53,6 +53,7 @@ class Memory:
         self._in_use: dict[int, int] = {}
         self._holding = False
         self._late: deque[tuple[int, set[int]]] = deque()
+        self._has_told = False
         properties = api().cudaMemPoolProps()
         properties.allocType = api().cudaMemAllocationType.cudaMemAllocationTypePinned
         properties.location.type = api().cudaMemLocationType.cudaMemLocationTypeDevice
@@ -97,6 +98,12 @@ class Memory:
                 f"Raise max_vram, or: {LOWER}"
             )
 
+    def trim(self) -> None:
+        """Give the device back what is not in use, once what was queued on the stream is done."""
+        self._free_late()
+        self.stream.synchronize()
+        call("cudaMemPoolTrimTo", self._pool, 0)
+
     @contextmanager
     def holding(self) -> Iterator[None]:
         """Free nothing until the block ends: the thread that records one stream may not touch another."""
@@ -113,7 +120,7 @@ class Memory:
             self._free_late()
 
     def _free_late(self) -> None:
-        while self._late:
+        for _ in range(len(self._late)):  # what cannot be freed is put back, for the next time
             try:
                 address, users = self._late.popleft()
             except IndexError:  # another thread was quicker
@@ -121,7 +128,6 @@ class Memory:
             self._free(address, users)
 
     def _free(self, address: int, users: set[int]) -> None:
-        self._in_use.pop(address, None)
         try:
             with self.device.active():
                 # What consumers have queued must be done before the memory is used again. Of their streams only the
@@ -131,8 +137,13 @@ class Memory:
                 for user in users & {LEGACY_STREAM, PER_THREAD_STREAM}:
                     self.stream.wait_for(user)
                 call("cudaFreeAsync", address, self.stream.handle)
-        except BackendError as error:  # nobody is there to hear it, and the next call will fail the same way
-            _log.warning("device memory was not freed: %s", error)
+        except BackendError as error:  # nobody is there to hear it; another thread may be recording
+            self._late.append((address, users))
+            if not self._has_told:
+                _log.warning("device memory could not be freed, which is tried again: %s", str(error))
+            self._has_told = True
+        else:
+            self._in_use.pop(address, None)
 
 
 class Block:
@@ -173,6 +184,11 @@ class Staging:
                 self._free.append(piece)
                 if len(self._free) > self._MAX_PIECES:  # the smallest that is idle, or that must be waited for
                     self._free.remove(min(self._free, key=lambda p: (not p.last_use.reached(), p.array.size)))
+
+    def trim(self) -> None:
+        """Give back what nothing uses; the caller has waited for the stream."""
+        with self._lock:
+            self._free.clear()
 
     def _take(self, size_bytes: int) -> _Piece:
         with self._lock:

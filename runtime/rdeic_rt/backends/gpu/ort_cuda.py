@@ -1,27 +1,50 @@
 """ONNX Runtime's CUDA provider: the ``cuda`` backend, for GPUs without TensorRT plans.
 
-Inputs are bound by address, outputs stay where ONNX Runtime puts them, and all of it runs on the workspace's stream.
+Inputs are bound by address, outputs stay where ONNX Runtime puts them, and all of it runs on the workspace's stream. A
+run waits until its work is done. Told not to, ONNX Runtime 1.31 keeps page-locked memory of every run until the session
+goes, and then ends the process, as it gives it back from a callback in which CUDA may not be called.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import weakref
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import onnxruntime as ort
 
+from ...bundle_file import BundleFile
 from ...errors import BackendError, BackendUnavailableError, DeviceMemoryError
 from ...manifest import GraphSpec
 from ..base import WEIGHTED_SUM, BackendAbsentError, Buffer, Options
 from ..cpu.ort import FAILED, Weights, open_session
 from .buffers import DeviceBuffer
-from .cuda import call
+from .cuda import Device, call, device_facts
 from .device import DeviceBackend, Workspace, device_buffer
-from .memory import LOWER, Block
+from .memory import LEGACY_STREAM, LOWER, Block
 
 _PROVIDER, _DEVICE_TYPE = "CUDAExecutionProvider", "cuda"
+# How many sizes have a session of a graph's at a time, and how many are remembered.
+_MAX_SESSIONS = 8
+_MAX_SEEN = 256
+_ARENA = "gpu"  # what ONNX Runtime calls the device in one place
+_ERROR = 3  # of ONNX Runtime's severities
+# Both distributions install the module `onnxruntime`; which of them comes last is up to pip.
+_REINSTALL = "pip install --force-reinstall --no-deps onnxruntime-gpu"
+_INSTALL = f"pip install 'rdeic-rt[cuda]' && {_REINSTALL}"
+_LIBRARIES = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
+
+_Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+_Session = tuple[ort.InferenceSession, Weights]
+
+_log = logging.getLogger("rdeic_rt.backends.gpu.ort_cuda")
 
 
 class OrtCudaBackend(DeviceBackend):
@@ -30,9 +53,14 @@ class OrtCudaBackend(DeviceBackend):
     name = "cuda"
     forms = frozenset({"fp16", "fp32"})
 
-    def __init__(self, workspace: Workspace, threads: int | None) -> None:
+    def __init__(
+        self, workspace: Workspace, threads: int | None, *, tf32: bool, loaded: WeakSet[OrtCudaGraph] | None = None
+    ) -> None:
         super().__init__(workspace)
         self._threads = threads
+        self._tf32 = tf32
+        self._loaded: WeakSet[OrtCudaGraph] = WeakSet() if loaded is None else loaded
+        self._free_at_first = workspace.device.free_bytes()
 
     @classmethod
     def open(cls, options: Options) -> OrtCudaBackend:
@@ -42,69 +70,135 @@ class OrtCudaBackend(DeviceBackend):
             BackendUnavailableError: no driver, an onnxruntime without the provider, one that cannot load it, or INT8.
         """
         if _PROVIDER not in ort.get_available_providers():
-            raise BackendAbsentError(
-                f"cuda: onnxruntime {ort.__version__} has no {_PROVIDER}. "
-                "Install it with `pip uninstall onnxruntime && pip install 'rdeic-rt[cuda]'`."
-            )
+            raise BackendAbsentError(f"cuda: {_without_provider()}")
         if options.precision == "int8":
             raise BackendUnavailableError(
                 f"cuda: {_PROVIDER} has no INT8 kernels for these graphs. Use backend tensorrt, or precision fp16."
             )
-        if hasattr(ort, "preload_dlls"):
-            ort.preload_dlls()  # CUDA libraries that pip installed are found only so
         try:
-            backend = cls(Workspace.open(options), options.threads)
+            device_facts()  # before any library of CUDA is loaded
+            said = _preload()
+            backend = cls(Workspace.open(options), options.threads, tf32=options.precision != "fp32")
         except BackendUnavailableError as error:
             raise type(error)(f"cuda: {error}") from None
         running = backend.load(WEIGHTED_SUM).providers
         if _PROVIDER not in running:
+            missing = next((f" ({line})" for line in said.splitlines() if line.startswith("Failed to load")), "")
             raise BackendUnavailableError(
-                f"cuda: onnxruntime {ort.__version__} cannot load its {_PROVIDER} and would use {running[0]}. CUDA and "
-                "cuDNN must be of the versions it was built with: `python -c 'import onnxruntime as o; "
-                "o.print_debug_info()'` shows them."
+                f"cuda: onnxruntime {_version()} cannot load its {_PROVIDER}{missing} and would use {running[0]}. "
+                f"Install the libraries of CUDA and cuDNN that it was built with: `{_LIBRARIES}`; `python -c 'import "
+                "onnxruntime as o; o.print_debug_info()'` shows which these are and what is found."
             )
         return backend
 
+    def exact(self) -> OrtCudaBackend:
+        """Return this backend with all of float32's 24 bits in its products, which is what encodes."""
+        return OrtCudaBackend(self.workspace, self._threads, tf32=False, loaded=self._loaded)
+
     def description(self) -> dict[str, str]:
         """Return the versions of ONNX Runtime, driver and CUDA, and the device."""
-        return {"onnxruntime": ort.__version__, **self.workspace.device.description()}
+        return {"onnxruntime": _version(), **self.workspace.device.description()}
 
     def load(self, spec: GraphSpec) -> OrtCudaGraph:
         """Return a session for the graph; errors as in `base.Backend.load`."""
         workspace = self.workspace
         settings: dict[str, str] = {
             "device_id": str(workspace.device.ordinal),
-            "user_compute_stream": str(workspace.stream.handle),
+            # 0 would mean that the session is to make a stream of its own; the default one has another name too.
+            "user_compute_stream": str(workspace.stream.handle or LEGACY_STREAM),
+            # Products of 11 bits where float32 was not asked for; ONNX Runtime's own default.
+            "use_tf32": str(int(self._tf32)),
             # Of two ways to grow, the one that keeps no more than was asked for.
             "arena_extend_strategy": "kSameAsRequested",
             "cudnn_conv_algo_search": "HEURISTIC",
         }
-        if workspace.memory.limit is not None:
-            settings["gpu_mem_limit"] = str(workspace.memory.limit)
+        memory, size_bytes = workspace.memory, _weights_bytes(spec)
+        if memory.limit is not None:
+            memory.check(size_bytes)
+            # The bound is of one session, and what the others hold between their runs is their weights.
+            settings["gpu_mem_limit"] = str(memory.limit - memory.in_use)
+
+        def make() -> _Session:
+            # Threads of the CPU have nothing to do here.
+            return open_session(spec, self._threads or 1, [(_PROVIDER, settings), "CPUExecutionProvider"])
+
         with workspace.entered():
-            session, weights = open_session(spec, self._threads, [(_PROVIDER, settings), "CPUExecutionProvider"])
-        return OrtCudaGraph(spec, session, weights, workspace)
+            return OrtCudaGraph(spec, make, workspace, size_bytes, self._loaded)
+
+    def trim(self) -> None:
+        """Give back to the device what is kept for work to come, and the sessions that sizes have of their own."""
+        with self.workspace.entered():
+            for graph in self._loaded:
+                graph.keep_one_session()
+            self.workspace.trim()
+
+    def peak_bytes(self) -> int:
+        """Return the most device memory that was in use at a time, as far as ONNX Runtime has kept it.
+
+        It does not say what it has. What other processes take or leave meanwhile counts too.
+        """
+        return max(super().peak_bytes(), self._free_at_first - self.workspace.device.free_bytes())
 
 
 class OrtCudaGraph:
-    """One graph as an ONNX Runtime session on the GPU."""
+    """One graph on the GPU, as ONNX Runtime sessions.
 
-    def __init__(self, spec: GraphSpec, session: ort.InferenceSession, weights: Weights, workspace: Workspace) -> None:
+    A session plans each convolution anew when the size changes, and keeps the plans of one size (docs/gpu.md has what
+    that costs). So a size that comes again after another one gets a session of its own, while half of the device's
+    memory is free, as each has a copy of the weights and keeps what it computed in. All but one go where memory is
+    short.
+
+    Attributes:
+        spec: names, types and shapes.
+        providers: what its session runs on, in order of preference.
+    """
+
+    def __init__(
+        self,
+        spec: GraphSpec,
+        make: Callable[[], _Session],
+        workspace: Workspace,
+        size_bytes: int,
+        loaded: WeakSet[OrtCudaGraph],
+    ) -> None:
         self.spec = spec
-        self._weights = weights
-        self.providers: list[str] = session.get_providers()
-        self._session = session
+        held, elsewhere = object(), workspace.memory.elsewhere
+        self._make, self._first = make, make()
+        elsewhere[held] = size_bytes
+        weakref.finalize(self, elsewhere.pop, held, None).atexit = False
+        self.providers: list[str] = self._first[0].get_providers()
+        self._sessions: OrderedDict[_Shapes, _Session] = OrderedDict()
+        self._seen: OrderedDict[_Shapes, None] = OrderedDict()
+        self._loaded = loaded
+        loaded.add(self)
         self._workspace = workspace
         self._run_options = ort.RunOptions()
-        # The stream orders everything; the host waits when it fetches a result.
-        self._run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        if workspace.memory.limit is not None:  # what one session keeps for its next run, the others lack in theirs
+            shrunk = f"{_ARENA}:{workspace.device.ordinal}"
+            self._run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", shrunk)
 
     def run(self, inputs: Mapping[str, Buffer]) -> dict[str, Buffer]:
         """Return the outputs by name; errors as in `base.Graph.run`."""
+        with self._workspace.entered():
+            try:
+                return self._run(inputs)
+            except DeviceMemoryError:
+                if not any([graph.keep_one_session() for graph in self._loaded]):
+                    raise
+            return self._run(inputs)
+
+    def keep_one_session(self) -> bool:
+        """Drop the sessions that sizes have of their own; return whether there were any."""
+        had = len(self._sessions) > 1
+        self._sessions.clear()
+        return had
+
+    def _run(self, inputs: Mapping[str, Buffer]) -> dict[str, Buffer]:
         workspace, ordinal = self._workspace, self._workspace.device.ordinal
-        binding = self._session.io_binding()
         try:
             with workspace.entered():
+                session = self._session(tuple((name, tuple(inputs[name].shape)) for name in sorted(inputs)))
+                binding = session.io_binding()
                 for name, buffer in inputs.items():
                     given = device_buffer(buffer)
                     binding.bind_input(
@@ -112,7 +206,7 @@ class OrtCudaGraph:
                     )
                 for output in self.spec.outputs:
                     binding.bind_output(output.name, _DEVICE_TYPE, ordinal)
-                self._session.run_with_iobinding(binding, self._run_options)
+                session.run_with_iobinding(binding, self._run_options)
                 values = binding.get_outputs()
         except FAILED as error:
             text = str(error)
@@ -128,6 +222,34 @@ class OrtCudaGraph:
             for output, value in zip(self.spec.outputs, values, strict=True)
         }
 
+    def _session(self, shapes: _Shapes) -> ort.InferenceSession:
+        """Return the session that last ran with these shapes, a new one, or the one unused for longest."""
+        if shapes in self._sessions:
+            self._sessions.move_to_end(shapes)
+            return self._sessions[shapes][0]
+        has_come = shapes in self._seen
+        self._seen[shapes] = None
+        if len(self._seen) > _MAX_SEEN:
+            self._seen.popitem(last=False)
+        session = self._first if not self._sessions else self._another() if has_come else None
+        if session is None:
+            _, session = self._sessions.popitem(last=False)
+        self._sessions[shapes] = session
+        return session[0]
+
+    def _another(self) -> _Session | None:
+        """Return a new session, or None where there is no room for one."""
+        memory, device = self._workspace.memory, self._workspace.device
+        if memory.limit is not None or len(self._sessions) >= _MAX_SESSIONS:
+            return None
+        if device.free_bytes() < device.total_bytes // 2:
+            return None
+        try:
+            return self._make()
+        except BackendError as error:
+            _log.info("graph %r: no further session (%s)", self.spec.id, str(error))
+            return None
+
 
 class _OrtBlock(Block):
     """Memory of ONNX Runtime's, which gets it back when the last reference to it goes."""
@@ -137,9 +259,53 @@ class _OrtBlock(Block):
     def __init__(self, value: Any, workspace: Workspace) -> None:
         super().__init__(value.data_ptr(), workspace.memory)
         self._value = value
-        weakref.finalize(self, _wait_for, self.users).atexit = False
+        weakref.finalize(self, _wait_for, self.users, workspace.device).atexit = False
 
 
-def _wait_for(users: set[int]) -> None:
+def _wait_for(users: set[int], device: Device) -> None:
     if users:
-        call("cudaDeviceSynchronize")
+        with device.active():
+            call("cudaDeviceSynchronize")
+
+
+def _weights_bytes(spec: GraphSpec) -> int:
+    """Return what a graph's files take; little else is in them but weights."""
+    files = (spec.file, spec.weights_at(f"{spec.path.name}.data"))
+    return sum(file.size_bytes for file in files if isinstance(file, BundleFile))
+
+
+def _preload() -> str:
+    """Load the libraries of CUDA that pip installed, which are found only so; return what ONNX Runtime prints of it."""
+    # It would tell on standard error, once for each session, that a device is also not found in another way.
+    ort.set_default_logger_severity(_ERROR)
+    if not hasattr(ort, "preload_dlls"):
+        return ""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:  # standard output is for the picture
+        ort.preload_dlls()
+    for line in printed.getvalue().splitlines():
+        _log.info("onnxruntime: %s", line)
+    return printed.getvalue()
+
+
+def _without_provider() -> str:
+    """Return what is installed instead of an ONNX Runtime with the provider, and what to do about it."""
+    found = {name: _distribution(name) for name in ("onnxruntime", "onnxruntime-gpu")}
+    if all(found.values()):
+        both = " and ".join(f"{name} {number}" for name, number in found.items())
+        return (
+            f"{both} are both installed, and what is there are the files of the first, which has no {_PROVIDER}. "
+            f"Put the second in its place with `{_REINSTALL}`."
+        )
+    return f"onnxruntime {_version()} has no {_PROVIDER}. Install one that has it with `{_INSTALL}`."
+
+
+def _distribution(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _version() -> str:
+    # One of two distributions uninstalled leaves a module with nothing in it.
+    return str(getattr(ort, "__version__", "without a version"))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ...errors import BackendUnavailableError, BundleError, DeviceMemoryError
 from ...limits import Size
 from ...manifest import AUTO, FORMS, PRECISIONS, Bundle, GraphSpec, precision_of
-from ..base import WEIGHTED_SUM, BackendAbsentError, Buffer, Graph, Options, Result
+from ..base import WEIGHTED_SUM, BackendAbsentError, Buffer, Graph, Options, Recordings, Result
 from ..gpu.capture import Captures
 from ..gpu.cuda import device_facts
 from ..gpu.device import DeviceBackend, Workspace
@@ -39,6 +39,7 @@ def open_backend(options: Options) -> TrtBackend:
     for name in plans.LIBRARIES:
         try:
             library = open_library(name)
+            library.check_runs_on(device.capability)
             precision = _choose_precision(options, library, device.capability)
         except BackendUnavailableError as error:
             reasons.append(error)
@@ -46,7 +47,8 @@ def open_backend(options: Options) -> TrtBackend:
             return TrtBackend(Workspace.open(options), library, options, precision)
     if all(isinstance(reason, BackendAbsentError) for reason in reasons):
         text = "; ".join(map(str, reasons))
-        raise BackendAbsentError(f"tensorrt: {text}. Install it with `pip install 'rdeic-rt[tensorrt]'`.")
+        extra = plans.extra_for(device.capability)
+        raise BackendAbsentError(f"tensorrt: {text}. Install it with `pip install 'rdeic-rt[{extra}]'`.")
     text = "; ".join(str(reason) for reason in reasons if not isinstance(reason, BackendAbsentError))
     raise BackendUnavailableError(f"tensorrt: {text}")
 
@@ -143,7 +145,7 @@ class TrtBackend(DeviceBackend):
         least = Size(*(max(getattr(p.smallest, side) for p in profiles) for side in ("height", "width")))
         memory = self.workspace.memory
         if memory.limit is None:
-            return size
+            return size  # `TrtGraph` wishes for the scratch memory of that
         weights = sum(list(memory.elsewhere.values()))
         key = (weights, *(graph.spec.id for graph in loaded))
         if key in self._largest:
@@ -157,8 +159,20 @@ class TrtBackend(DeviceBackend):
                         "Raise max_vram, or take a lower precision."
                     )
                 size = _smaller(size, least, self._step_px)
+            self.workspace.scratch_wish = max(graph.needs(size)[0] for graph in loaded)
         self._largest[key] = size
         return size
+
+    def trim(self) -> None:
+        """Drop what is recorded, and give back to the device what is kept for work to come."""
+        with self.workspace.entered():
+            if self._captures is not None:
+                self._captures.clear()
+            self.workspace.trim()
+
+    def recordings(self) -> Recordings | None:
+        """Return what has been recorded; None if that is switched off."""
+        return None if self._captures is None else self._captures.recordings
 
     def execute(
         self, key: Hashable, function: Callable[[Mapping[str, Buffer]], Result], inputs: Mapping[str, NDArray[Any]]

@@ -21,7 +21,7 @@ from ...manifest import GraphSpec
 from ...tensor_spec import TensorSpec
 from ..base import Buffer
 from ..gpu.buffers import DeviceBuffer
-from ..gpu.cuda import settle
+from ..gpu.cuda import Stream, settle
 from ..gpu.device import Target, Workspace, device_buffer
 from ..gpu.memory import ALIGNMENT
 from .kernels import RuntimeCache
@@ -39,6 +39,7 @@ class Binding:
         outputs: shapes of its outputs.
         scratch_bytes: what it needs of scratch memory for them.
         scratch_address: of the piece it was given, 0 before.
+        has_run: whether it has been run.
     """
 
     context: Any
@@ -46,6 +47,7 @@ class Binding:
     outputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
     scratch_bytes: int = 0
     scratch_address: int = 0
+    has_run: bool = False
 
 
 class TrtGraph:
@@ -70,6 +72,8 @@ class TrtGraph:
         self._check_io()
         self._ranges = {tensor.name: _range(self._engine, tensor) for tensor in spec.inputs}
         self._cache = RuntimeCache(plan, workspace.device)
+        if memory.limit is None:
+            workspace.scratch_wish = max(workspace.scratch_wish, int(self._engine.device_memory_size_v2))
 
     def run(self, inputs: Mapping[str, Buffer]) -> dict[str, Buffer]:
         """Return the outputs by name; errors as in `base.Graph.run`."""
@@ -86,11 +90,13 @@ class TrtGraph:
             }
             for name, buffer in chain(given.items(), outputs.items()):
                 self._expect(binding.context.set_tensor_address(name, workspace.address(buffer)), "set_tensor_address")
-            if target.kept is not None:
-                self._check_recordable(binding, target)
             self._expect(binding.context.execute_async_v3(target.stream.handle), "execute_async_v3")
-            if reshaped:
+            if target.recorder is not None:
+                self._check_recordable(binding, target, target.recorder)
+            # Specialised kernels are compiled for each shape, general ones once.
+            if reshaped and (target.specialised or not binding.has_run):
                 self._cache.save()
+            binding.has_run = True
             return dict(outputs)
 
     def needs(self, size: Size) -> tuple[int, int]:
@@ -150,9 +156,12 @@ class TrtGraph:
                     f"{list(most)}. {rebuild(self.plan)} with sizes and batch that cover it."
                 )
             self._expect(binding.context.set_input_shape(name, shape), "set_input_shape")
-        self._expect(not binding.context.infer_shapes(), "infer_shapes")
+        try:
+            missing = binding.context.infer_shapes()
+        except RuntimeError:  # of which the log tells more
+            missing = list(shapes)
+        self._expect(not missing, "infer_shapes")
         binding.scratch_bytes = int(binding.context.update_device_memory_size_for_shapes())
-        self._expect(binding.scratch_bytes >= 0, "update_device_memory_size_for_shapes")
         binding.outputs = {out.name: tuple(binding.context.get_tensor_shape(out.name)) for out in self.spec.outputs}
         binding.shapes = shapes
         return True
@@ -189,10 +198,12 @@ class TrtGraph:
                 f"{', '.join(differing)} differ. {rebuild(self.plan)}."
             )
 
-    def _check_recordable(self, binding: Binding, target: Target) -> None:
-        # TensorRT has no such function, and can have every plan of these graphs recorded.
-        if hasattr(binding.context, "is_stream_capturable"):
-            self._expect(binding.context.is_stream_capturable(target.stream.handle), "is_stream_capturable")
+    def _check_recordable(self, binding: Binding, target: Target, recorder: Stream) -> None:
+        # TensorRT has no such function, and can have every plan of these graphs recorded. Asked of a stream that is
+        # idle: nothing says what the answer is for one that is being recorded.
+        ask = getattr(binding.context, "is_stream_capturable", None)
+        if ask is not None and not ask(recorder.handle):
+            target.obstacles.append(f"graph {self.spec.id!r} cannot be recorded: {self._library.last_error()}")
 
     def _expect(self, worked: bool, name: str) -> None:
         """Raise BackendError unless a call of the library worked."""

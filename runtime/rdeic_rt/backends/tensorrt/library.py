@@ -12,7 +12,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from ...errors import BackendError, DeviceMemoryError
+from ...errors import BackendError, BackendUnavailableError, DeviceMemoryError
 from ..base import BackendAbsentError
 from ..gpu.cuda import Device
 from ..gpu.memory import LOWER
@@ -43,6 +43,12 @@ class Library:
         """The library's version."""
         return str(self.module.__version__)
 
+    def check_runs_on(self, capability: int) -> None:
+        """Raise BackendUnavailableError if it has no kernels for a compute capability, 89 for 8.9."""
+        # Without the name for it, it takes plans for no such GPU. TensorRT builds for the GPU that is there.
+        if self.name == "tensorrt-rtx" and not hasattr(self.module.ComputeCapability, f"SM{capability}"):
+            raise BackendUnavailableError(plans.beyond_rtx(capability))
+
     def last_error(self) -> str:
         """Return its last report, and forget all of them."""
         text = self.errors[-1] if self.errors else "no reason given"
@@ -55,17 +61,22 @@ def open_library(name: str) -> Library:
 
     Raises:
         BackendAbsentError: it cannot be imported.
-        BackendError: its runtime cannot be made.
+        BackendUnavailableError: its runtime cannot be made.
     """
     try:
         module = import_module(plans.MODULES[name])
     except (ImportError, OSError) as error:
         raise BackendAbsentError(f"{name} cannot be imported ({error})") from None
     errors: deque[str] = deque(maxlen=8)
-    library = Library(name, module, module.Runtime(_logger(module, errors)), errors)
-    if library.runtime is None:
-        raise BackendError(f"{name} {library.version}: Runtime: {library.last_error()}")
-    return library
+    try:
+        runtime = module.Runtime(_logger(module, errors))
+    except TypeError as error:  # what its binding makes of no runtime
+        said = errors[-1] if errors else str(error)
+        raise BackendUnavailableError(
+            f"{name} {module.__version__} cannot start: {said}. Driver, CUDA and library must be of versions that go "
+            "together; `rdeic-rt doctor` shows them."
+        ) from None
+    return Library(name, module, runtime, errors)
 
 
 def deserialise(plan: Plan, library: Library, device: Device) -> Any:

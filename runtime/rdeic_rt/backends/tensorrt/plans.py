@@ -27,6 +27,8 @@ FOLDER = "plans"
 SCHEMA = 2
 LIBRARIES = ("tensorrt", "tensorrt-rtx")  # in the order in which they are preferred
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+# What TensorRT for RTX has a name for, in 1.5 to 1.7. NVIDIA's matrices of supported GPUs leave out 8.0 (A100).
+RTX_CAPABILITIES = (75, 80, 86, 89, 120, 121)
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,20 @@ def capabilities_of(target: str) -> tuple[int, ...]:
     return tuple(map(int, target.removeprefix("sm_").split("+")))
 
 
+def extra_for(capability: int) -> str:
+    """Return the extra of this package with the TensorRT that runs on a GPU."""
+    return "tensorrt" if capability in RTX_CAPABILITIES else "tensorrt-classic"
+
+
+def beyond_rtx(capability: int) -> str:
+    """Return what to do about a GPU that TensorRT for RTX does not run on."""
+    return (
+        f"TensorRT for RTX does not run on sm_{capability}, TensorRT does: install it with `pip install "
+        "'rdeic-rt[tensorrt-classic]'`, and build plans on that GPU with `python export/build_engines.py --library "
+        "tensorrt`."
+    )
+
+
 def write_key(plan: Path, key: PlanKey, report: Mapping[str, Any]) -> None:
     """Write the JSON beside a finished plan; from then on it can be found."""
     data = plan.read_bytes()
@@ -222,8 +238,11 @@ def find(bundle: Bundle, graph: GraphSpec, *, library: str, version: str, capabi
     if nearest is None:
         raise BackendUnavailableError(f"no plan of graph {graph.id!r} in {where}. {_rebuild(precision, bundle.folder)}")
     fields = ", ".join(f"{name} {_short(value)} instead of {_short(wanted[name])}" for name, value in nearest.items())
+    # Without being asked, a build for TensorRT for RTX is for a list that this GPU may not be on.
+    target = capability if library == "tensorrt-rtx" and "target" in nearest else None
     raise BackendUnavailableError(
-        f"no plan of graph {graph.id!r} in {where} fits: the nearest has {fields}. {_rebuild(precision, bundle.folder)}"
+        f"no plan of graph {graph.id!r} in {where} fits: the nearest has {fields}. "
+        f"{_rebuild(precision, bundle.folder, target)}"
     )
 
 
@@ -231,6 +250,7 @@ def _short(value: str) -> str:
     return value[:12] if len(value) == 64 else value
 
 
-def _rebuild(precision: str = "fp16", bundle: Path | None = None) -> str:
+def _rebuild(precision: str = "fp16", bundle: Path | None = None, target: int | None = None) -> str:
     of = f" --bundle {bundle}" if bundle else ""
-    return f"Build it with `python export/build_engines.py{of} --precision {precision}`."
+    to = f" --target {target}" if target else ""
+    return f"Build it with `python export/build_engines.py{of} --precision {precision}{to}`."
