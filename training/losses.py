@@ -15,6 +15,8 @@ from rdeic_export.modules.compression import LIKELIHOOD_FLOOR, SCALE_BOUND, Slic
 from .common import on_device
 
 STRUCTURE_SIGMA_PX = 1.5
+# Of samples in [-1, 1]: what evaluation calls flat is 3 grey levels from pixel to pixel, and what it adds is 0.01.
+FLAT_STEP, LEAST_STEP = 3 / 127.5, 0.01 / 127.5
 STRUCTURE_WINDOW_PX = 7  # five scales of it fit into crops of 112 pixels
 COMMITMENT = 0.25  # beta of Eq. 9
 PERCEPTUAL_NETWORK = "lite0"  # of the perceptual term, beside a ResNet; evaluation judges with another family too
@@ -109,6 +111,42 @@ def structural_dissimilarity(a: Tensor, b: Tensor, window: Tensor) -> Tensor:
     return 1 - logarithm.exp().mean()
 
 
+def lattice(decoded: Tensor, image: Tensor, period: int = 8) -> Tensor:
+    """Return how much of a lattice lies over flat areas, a scalar; 0 is none.
+
+    One half is what evaluation measures (`rdeic_eval.metrics.lattice`): how far the mean steps into columns, and into
+    rows, of each phase are from each other. The other is what repeats from block to block within 4 x 4 of them.
+
+    Args:
+        decoded, image: float [B, 3, H, W] in [-1, 1], H and W multiples of 4 periods.
+        period: in pixels.
+    """
+    grey = (decoded.mean(1) - image.mean(1)), image.mean(1)
+    steps = [F.pad(grey[1].diff(dim=axis).abs(), (0, axis == 2, 0, axis == 1)) for axis in (1, 2)]
+    near = F.avg_pool2d((steps[0] + steps[1])[:, None] / 2, 9, 1, 4, count_include_pad=False)[:, 0]
+    flat = (near <= FLAT_STEP).float().detach()
+
+    unevenness = []
+    for axis in (1, 2):
+        # The first period has no step into its first column.
+        step, weight = (x.transpose(1, axis)[:, period:] for x in (_steps(decoded.mean(1), axis), flat))
+        by_phase = [x.reshape(len(x), -1, period, x.shape[2]).sum((0, 1, 3)) for x in (step * weight, weight)]
+        means = by_phase[0] / (by_phase[1] + 1) + LEAST_STEP
+        unevenness.append((means / means.mean() - 1).square().mean())
+
+    error = grey[0] - F.interpolate(F.avg_pool2d(grey[0][:, None], period), scale_factor=period)[:, 0]
+    rows, columns = (side // (4 * period) for side in error.shape[1:])
+    blocks = (error * flat).reshape(-1, rows, 4, period, columns, 4, period)
+    repeated: Tensor = blocks.mean((2, 5)).square().mean() * 127.5**2
+    return torch.stack(unevenness).mean() + 0.02 * repeated
+
+
+def _steps(grey: Tensor, axis: int) -> Tensor:
+    """Return the absolute steps into each row or column, of the shape of ``grey``; those into the first are 0."""
+    steps = grey.diff(dim=axis).abs()
+    return F.pad(steps, (1, 0, 0, 0) if axis == 2 else (0, 0, 1, 0))
+
+
 def codebook_loss(l_p: Tensor, code: Tensor) -> Tensor:
     """Return the codebook and commitment terms of Eq. 9 for hyper latents and their code vectors [B, N, H, W]."""
     return F.mse_loss(code, l_p.detach()) + COMMITMENT * F.mse_loss(l_p, code.detach())
@@ -118,8 +156,8 @@ class PixelLoss:
     """The terms of Eq. 10 on pixels, weighted as a stage's settings say.
 
     Squared error (``pixel_weight``), perceptual distances of an EfficientNet (``perceptual_weight``) and of a ResNet
-    (``resnet_weight``), structural dissimilarity at five scales (``structure_weight``), and squared error of 16-px
-    means in luma and chroma (``means_weight``), which normalised features hardly see.
+    (``resnet_weight``), structural dissimilarity at five scales (``structure_weight``), squared error of 16-px means in
+    luma and chroma (``means_weight``), which normalised features hardly see, and lattices (``lattice_weight``).
     """
 
     def __init__(self, options: dict[str, Any], device: str) -> None:
@@ -130,7 +168,8 @@ class PixelLoss:
         offsets = torch.arange(STRUCTURE_WINDOW_PX, device=device) - STRUCTURE_WINDOW_PX // 2
         self._window = torch.softmax(-offsets.square() / (2 * STRUCTURE_SIGMA_PX**2), dim=0)
         self._weights = {
-            name: options[f"{name}_weight"] for name in ("pixel", "perceptual", "resnet", "structure", "means")
+            name: options[f"{name}_weight"]
+            for name in ("pixel", "perceptual", "resnet", "structure", "means", "lattice")
         }
 
     def __call__(self, decoded: Tensor, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -146,6 +185,7 @@ class PixelLoss:
                 "pixel": F.mse_loss(decoded, image),
                 "structure": structural_dissimilarity(decoded, image, self._window),
                 "means": F.mse_loss(block_means(decoded), block_means(image)),
+                "lattice": lattice(decoded, image),
             }
         loss = sum((self._weights[name] * part for name, part in parts.items()), image.new_zeros(()))
         return loss, {name: part.detach() for name, part in parts.items()}

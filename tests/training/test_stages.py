@@ -194,6 +194,21 @@ def train_bits(symbol: float, scale: float) -> float:
     return -float(torch.log2(above - below))
 
 
+def test_lattice_is_of_patterns_that_repeat_and_of_uneven_steps() -> None:
+    torch.manual_seed(0)
+    photo = torch.linspace(-0.5, 0.5, 128).expand(2, 3, 128, 128)
+    noise = 0.01 * torch.randn(2, 1, 128, 128)
+    clean = losses.lattice(photo + noise, photo)
+    pattern = photo + noise + 0.01 * torch.randn(8, 8).repeat(16, 16)  # the same in each block
+    seams = noise.clone()
+    seams[..., ::8] *= 3  # of either sign, so that they do not repeat
+    assert losses.lattice(photo, photo) == pytest.approx(0.0, abs=1e-4)
+    assert losses.lattice(pattern, photo) > 5 * clean
+    assert losses.lattice(photo + seams, photo) > 5 * clean
+    edges = torch.rand(2, 3, 128, 128) * 2 - 1  # nothing of it is flat
+    assert losses.lattice(edges + (pattern - photo), edges) == pytest.approx(0.0, abs=1e-4)
+
+
 def test_block_means_of_a_grey_ramp_and_of_a_colour() -> None:
     grey = torch.linspace(-1, 1, 4).repeat_interleave(16).expand(1, 3, 16, 64)
     luma, *chroma = losses.block_means(grey)[0]
