@@ -23,7 +23,7 @@ if [ ! -e "$runs/crops.npy" ]; then
     "${PYTHON:-python}" -m training.cut_crops --photos "${photos[@]}" --out "$runs/crops.npy"
 fi
 previous=()
-if [ -n "${INIT:-}" ]; then previous=(--init "$INIT"); fi
+if [ -n "${INIT:-}" ]; then previous=(--init $INIT); fi  # one file or several
 for stage in ${STAGES:-codec decoder}; do
     if [ ! -e "$runs/$stage/weights.safetensors" ]; then
         "${PYTHON:-python}" -m torch.distributed.run --nproc-per-node "$processes" -m "training.train_$stage" \

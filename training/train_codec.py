@@ -147,14 +147,16 @@ def validation(setup: common.RdeicSetup, decode: Callable[[Coded], Tensor]) -> t
 def main() -> None:
     """Run the stage; the result is ``weights.safetensors`` with keys ``vae.*`` and ``codec.*``."""
     p = common.parser(__doc__ or "")
-    p.add_argument("--init", type=Path, help="weights of an earlier training to start from; default: linear transforms")
+    p.add_argument(
+        "--init", type=Path, nargs="+", help="weights of an earlier training to start from; default: linear transforms"
+    )
     args = p.parse_args()
     setup = common.prepare(args, "codec", common.rdeic_model)
     model = setup.model
     lambdas = torch.tensor(setup.options["lambdas"], device=setup.device)
     middle = float(lambdas.log().mean().exp())
     if args.init:
-        loop.load_weights(model, args.init)
+        loop.load_weights(model, *args.init)
     elif not (setup.out / loop.CHECKPOINT).exists():  # what is resumed needs none of it, and it takes 9 GB
         transforms.start_from_linear(model, np.load(args.crops, mmap_mode="r"), setup.options["steps_of_y"])
     codebook = Codebook(model)

@@ -36,7 +36,9 @@ def main() -> None:
 def run_stage(kind: type[DecoderStage], name: str, description: str) -> None:
     """Read the command line of a stage with a frozen bitstream, and run it; ``name`` is its table of settings."""
     p = common.parser(description)
-    p.add_argument("--init", type=Path, required=True, help="weights that the stage before, or this one, left")
+    p.add_argument(
+        "--init", type=Path, nargs="+", required=True, help="weights that the stage before, or this one, left"
+    )
     args = p.parse_args()
     setup = common.prepare(args, name, common.rdeic_model)
     stage = kind(setup, args.init)
@@ -74,11 +76,11 @@ class Step:
 class DecoderStage:
     """What the stages with a frozen bitstream share: the decode, its losses, and which networks learn."""
 
-    def __init__(self, setup: common.RdeicSetup, init: Path) -> None:
+    def __init__(self, setup: common.RdeicSetup, init: list[Path]) -> None:
         self.setup, self.model = setup, setup.model
         model = self.model
         zero_connections(model)
-        loop.load_weights(model, init)
+        loop.load_weights(model, *init)
         model.requires_grad_(False)
         codec = common.codec_of(model)
         for module in (model.vae, codec.g_s, model.control, model.unet):

@@ -49,7 +49,7 @@ class PatchDiscriminator(nn.Module):
 class TextureStage(DecoderStage):
     """Stage decoder and its discriminator, which learn in the same steps."""
 
-    def __init__(self, setup: common.RdeicSetup, init: Path) -> None:
+    def __init__(self, setup: common.RdeicSetup, init: list[Path]) -> None:
         super().__init__(setup, init)
         self.discriminator = common.on_device(PatchDiscriminator(setup.model.config.vae.latent_channels), setup.device)
         self.trained["discriminator"] = self.discriminator

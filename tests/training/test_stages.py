@@ -78,10 +78,13 @@ def test_stages_chain_produces_every_weight_of_the_model(tmp_path: Path, monkeyp
         assert part in learnt
     assert (decoder / "samples" / "000002.png").exists()
 
-    texture, packed = tmp_path / "texture", tmp_path / "packed.safetensors"
+    texture, packed = tmp_path / "texture", tmp_path / "packed"
     run(train_texture.main, monkeypatch, *common, "--out", texture, "--init", decoder / "weights.safetensors")
     run(pack_weights.main, monkeypatch, texture / "weights.safetensors", "--out", packed)
-    third, kept = load_file(texture / "weights.safetensors"), load_file(packed)
+    third, kept = load_file(texture / "weights.safetensors"), load_file(packed / "codec.safetensors")
+    # Stages after the first leave one of the two files alone.
+    assert not kept.keys() & learnt
+    kept |= load_file(packed / "decoder.safetensors")
     assert any(key.startswith("discriminator.") for key in third)
     assert kept.keys() == set(RdeicModel(TINY_2).state_dict())
     assert all(value.dtype == torch.float16 for value in kept.values())
