@@ -554,5 +554,6 @@ def _check_targets(rate: float | None, target_bytes: int | None, target_bpp: flo
 def _most_bytes(size: Size, target_bytes: int | None, target_bpp: float | None) -> float:
     """Return the length that a file of an image of this size may have; infinite without a target."""
     if target_bpp is not None:
-        return target_bpp / 8 * size.height * size.width
+        # A file's own bits per pixel are rounded, and as a target must allow that file.
+        return target_bpp * (size.height * size.width) / 8 * (1 + 1e-12)
     return math.inf if target_bytes is None else target_bytes

@@ -178,7 +178,10 @@ class Bundle:
             return self.rate_at(rate)
         if self.levels is None and rate < len(self.rates) and self.rates[rate].model_id == model_id:
             return self.rates[rate]
-        has = ", ".join(f"rate {r.index}: {r.model_id.hex()}" for r in self.rates)
+        if self.levels is None:
+            has = ", ".join(f"rate {r.index}: {r.model_id.hex()}" for r in self.rates)
+        else:
+            has = f"{self.rates[0].model_id.hex()} at levels 0 to {self.levels.count - 1}"
         raise BundleMismatchError(
             f"the file needs model {model_id.hex()} at rate {rate}; bundle {self.name!r} in {self.folder} has {has}. "
             f"Load the bundle that the file was made with (by path, or from a folder in {SEARCH_VARIABLE})."

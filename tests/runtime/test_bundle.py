@@ -283,6 +283,17 @@ def test_rate_of_other_model_names_both(micro_folder: Path) -> None:
         assert "00c0ffee" in str(caught.value)
 
 
+def test_rate_of_another_model_is_told_the_levels_where_rates_share_one(golden_bundle: Path) -> None:
+    found = bundle.read(golden_bundle.parents[1] / "v1-levels" / "bundle")
+    assert found.levels is not None
+    last, own = found.levels.count - 1, found.rates[0].model_id
+    for model_id, rate in ((b"none", 0), (own, last + 1)):
+        with pytest.raises(
+            BundleMismatchError, match=f"at rate {rate}; .* has {own.hex()} at levels 0 to {last}. Load"
+        ):
+            found.rate_of(model_id, rate)
+
+
 def test_choose_rate_outside_the_bundle_lists_the_choices(micro_folder: Path) -> None:
     found = bundle.read(micro_folder)
     assert found.choose_rate(None) is found.choose_rate(0)

@@ -39,6 +39,7 @@ from rdeic_rt import (
     timing,
 )
 from rdeic_rt.backends import select
+from rdeic_rt.codec import _most_bytes
 from tests.images import high_frequency_energy, psnr_db
 
 Rgb = NDArray[np.uint8]
@@ -123,6 +124,13 @@ def test_encode_to_a_target_takes_the_best_rate_that_fits(codec: Codec, photo: R
         assert codec.encode(photo, target_bytes=len(data)) == data
         assert codec.encode(photo, target_bpp=8 * len(data) / n_pixels) == data
     assert codec.encode(photo, target_bytes=10**9) == codec.encode(photo, target_bpp=24) == files[-1]
+
+
+def test_encode_to_the_bits_per_pixel_of_a_file_allows_that_file() -> None:
+    for n_pixels in (300 * 451, 7, 96 * 80):
+        for n_bytes in range(1, 2000):
+            size = Size(height=n_pixels, width=1)
+            assert math.floor(_most_bytes(size, None, 8 * n_bytes / n_pixels)) == n_bytes
 
 
 def test_encode_to_a_target_counts_metadata(codec: Codec, part: Rgb) -> None:

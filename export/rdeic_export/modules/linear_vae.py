@@ -5,7 +5,7 @@
          └─ residual blocks at 1/8 ─ shuffle 2 ─ residual blocks at 1/4 ─ shuffle 4 ─ 3x3 ┘
 
 The basis is that of a principal component analysis of photos, so z_0 keeps most of what any linear transform with as
-many coefficients can. The last convolution sees every pixel's neighbours, so no grid of a shuffle is left to see.
+many coefficients can. The last convolution sees every pixel's neighbours, across the grid of the shuffles.
 """
 
 from __future__ import annotations

@@ -455,8 +455,12 @@ const Rate& Bundle::rate_of(const ModelId& model_id, std::uint32_t rate) const {
   }
   if (!levels && rate < rates.size() && rates[rate].model_id == model_id) return rates[rate];
   std::string has;
-  for (const Rate& one : rates)
-    has += text("%srate %" PRIu32 ": %s", has.empty() ? "" : ", ", one.index, hex(one.model_id).c_str());
+  if (levels) {
+    has = text("%s at levels 0 to %" PRIu32, hex(rates[0].model_id).c_str(), levels->count - 1);
+  } else {
+    for (const Rate& one : rates)
+      has += text("%srate %" PRIu32 ": %s", has.empty() ? "" : ", ", one.index, hex(one.model_id).c_str());
+  }
   fail(Result::kBundleMismatch,
        "the file needs model %s at rate %" PRIu32
        "; bundle '%s' in %s has %s. Load the bundle that the file was made with (by path, or from a folder in "

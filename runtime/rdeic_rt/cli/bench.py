@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from ..codec import Codec
     from ..limits import Limits
-    from ..manifest import Rate
 
 _DEFAULT_SIZE = (768, 512)
 _MB = 1e6
@@ -103,13 +102,14 @@ def run(args: argparse.Namespace, console: Console) -> int:
         steps = codec.bundle.n_steps(rate, args.steps)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    times = _measure(codec, image, rate, args, limits, console)
+    asked = rate.index if args.rate is None else args.rate  # which may lie between two indices
+    times = _measure(codec, image, asked, args, limits, console)
     result = {
         "system": system_facts(),
         "versions": package_versions(),
         "model": {
             "bundle": codec.bundle.name,
-            "rate": rate.index,
+            "rate": asked,
             "label": rate.label,
             "steps": steps,
             "sharpness": args.sharpness,
@@ -126,7 +126,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def _measure(
-    codec: Codec, image: NDArray[np.uint8], rate: Rate, args: argparse.Namespace, limits: Limits, console: Console
+    codec: Codec, image: NDArray[np.uint8], rate: float, args: argparse.Namespace, limits: Limits, console: Console
 ) -> dict[str, Any]:
     """Return times in ms, memory in MB and the size of the file."""
     from ..decode_options import DecodeOptions
@@ -134,20 +134,20 @@ def _measure(
 
     decoding = DecodeOptions(sharpness=args.sharpness, seed=args.seed, steps=args.steps)
     progress = _Progress(console, 4 * args.runs)
-    data = codec.encode(image, rate.index)
+    data = codec.encode(image, rate)
     began = time.perf_counter()
     codec.decode(data, decoding)
     first_ms = 1e3 * (time.perf_counter() - began)
     decode = measure.decode_ms(codec, data, decoding, args.runs, nvtx=args.nvtx, done=progress.step)
     peak_rss, peak_device = measure.peak_rss_bytes(), codec.peak_device_bytes()
     recordings = codec.recordings()
-    encode = measure.encode_ms(codec, image, rate.index, args.runs, progress.step)
+    encode = measure.encode_ms(codec, image, rate, args.runs, progress.step)
     unrecorded = partial(options.codec_from, args, limits, capture=False)
     stages = {
         "decode": measure.decode_stages(
             codec, unrecorded, data, decoding, args.runs, nvtx=args.nvtx, done=progress.step
         ),
-        "encode": measure.encode_stages(codec, image, rate.index, args.runs, nvtx=args.nvtx, done=progress.step),
+        "encode": measure.encode_stages(codec, image, rate, args.runs, nvtx=args.nvtx, done=progress.step),
     }
     console.clear()
     return {

@@ -53,7 +53,7 @@ def decode_ms(
     return _spread(_timed(lambda: codec.decode(data, options), runs, nvtx=nvtx, done=done))
 
 
-def encode_ms(codec: Codec, image: NDArray[np.uint8], rate: int, runs: int, done: Callable[[], None]) -> Spread:
+def encode_ms(codec: Codec, image: NDArray[np.uint8], rate: float, runs: int, done: Callable[[], None]) -> Spread:
     """Return the time of `Codec.encode`, warm."""
     return _spread(_timed(lambda: codec.encode(image, rate), runs, nvtx=False, done=done))
 
@@ -89,7 +89,7 @@ def decode_stages(
 
 
 def encode_stages(
-    codec: Codec, image: NDArray[np.uint8], rate: int, runs: int, *, nvtx: bool, done: Callable[[], None]
+    codec: Codec, image: NDArray[np.uint8], rate: float, runs: int, *, nvtx: bool, done: Callable[[], None]
 ) -> Stages:
     """Return the time of each stage of encoding; nothing of it is ever recorded."""
     return Stages(_stages(lambda: codec.encode(image, rate), codec, runs, nvtx=nvtx, done=done), one_by_one=False)

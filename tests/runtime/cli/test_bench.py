@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import rdeic_rt
 from rdeic_rt import bundle
 from rdeic_rt.backends.cpu.host import HostArrays
 from rdeic_rt.cli.measure import drawn_image
@@ -95,6 +96,21 @@ def test_bench_photo_rate_steps_and_sharpness_reach_the_codec(
     )
     result = result_of(capsys)
     assert (result["image"]["width"], result["image"]["height"]) == (64, 70)
+
+
+def test_bench_measures_a_rate_between_two(
+    command: Command, small_photo: Path, golden_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = golden_bundle.parents[1] / "v1-levels" / "bundle"
+    words = ("--bundle", str(folder), "--photo", "photo.jpg", "--rate", "0.5", "--json", "-")
+    assert command("bench", "--runs", "1", "--backend", "cpu", *words) == 0
+
+    result = result_of(capsys)
+    assert (result["model"]["rate"], result["model"]["label"]) == (0.5, "0.50")
+    codec = rdeic_rt.load(folder, backend="cpu")
+    with Image.open(small_photo) as image:
+        files = [codec.encode(image, rate) for rate in (0, 0.5, 1)]
+    assert result["image"]["bytes"] == len(files[1]) not in (len(files[0]), len(files[2]))
 
 
 def test_bench_writes_json_and_plot_beside_the_table(
