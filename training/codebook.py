@@ -67,9 +67,7 @@ class Codebook:
         """Start from clusters of vectors, float [N, D]; a step has ``per_step`` of them in all processes."""
         means, sizes = k_means(vectors, self._quantizer.embedding.num_embeddings, generator)
         self._quantizer.start(means, sizes * (per_step / len(vectors)))
-        if loop.process_count() > 1:
-            for tensor in (self._quantizer.embedding.weight, self._quantizer.cluster_size, self._quantizer.embed_avg):
-                distributed.broadcast(tensor, 0)
+        self._share()
 
     def quantise(self, z_e: Tensor) -> Quantised:
         """Return what training makes of z_e, and keep it for `after_step`."""
@@ -102,8 +100,12 @@ class Codebook:
         quantizer.embedding.weight[chosen] = picks
         quantizer.cluster_size[chosen] = size
         quantizer.embed_avg[chosen] = picks * size
+        self._share()
+
+    def _share(self) -> None:
+        """Give every process the first one's codebook."""
         if loop.process_count() > 1:
-            for tensor in (quantizer.embedding.weight, quantizer.cluster_size, quantizer.embed_avg):
+            for tensor in (self._quantizer.embedding.weight, self._quantizer.cluster_size, self._quantizer.embed_avg):
                 distributed.broadcast(tensor, 0)
 
     def _dead(self) -> Tensor:

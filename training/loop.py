@@ -127,6 +127,14 @@ def run(
         return value.detach(), parts
 
     begun = time.monotonic() - seconds
+
+    def elapsed() -> float:
+        seconds = time.monotonic() - begun
+        return seconds if schedule.minutes is None else _of_first_process(seconds, device)
+
+    def save() -> None:
+        _save_checkpoint(checkpoint, trained, optimiser, average, step, time.monotonic() - begun)
+
     crops = batch(step)
     compute: Callable[[Tensor], tuple[Tensor, Parts]] = gradients
     if device == "cuda" and process_count() == 1:
@@ -136,7 +144,8 @@ def run(
             logger.warning("no CUDA graph, so steps take longer: %s", error)
     averaged = _Average(average, trained)
     saved_at = time.monotonic()
-    while (share := schedule.share(step, time.monotonic() - begun)) < 1:
+    share = schedule.share(step, elapsed())
+    while share < 1:
         for group in optimiser.param_groups:
             group["lr"] = schedule.lr * lr_factor(step, share, schedule)
         value, parts = compute(crops)
@@ -149,19 +158,19 @@ def run(
         averaged.update(min(schedule.ema, (1 + step) / (10 + step)))
         after_step(step, share)
         step += 1
+        share = schedule.share(step, elapsed())
 
         if process_rank():
             continue
-        done = schedule.share(step, time.monotonic() - begun) >= 1
-        if (step - 1) % schedule.log_every == 0 or done:
+        if (step - 1) % schedule.log_every == 0 or share >= 1:
             _log(out, step - 1, {"loss": float(value), "norm": norm, **{k: float(v) for k, v in parts.items()}})
-        if done or step % schedule.sample_every == 0:
+        if share >= 1 or step % schedule.sample_every == 0:
             _write_samples(out, step, trained, average, samples)
         if time.monotonic() - saved_at > 60 * schedule.checkpoint_minutes:
-            _save_checkpoint(checkpoint, trained, optimiser, average, step, time.monotonic() - begun)
+            save()
             saved_at = time.monotonic()
     if not process_rank():
-        _save_checkpoint(checkpoint, trained, optimiser, average, step, time.monotonic() - begun)
+        save()
         save_weights(out / "weights.safetensors", average)
     trained.load_state_dict(average)
 
@@ -237,6 +246,15 @@ def process_count() -> int:
 def process_rank() -> int:
     """Return which of the processes that train together this one is, 0 when it trains alone."""
     return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def _of_first_process(value: float, device: str) -> float:
+    """Return the first process's value: all must leave the loop after the same step, or one waits for ever."""
+    if process_count() == 1:
+        return value
+    shared = torch.tensor(value, dtype=torch.float64, device=device)
+    distributed.broadcast(shared, 0)
+    return float(shared)
 
 
 def _average_gradients(parameters: list[nn.Parameter]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,33 @@ def test_run_in_two_processes_learns_what_one_learns_from_the_whole_batch(tmp_pa
     expected, actual = (load_file(tmp_path / name / "weights.safetensors") for name in ("alone", "rank_0"))
     for key in expected:
         torch.testing.assert_close(actual[key], expected[key], rtol=0, atol=1e-6)
+
+
+def train_by_the_clock(rank: int, folder: str) -> None:
+    """Train for a second and a half, by a clock that is twice as fast in the second of two processes."""
+    store = distributed.FileStore(f"{folder}/store", 2)  # type: ignore[attr-defined]
+    distributed.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=60))
+    clock = time.monotonic
+    time.monotonic = lambda: (rank + 1) * clock()
+    layer, steps = nn.Linear(2, 2), []
+    schedule = loop.TrainingSchedule(steps=1, batch=1, lr=1e-2, minutes=0.025)
+    loop.run(
+        nn.ModuleDict({"m": layer}),
+        lambda step: torch.ones(1, 2),
+        lambda x: (layer(x).square().mean(), {}),
+        lambda: (np.zeros((4, 4, 3), np.uint8), {}),
+        schedule,
+        Path(folder) / f"rank_{rank}",
+        **HOW,
+        after_step=lambda step, share: steps.append(step),
+    )
+    (Path(folder) / f"steps_{rank}").write_text(str(len(steps)))
+
+
+def test_run_for_some_minutes_ends_after_the_same_step_in_all_processes(tmp_path: Path) -> None:
+    multiprocessing.spawn(train_by_the_clock, (str(tmp_path),), nprocs=2)  # type: ignore[attr-defined,no-untyped-call]
+    first, second = (int((tmp_path / f"steps_{rank}").read_text()) for rank in (0, 1))
+    assert first == second > 1
 
 
 def test_load_weights_unknown_key_is_refused(tmp_path: Path) -> None:
