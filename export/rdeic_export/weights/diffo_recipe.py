@@ -32,7 +32,7 @@ from ..modules.diffo.model import DiffoModel
 from ..modules.linear_vae import LinearVae
 from . import diffo
 from .document import OWN, RANDOM, RELEASED, check_files
-from .state import listed, read_state, take
+from .state import draw, listed, read_state, round_to_half, take
 
 MODELS = {config.name: config for config in (DIFFO, DIFFO_TINY)}
 
@@ -159,8 +159,7 @@ def build_model(recipe: DiffoRecipe, rate: DiffoRate) -> DiffoModel:
     """
     model = _MODEL_OF[recipe.layout](recipe, rate).float().eval().requires_grad_(False)
     if recipe.half_weights:
-        for parameter in model.parameters():
-            parameter.copy_(parameter.half())
+        round_to_half(model)
     return model
 
 
@@ -189,9 +188,7 @@ def _random_model(recipe: DiffoRecipe, rate: DiffoRate) -> DiffoModel:
     """Return weights that keep activations near unit variance, so that latents, indices and ranges are plausible."""
     generator = torch.Generator().manual_seed(recipe.rates.index(rate))
     model = DiffoModel(rate.config)
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            parameter.normal_(0.0, parameter[0].numel() ** -0.5, generator=generator)
+    draw(model, generator)
     if isinstance(model.vqgan, LinearVae):
         basis = model.vqgan.basis
         basis.copy_(torch.linalg.qr(torch.randn(basis.shape, generator=generator).t())[0].t() * 4)

@@ -42,7 +42,7 @@ from ..modules.config import SD21, TINY, TINY_2, ModelConfig, UNetConfig
 from ..modules.model import RdeicModel
 from . import checkpoint
 from .document import OWN, RANDOM, RELEASED, check_files, reading
-from .state import listed, read_state
+from .state import draw, listed, read_state, round_to_half
 
 MODELS = {config.name: config for config in (SD21, TINY, TINY_2)}
 STEPS = (2, 5)  # every rate can be decoded in either number of steps
@@ -224,8 +224,7 @@ def build_model(recipe: Recipe, rate: RateRecipe) -> RdeicModel:
     """
     model = _MODEL_OF[recipe.layout](recipe, rate).float().eval().requires_grad_(False)
     if recipe.half_weights:
-        for parameter in model.parameters():
-            parameter.copy_(parameter.half())
+        round_to_half(model)
     return model
 
 
@@ -273,9 +272,7 @@ def _random_model(recipe: Recipe, rate: RateRecipe) -> RdeicModel:
     """Return weights that keep activations near unit variance, so that latents, symbols and ranges are plausible."""
     generator = torch.Generator().manual_seed(recipe.rates.index(rate))
     model = RdeicModel(recipe.config)
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            parameter.normal_(0.0, parameter[0].numel() ** -0.5, generator=generator)
+    draw(model, generator)
     model.context.normal_(generator=generator)
     model.codec.quantize.embedding.weight.normal_(generator=generator)
     return model

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from rdeic_rt.errors import ExportError
 
@@ -57,6 +57,21 @@ def take(wanted: Mapping[str, Tensor], source: Mapping[str, Tensor], file_name: 
             problems.append(f"{file_name}: {name} has shape {list(value.shape)}, expected {list(target.shape)}")
         else:
             target.copy_(value.reshape(target.shape))
+
+
+@torch.no_grad()
+def round_to_half(model: nn.Module) -> None:
+    """Round all parameters to what float16 holds, which is how a bundle may store them."""
+    for parameter in model.parameters():
+        parameter.copy_(parameter.half())
+
+
+@torch.no_grad()
+def draw(model: nn.Module, generator: torch.Generator) -> None:
+    """Draw weights, but not biases, that keep activations near unit variance."""
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.normal_(0.0, parameter[0].numel() ** -0.5, generator=generator)
 
 
 def listed(where: str, problems: Sequence[str]) -> str:

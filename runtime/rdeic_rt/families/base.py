@@ -52,6 +52,18 @@ class Stages(Protocol):
         """All that `Placement.each` is called with, in order."""
 
 
+@dataclass(frozen=True)
+class Encoder:
+    """What `Family.encode` needs where one graph does it all."""
+
+    analysis: Stage
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The analysis alone."""
+        return (self.analysis,)
+
+
 class Family(Protocol):
     """How the graphs of a bundle follow each other."""
 

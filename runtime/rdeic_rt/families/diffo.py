@@ -22,16 +22,7 @@ from .. import noise, timing
 from ..errors import BundleCorruptError
 from ..placement import Placement, Stage, Value
 from ..schedule import Schedule
-from .base import Loader, Role, graph_stage, start_stage
-
-
-@dataclass(frozen=True)
-class _Encoder:
-    analysis: Stage
-
-    @property
-    def stages(self) -> tuple[Stage, ...]:
-        return (self.analysis,)
+from .base import Encoder, Loader, Role, graph_stage, start_stage
 
 
 @dataclass(frozen=True)
@@ -77,9 +68,9 @@ class Diffo:
         """Return synthesis, the step and VAE."""
         return 2 if preview else 3
 
-    def load_encoder(self, load: Loader) -> _Encoder:
+    def load_encoder(self, load: Loader) -> Encoder:
         """Return the analysis."""
-        return _Encoder(graph_stage("analysis", load, "analysis", self.coded))
+        return Encoder(graph_stage("analysis", load, "analysis", self.coded))
 
     def load_decoder(self, load: Loader, schedule: Schedule | None) -> _Decoder:
         """Return all stages of `decode`; BundleCorruptError if the schedule says more than ``abar_start``."""
@@ -110,7 +101,7 @@ class Diffo:
         shape = decoder.unet_step.inputs["z_n"].resolve(sizes)
         return {**latents, "noise.start": noise.gaussian(shape, seed, 0)}
 
-    def encode(self, at: Placement, encoder: _Encoder, given: Mapping[str, Value]) -> tuple[Value, ...]:
+    def encode(self, at: Placement, encoder: Encoder, given: Mapping[str, Value]) -> tuple[Value, ...]:
         """Return the nearest code vectors, int64 [1, Hq, Wq]."""
         return at.each(encoder.analysis, image=given["image"])
 

@@ -26,19 +26,10 @@ from ..backends.base import Backend, Buffer, Graph, run_checked
 from ..placement import Placement, Stage, Value
 from ..schedule import Schedule
 from ..tensor_spec import TensorSpec
-from .base import Loader, Role, graph_stage, level_input, start_stage
+from .base import Encoder, Loader, Role, graph_stage, level_input, start_stage
 
 _RESIDUALS = "residual_*"
 _GUIDANCE = TensorSpec("guidance", "float32", (2,))
-
-
-@dataclass(frozen=True)
-class _Encoder:
-    analysis: Stage
-
-    @property
-    def stages(self) -> tuple[Stage, ...]:
-        return (self.analysis,)
 
 
 @dataclass(frozen=True)
@@ -79,9 +70,9 @@ class Rdeic:
         """Return synthesis, steps and VAE."""
         return 2 if preview or schedule is None else 2 + schedule.n_steps
 
-    def load_encoder(self, load: Loader) -> _Encoder:
+    def load_encoder(self, load: Loader) -> Encoder:
         """Return the analysis."""
-        return _Encoder(graph_stage("analysis", load, "analysis", self.coded))
+        return Encoder(graph_stage("analysis", load, "analysis", self.coded))
 
     def load_decoder(self, load: Loader, schedule: Schedule | None) -> _Decoder:
         """Return all stages of `decode`, with the constants of each step put where the graphs run."""
@@ -117,7 +108,7 @@ class Rdeic:
             named["guidance"] = np.array([sharpness, 1.0 - sharpness], np.float32)
         return named
 
-    def encode(self, at: Placement, encoder: _Encoder, given: Mapping[str, Value]) -> tuple[Value, ...]:
+    def encode(self, at: Placement, encoder: Encoder, given: Mapping[str, Value]) -> tuple[Value, ...]:
         """Return y, float32 [1, M, h/16, w/16], not rounded, and the nearest code vectors, int64 [1, h/64, w/64]."""
         level = given.get(level_input("analysis"))
         return at.each(encoder.analysis, image=given["image"], level=level)
