@@ -29,6 +29,7 @@ from rdeic_rt.schedule import Schedule, load_arrays
 from ..disk import check_free
 from ..entropy import integer, skip_threshold
 from ..fold import graphs
+from ..fold.pixels import PixelsFromVae
 from ..forms.ranges import names_digest
 from ..modules import samplers
 from ..modules.model import RdeicModel
@@ -204,15 +205,16 @@ def _entropy_arrays(
     arrays = integer.convert(model.codec, samples)
     if layout == RANDOM:  # nothing to choose by: such a z_c is an estimate of nothing
         return arrays, 0.0
-    targets = [skip_threshold.target_of(model, pixels.pad(image, model.config.image_multiple_px)) for image in images]
-    synthesis_rows = [None if level is None else torch.from_numpy(level.synthesis)[None] for level in levels]
+    padded = [pixels.pad(image, model.config.image_multiple_px) for image in images] * len(levels)
+    rows = [None if level is None else torch.from_numpy(level.synthesis)[None] for level in levels]
+    pixels_of = PixelsFromVae(model.vae)
 
-    def synthesise(y_hat: Tensor, number: int) -> Tensor:
-        return model.codec.synthesise(y_hat, synthesis_rows[number // len(images)])[0]
+    def reconstruct(y_hat: Tensor, number: int) -> Tensor:
+        return pixels_of(model.codec.synthesise(y_hat, rows[number // len(images)])[0]).float()
 
-    threshold = skip_threshold.choose(synthesise, Hyperprior.load(arrays), samples, targets * len(levels))
+    threshold = skip_threshold.choose(reconstruct, Hyperprior.load(arrays), samples, padded)
     arrays = {**arrays, "skip_below": np.array([threshold], np.int32)}
-    return arrays, skip_threshold.choose_bit_worth(synthesise, Hyperprior.load(arrays), samples, targets * len(levels))
+    return arrays, skip_threshold.choose_bit_worth(reconstruct, Hyperprior.load(arrays), samples, padded)
 
 
 def _samples(model: RdeicModel, level: Level, images: list[NDArray[np.uint8]]) -> Samples:

@@ -13,7 +13,6 @@ from torch import Tensor
 from rdeic_export.entropy import integer, skip_threshold
 from rdeic_export.entropy.integer import Sample
 from rdeic_export.modules.model import RdeicModel
-from rdeic_export.modules.vae import Vae
 from rdeic_rt.entropy.hyperprior import Hyperprior
 from rdeic_rt.errors import ExportError
 from tests.micro import make_micro
@@ -38,53 +37,56 @@ def model(network: RdeicModel, samples: list[Sample]) -> Hyperprior:
     return Hyperprior.load({**arrays, "scale_thresholds": 4 * arrays["scale_thresholds"].astype(np.int32)})
 
 
-def z_c_of(network: RdeicModel) -> Callable[[Tensor, int], Tensor]:
+def preview_of(network: RdeicModel) -> Callable[[Tensor, int], Tensor]:
+    """Return what makes the preview of y_hat: its z_c, which is as good as an image here."""
     return lambda y_hat, number: network.codec.synthesise(y_hat)[0]
 
 
-def estimates(network: RdeicModel, model: Hyperprior, samples: list[Sample], threshold: int) -> list[Tensor]:
-    """Return z_c of each sample when symbols under the threshold are left out."""
+def photos_like(
+    network: RdeicModel, model: Hyperprior, samples: list[Sample], threshold: int, distance: float
+) -> list[np.ndarray]:
+    """Return the previews of all samples, symbols under the threshold left out, so far away."""
     tried = replace(model, tables=replace(model.tables, skip_below=threshold))
     y_hats = [integer.encode(tried, sample).tensors["y_hat"] for sample in samples]
     with torch.no_grad():
-        return [network.codec.synthesise(torch.from_numpy(y_hat))[0] for y_hat in y_hats]
+        return [(network.codec.synthesise(torch.from_numpy(y_hat))[0] + distance).numpy() for y_hat in y_hats]
 
 
 def test_choose_exact_estimate_spoilt_by_any_skip_keeps_every_symbol(
     network: RdeicModel, model: Hyperprior, samples: list[Sample]
 ) -> None:
-    exact = [target + 1e-3 for target in estimates(network, model, samples, 0)]
-    assert skip_threshold.choose(z_c_of(network), model, samples, exact) == 0
+    exact = photos_like(network, model, samples, 0, 1e-3)
+    assert skip_threshold.choose(preview_of(network), model, samples, exact) == 0
 
 
 def test_choose_estimate_that_no_symbol_helps_skips_the_most(
     network: RdeicModel, model: Hyperprior, samples: list[Sample]
 ) -> None:
-    far = [target + 1e6 for target in estimates(network, model, samples, 0)]
-    assert skip_threshold.choose(z_c_of(network), model, samples, far) == skip_threshold.HIGHEST
+    far = photos_like(network, model, samples, 0, 1e6)
+    assert skip_threshold.choose(preview_of(network), model, samples, far) == skip_threshold.HIGHEST
 
 
 def test_choose_estimate_that_is_best_with_a_threshold_finds_it(
     network: RdeicModel, model: Hyperprior, samples: list[Sample]
 ) -> None:
-    best = [target + 1e-3 for target in estimates(network, model, samples, 4)]
-    assert skip_threshold.choose(z_c_of(network), model, samples, best) == 4
+    best = photos_like(network, model, samples, 4, 1e-3)
+    assert skip_threshold.choose(preview_of(network), model, samples, best) == 4
 
 
-def test_target_of_an_image_is_the_mean_that_the_autoencoder_encodes_it_to(
-    network: RdeicModel, photo: np.ndarray
+def test_choose_bit_worth_of_photos_that_nearest_symbols_reach_is_0(
+    network: RdeicModel, model: Hyperprior, samples: list[Sample]
 ) -> None:
-    image = np.ascontiguousarray(photo[:64, :128])
-    target = skip_threshold.target_of(network, image)
-    vae = network.vae
-    assert isinstance(vae, Vae)
-    pixels = torch.from_numpy(image.transpose(2, 0, 1)[None] / 127.5 - 1).float()
-    unshuffled = torch.nn.functional.pixel_unshuffle(pixels, vae.config.pixel_unshuffle)
-    mean = vae.kl.encode(unshuffled).latent_dist.mean
-    assert target.shape == (1, 4, 8, 16)
-    torch.testing.assert_close(target, mean * vae.config.scale_factor)
+    exact = photos_like(network, model, samples, 0, 1e-3)
+    assert skip_threshold.choose_bit_worth(preview_of(network), model, samples, exact) == 0
+
+
+def test_choose_bit_worth_of_photos_that_no_symbol_helps_is_the_highest(
+    network: RdeicModel, model: Hyperprior, samples: list[Sample]
+) -> None:
+    far = photos_like(network, model, samples, 0, 1e6)
+    assert skip_threshold.choose_bit_worth(preview_of(network), model, samples, far) == max(skip_threshold.BIT_WORTHS)
 
 
 def test_choose_without_samples_raises(network: RdeicModel, model: Hyperprior) -> None:
     with pytest.raises(ExportError, match="no samples"):
-        skip_threshold.choose(z_c_of(network), model, [], [])
+        skip_threshold.choose(preview_of(network), model, [], [])
