@@ -210,7 +210,8 @@ def _entropy_arrays(
     pixels_of = PixelsFromVae(model.vae)
 
     def reconstruct(y_hat: Tensor, number: int) -> Tensor:
-        return pixels_of(model.codec.synthesise(y_hat, rows[number // len(images)])[0]).float()
+        preview: Tensor = pixels_of(model.codec.synthesise(y_hat, rows[number // len(images)])[0])
+        return preview.float()
 
     threshold = skip_threshold.choose(reconstruct, Hyperprior.load(arrays), samples, padded)
     arrays = {**arrays, "skip_below": np.array([threshold], np.int32)}
