@@ -55,13 +55,13 @@ def _sha256(path: Path) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--bundle", type=Path, default=ROOT / "engines/tiny", help="bundle folder (default: engines/tiny)")
+    p.add_argument("--bundle", type=Path, default=ROOT / "engines/tiny-2", help="folder (default: engines/tiny-2)")
     p.add_argument("--photos", type=Path, nargs="+", required=True, help="photos or folders of them, a few dozen")
     p.add_argument(
         "--output",
         type=Path,
-        default=ROOT / "calibration/ranges/tiny.json",
-        help="the file to write (default: calibration/ranges/tiny.json)",
+        default=ROOT / "calibration/ranges/tiny-2.json",
+        help="the file to write (default: calibration/ranges/tiny-2.json)",
     )
     p.add_argument("--set", type=Path, help="also write the photos' names and SHA-256 to this file")
     p.add_argument("--threads", type=int, help="CPU threads (default: one per physical core)")

@@ -38,7 +38,7 @@ from rdeic_rt.limits import Size
 from rdeic_rt.manifest import Bundle
 
 ROOT = Path(__file__).parents[1]
-EMBEDDED = ROOT / "engines/tiny"
+EMBEDDED = ROOT / "engines/tiny-2"
 INTERRUPTED = 130  # exit code, as of the command rdeic-rt
 PRECISIONS = tuple(selection.IN_PLANS)
 LARGEST_SIDE_PX = 8192  # of an image in one piece

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PHOTOS = REPOSITORY / "tests" / "data" / "photos"
-EMBEDDED_BUNDLE = REPOSITORY / "engines" / "tiny"
+EMBEDDED_BUNDLE = REPOSITORY / "engines" / "tiny-2"
 GOLDEN_BUNDLE = REPOSITORY / "tests" / "golden" / "v1" / "bundle"
 
 
@@ -44,13 +44,18 @@ def photo(photo_paths: list[Path]) -> NDArray[np.uint8]:
 @pytest.fixture(scope="session")
 def embedded_bundle() -> Path:
     return (
-        EMBEDDED_BUNDLE if (EMBEDDED_BUNDLE / "bundle.json").is_file() else missing("the embedded bundle engines/tiny")
+        EMBEDDED_BUNDLE
+        if (EMBEDDED_BUNDLE / "bundle.json").is_file()
+        else missing("the embedded bundle engines/tiny-2")
     )
 
 
 @pytest.fixture(scope="session")
 def golden_bundle() -> Path:
-    """A whole bundle of 2 MB with random weights and every kind of layer; tests must not change it."""
+    """A whole bundle of 2 MB with random weights and every kind of layer; tests must not change it.
+
+    Unlike the embedded one it has no levels: each of its two rates has graphs and a number of steps of its own.
+    """
     return GOLDEN_BUNDLE if (GOLDEN_BUNDLE / "bundle.json").is_file() else missing("tests/golden/v1/bundle")
 
 
@@ -60,3 +65,19 @@ def codec(embedded_bundle: Path) -> Codec:
     import rdeic_rt
 
     return rdeic_rt.load(embedded_bundle, backend="cpu")
+
+
+@pytest.fixture(scope="session")
+def fp32_codec(embedded_bundle: Path) -> Codec:
+    """The same in float32, whatever the CPU prefers: what other backends are compared with."""
+    import rdeic_rt
+
+    return rdeic_rt.load(embedded_bundle, backend="cpu", precision="fp32")
+
+
+@pytest.fixture(scope="session")
+def golden_codec(golden_bundle: Path) -> Codec:
+    """`golden_bundle` on the CPU."""
+    import rdeic_rt
+
+    return rdeic_rt.load(golden_bundle, backend="cpu")

@@ -23,7 +23,7 @@ from .resnet import ResNetFeatures
 from .st_lpips import StLpips
 
 # The family of lite0, the network in the loss that the embedded weights are trained with.
-FAMILY_OF_LOSS = "EfficientNet"
+FAMILIES_OF_LOSS = ("EfficientNet", "ResNet")
 
 
 class Network(Protocol):
@@ -57,19 +57,19 @@ class JudgeFacts:
     @property
     def of_loss_family(self) -> bool:
         """Whether the training loss has a network of its family."""
-        return self.family == FAMILY_OF_LOSS
+        return self.family in FAMILIES_OF_LOSS
 
 
 def _lite(name: str) -> JudgeFacts:
     # The star is explained under the tables.
     label = f"distance {name}*"
-    return JudgeFacts(name, label, f"efficientnet-{name}", FAMILY_OF_LOSS, lambda: FeatureDistance(name))
+    return JudgeFacts(name, label, f"efficientnet-{name}", "EfficientNet", lambda: FeatureDistance(name))
 
 
-# Not lite0, which the embedded weights are trained with.
+# The embedded weights are trained with lite0 and with the ResNet itself.
 JUDGES = (
     JudgeFacts("st_lpips", "ST-LPIPS", "ST-LPIPS", "AlexNet", StLpips),
-    JudgeFacts("resnet", "distance resnet", "ResNet-50 of Open-NSFW", "ResNet", ResNetFeatures),
+    JudgeFacts("resnet", "distance resnet*", "ResNet-50 of Open-NSFW", "ResNet", ResNetFeatures),
     _lite("lite1"),
     _lite("lite2"),
 )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from .metrics import FAMILY_OF_LOSS, FAULTS, METRICS, Metric
+from .metrics import FAMILIES_OF_LOSS, FAULTS, METRICS, Metric
 from .results import OURS, PREVIEW, Evaluation, Measurement, PhotoResult, Summary
 
 
@@ -38,8 +38,8 @@ def as_text(evaluation: Evaluation) -> str:
     lines = [
         f"{n} {'photo' if n == 1 else 'photos'}, bundle {evaluation.bundle}, backend {backend}",
         f"bpp of whole files; of distances less is better: {_judges(evaluation, of_loss_family=False)}",
-        f"* {_judges(evaluation, of_loss_family=True)} are of the family of the network in the training loss, "
-        f"{FAMILY_OF_LOSS}: gains there count for less",
+        f"* {_judges(evaluation, of_loss_family=True)} are of the families of the networks in the training loss, "
+        f"{' and '.join(FAMILIES_OF_LOSS)}: gains there count for less",
         *(f"{name}: {settings}" for name, settings in evaluation.settings.items()),
         *(f"{name} is left out: {reason}" for name, reason in evaluation.left_out.items()),
         "",

@@ -41,7 +41,7 @@ def load(source: str | Path | None = None, *, verify: bool = True) -> Bundle:
     """Return the bundle found by `bundle_search.find`, checked.
 
     Args:
-        source: a folder, a bundle's name, or None for ``tiny``.
+        source: a folder, a bundle's name, or None for ``tiny-2``.
         verify: compare the SHA-256 of every file, now and when it is used; sizes are compared in any case.
 
     Raises:

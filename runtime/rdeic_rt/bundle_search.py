@@ -8,7 +8,7 @@ from pathlib import Path
 from .errors import BundleNotFoundError
 
 MANIFEST = "bundle.json"
-DEFAULT_NAME = "tiny"
+DEFAULT_NAME = "tiny-2"
 SEARCH_VARIABLE = "RDEIC_RT_BUNDLES"
 
 

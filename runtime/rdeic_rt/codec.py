@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import bundle as bundles
-from . import container, families, loading, pipeline, pixels, target_size, tiles, timing
+from . import closed_loop, container, families, loading, pipeline, pixels, target_size, tiles, timing
 from .backends import select
 from .backends.base import Backend, Recordings
 from .container import Header, Metadata, RdcFile
@@ -146,6 +146,7 @@ class Codec:
         target_bytes: int | None = None,
         target_bpp: float | None = None,
         fixed_size: bool = False,
+        effort: int = 0,
         metadata: Metadata | None = None,
     ) -> bytes:
         """Return the image as an .rdc file; the same image, bundle and options give the same bytes.
@@ -160,16 +161,20 @@ class Codec:
             target_bpp: the same in bits per pixel of the image.
             fixed_size: make a file whose length follows from rate, image size and metadata alone, as
                 `fixed_size_bytes` says it, even where it could be shorter.
+            effort: how many files to try besides, 0 to `closed_loop.MAX_EFFORT`, each aimed at what the last one lost.
+                Of those no larger than the first, or than the target, the one that decodes with the least squared
+                error is taken.
             metadata: ICC profile and EXIF to keep in the file; `pixels.read_image` returns an image's own.
 
         Raises:
-            ValueError: no such rate, not an image, more than one of rate and targets, a target that is not over 0, or
-                a fixed size of a rate that has none.
+            ValueError: no such rate, not an image, more than one of rate and targets, a target that is not over 0, a
+                fixed size of a rate that has none, or an effort out of range.
             ImageError: with no rate is the file as small as the target.
             LimitExceededError: the image is larger than ``limits`` allow a file to say.
             BackendError: the graph could not be run.
         """
         _check_targets(rate, target_bytes, target_bpp)
+        _check_effort(effort)
         chosen = self._bundle.choose_rate(rate)
         if fixed_size:
             self.fixed_size_bytes(Size(1, 1), rate)
@@ -177,19 +182,36 @@ class Codec:
             rgb = pixels.as_rgb(image)
             size = Size(height=rgb.shape[0], width=rgb.shape[1])
             self._limits.check_size(size)
-            padded = pixels.pad(rgb, self._bundle.size_multiple_px)
+        encode = partial(self._encoder, metadata=metadata or Metadata(), fixed_size=fixed_size)
+        most_bytes = _most_bytes(size, target_bytes, target_bpp)
+        if most_bytes == math.inf:
+            data = encode(rgb)(chosen)
+            most_bytes = len(data)
+        else:
+            data = target_size.best(self._bundle, encode(rgb), most_bytes, size)
+        if not effort:
+            return data
+        finest = self._parsed(data, allow_partial=False)[1]
+
+        def encode_again(corrected: NDArray[np.uint8]) -> bytes | None:
+            return target_size.best_from(self._bundle, finest, encode(corrected), most_bytes)
+
+        return closed_loop.improved(rgb, data, effort, encode_again, self.decode)
+
+    def _encoder(self, rgb: NDArray[np.uint8], *, metadata: Metadata, fixed_size: bool) -> Callable[[Rate], bytes]:
+        """Return what makes the file of an image at a rate."""
+        size = Size(height=rgb.shape[0], width=rgb.shape[1])
+        padded = pixels.pad(rgb, self._bundle.size_multiple_px)
         coded: dict[tuple[str, ...], _Coded] = {}  # rates may share it
 
-        def encode_at(candidate: Rate) -> bytes:
-            graphs = [candidate.graphs[role] for role in sorted(self._family.encoding)]
-            key = (*graphs, "" if self._bundle.levels is None else str(candidate.number))
+        def encode_at(rate: Rate) -> bytes:
+            graphs = [rate.graphs[role] for role in sorted(self._family.encoding)]
+            key = (*graphs, "" if self._bundle.levels is None else str(rate.number))
             if key not in coded:
-                coded[key] = self._analyse(candidate, padded)
-            return self._code(candidate, size, coded[key], metadata or Metadata(), fixed_size)
+                coded[key] = self._analyse(rate, padded)
+            return self._code(rate, size, coded[key], metadata, fixed_size)
 
-        if target_bytes is None and target_bpp is None:
-            return encode_at(chosen)
-        return target_size.best(self._bundle, encode_at, _most_bytes(size, target_bytes, target_bpp), size)
+        return encode_at
 
     def fixed_size_bytes(self, size: Size, rate: float | None = None) -> int:
         """Return how long a file of an image of this size is that `encode` makes with ``fixed_size``.
@@ -350,6 +372,7 @@ class Codec:
         target_bytes: int | None = None,
         target_bpp: float | None = None,
         fixed_size: bool = False,
+        effort: int = 0,
         workers: int = 1,
         on_error: OnError | None = None,
     ) -> Iterator[tuple[ImageSource, bytes]]:
@@ -358,7 +381,7 @@ class Codec:
         Args:
             sources: images: paths, bytes of image files, or binary streams, whose metadata is kept; or anything that
                 `encode` takes. Taken ``workers`` ahead of what was yielded.
-            rate, target_bytes, target_bpp, fixed_size: as for `encode`.
+            rate, target_bytes, target_bpp, fixed_size, effort: as for `encode`.
             workers: threads that read and encode.
             on_error: as for `decode_many`.
 
@@ -366,8 +389,14 @@ class Codec:
             ValueError: an option is out of range. OSError: a file cannot be read. RdeicError: as for `encode`.
         """
         _check_targets(rate, target_bytes, target_bpp)
+        _check_effort(effort)
         encode = partial(
-            self.encode, rate=rate, target_bytes=target_bytes, target_bpp=target_bpp, fixed_size=fixed_size
+            self.encode,
+            rate=rate,
+            target_bytes=target_bytes,
+            target_bpp=target_bpp,
+            fixed_size=fixed_size,
+            effort=effort,
         )
 
         def read(source: ImageSource) -> bytes:
@@ -495,7 +524,7 @@ def load(
     """Return a codec, ready to use.
 
     Args:
-        bundle: a bundle's folder, or its name (see `bundle.find`); None for the embedded ``tiny``.
+        bundle: a bundle's folder, or its name (see `bundle.find`); None for the embedded ``tiny-2``.
         backend: ``auto`` for the fastest that can run here, or one of ``tensorrt``, ``cuda``, ``openvino``, ``cpu``.
         precision: ``fp32``, ``fp16`` or ``int8``; ``auto`` for what the bundle has.
         threads: CPU threads of one graph run; None for one per physical core.
@@ -549,6 +578,11 @@ def _check_targets(rate: float | None, target_bytes: int | None, target_bpp: flo
     for name, target in (("target_bytes", target_bytes), ("target_bpp", target_bpp)):
         if target is not None and not (math.isfinite(target) and target > 0):
             raise ValueError(f"{name} is {target}; it must be a finite number over 0")
+
+
+def _check_effort(effort: int) -> None:
+    if not 0 <= operator.index(effort) <= closed_loop.MAX_EFFORT:
+        raise ValueError(f"effort is {effort}; it must be a whole number from 0 to {closed_loop.MAX_EFFORT}")
 
 
 def _most_bytes(size: Size, target_bytes: int | None, target_bpp: float | None) -> float:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from .errors import ImageError
 from .limits import Size
 from .manifest import Bundle, Rate
 
+NEAR: Final = 31
+"""Levels that are tried for a file a little smaller than another one; about 30 % of its bytes."""
 EncodeAt = Callable[[Rate], bytes]
 
 
@@ -27,7 +30,7 @@ def best(bundle: Bundle, encode_at: EncodeAt, most_bytes: float, size: Size) -> 
         rates = sorted(bundle.rates, key=lambda rate: rate.bpp, reverse=True)
         first_that_fits, tried = _scan(rates, encode_at, most_bytes)
     else:
-        first_that_fits, tried = _bisect(bundle, bundle.levels.count, encode_at, most_bytes)
+        first_that_fits, tried = _bisect(bundle, range(bundle.levels.count), encode_at, most_bytes)
     if first_that_fits is not None:
         return first_that_fits
     n_bytes, rate = min(((length, rate) for length, rate in tried), key=lambda pair: pair[0])
@@ -36,6 +39,17 @@ def best(bundle: Bundle, encode_at: EncodeAt, most_bytes: float, size: Size) -> 
         f"is {n_bytes} bytes, {8 * n_bytes / (size.width * size.height):.4f} bits per pixel, at rate {rate.index} of "
         f"bundle {bundle.name!r}. Raise the target, scale the image down, or leave out its metadata"
     )
+
+
+def best_from(bundle: Bundle, finest: Rate, encode_at: EncodeAt, most_bytes: float) -> bytes | None:
+    """Return the file of most bits that has at most ``most_bytes``, of ``finest`` and the `NEAR` levels after it.
+
+    None if none has, or where the bundle has no levels and that of ``finest`` has not.
+    """
+    if bundle.levels is None:
+        return _scan([finest], encode_at, most_bytes)[0]
+    levels = range(finest.number, min(finest.number + NEAR, bundle.levels.count - 1) + 1)
+    return _bisect(bundle, levels, encode_at, most_bytes)[0]
 
 
 _Found = tuple[bytes | None, list[tuple[int, Rate]]]
@@ -52,9 +66,9 @@ def _scan(rates: list[Rate], encode_at: EncodeAt, most_bytes: float) -> _Found:
     return None, tried
 
 
-def _bisect(bundle: Bundle, count: int, encode_at: EncodeAt, most_bytes: float) -> _Found:
+def _bisect(bundle: Bundle, levels: range, encode_at: EncodeAt, most_bytes: float) -> _Found:
     """Return the same of levels: files get smaller from one to the next, as good as always."""
-    low, high = 0, count - 1
+    low, high = levels[0], levels[-1]
     fits: bytes | None = None
     tried: list[tuple[int, Rate]] = []
     while low <= high:

@@ -1,7 +1,7 @@
 """Decode time of the runtime against the same weights in PyTorch eager, stage by stage, in one run.
 
     python tests/bench/bench_decode.py [--backend cpu,openvino,openvino:fp32] [--size 768x512] [--runs 7] [--threads 2]
-    python tests/bench/bench_decode.py --bundle engines/tiny-int8 --backend cpu,cpu:int8,openvino,openvino:int8
+    python tests/bench/bench_decode.py --backend cpu,cpu:int8,openvino,openvino:int8
 
 Also prints entropy decoding on its own (ms and symbols/s), the PSNR of each further backend against the first, the
 whole process from start to written image, and its peak memory. The photo is a test photo resized to the asked size.
@@ -50,9 +50,9 @@ def main() -> None:
     """Print the table."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument(
-        "--recipe", type=Path, default=ROOT / "training/weights/tiny/recipe.toml", help="the bundle's weights"
+        "--recipe", type=Path, default=ROOT / "training/weights/tiny-2/recipe.toml", help="the bundle's weights"
     )
-    p.add_argument("--bundle", default="tiny", help="the bundle made of them")
+    p.add_argument("--bundle", default="tiny-2", help="the bundle made of them")
     p.add_argument(
         "--backend",
         default="cpu",

@@ -68,7 +68,7 @@ def main() -> None:
     """Print the table."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--build", type=Path, required=True, help="CMake's build folder")
-    p.add_argument("--bundle", type=Path, default=ROOT / "engines/tiny")
+    p.add_argument("--bundle", type=Path, default=ROOT / "engines/tiny-2")
     p.add_argument("--size", default="768x512", help="width x height of the photo")
     p.add_argument("--rate", type=int, help="of the file; the bundle's default unless given")
     p.add_argument("--processes", type=int, default=5, help="of each side")

@@ -23,7 +23,7 @@ CASES = {
     "import rdeic_rt": ["-c", "import rdeic_rt"],
     "import rdeic_rt; rdeic_rt.Codec": ["-c", "import rdeic_rt; rdeic_rt.Codec"],
     "rdeic-rt --help": ["-m", "rdeic_rt", "--help"],
-    "rdeic-rt info engines/tiny": ["-m", "rdeic_rt", "info", str(Path(__file__).parents[2] / "engines" / "tiny")],
+    "rdeic-rt info engines/tiny-2": ["-m", "rdeic_rt", "info", str(Path(__file__).parents[2] / "engines" / "tiny-2")],
 }
 
 

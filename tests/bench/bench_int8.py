@@ -130,8 +130,8 @@ def print_row(name: str, times: list[list[float]]) -> None:
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("photos", type=Path, nargs="*", help="photos or folders for the fidelity; none to leave it out")
-    p.add_argument("--bundle", type=Path, default=ROOT / "engines/tiny", help="bundle folder (default: engines/tiny)")
-    p.add_argument("--ranges", type=Path, default=ROOT / "calibration/ranges/tiny.json")
+    p.add_argument("--bundle", type=Path, default=ROOT / "engines/tiny-2", help="folder (default: engines/tiny-2)")
+    p.add_argument("--ranges", type=Path, default=ROOT / "calibration/ranges/tiny-2.json")
     p.add_argument("--methods", nargs="*", default=[quantize.DEFAULT_METHOD], choices=ranges.METHODS)
     p.add_argument("--every", type=int, default=1, help="take every n-th photo (default: 1)")
     p.add_argument("--repeats", type=int, default=11, help="runs that times are medians of; 0 to leave times out")

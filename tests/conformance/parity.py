@@ -1,7 +1,7 @@
 """Compare librdeic with the Python runtime: symbols identical, pixels within 1 level, errors of the same class.
 
     python -m tests.conformance.parity build/tests/cpp/parity            what ctest runs
-    python -m tests.conformance.parity build/tests/cpp/parity --photos DIR --bundle engines/tiny --count 200
+    python -m tests.conformance.parity build/tests/cpp/parity --photos DIR --bundle engines/tiny-2 --count 200
 
 Files compared: the golden files, and their previews; crops of photos, freshly encoded at every rate of the bundle, and
 with a bundle that has levels at some of these too; images that are decoded in tiles; and damaged files, made here
@@ -60,7 +60,7 @@ def main() -> None:
     """Compare; print counts, and end with status 1 where anything differs."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("parity", type=Path, help="the program built from parity.cc")
-    p.add_argument("--bundle", type=Path, default=ROOT / "engines/tiny", help="for freshly encoded photos")
+    p.add_argument("--bundle", type=Path, default=ROOT / "engines/tiny-2", help="for freshly encoded photos")
     p.add_argument("--photos", type=Path, default=ROOT / "tests/data/photos", help="folder of images")
     p.add_argument("--count", type=int, default=4, help="crops of photos, each at every rate")
     p.add_argument("--side", type=int, default=256, help="largest side of a crop")

@@ -150,9 +150,16 @@ TEST_F(BundleTest, ABackendTakesTheFirstFormThatItRunsAndTheBundleHas) {
 }
 
 TEST(Bundle, ReadsTheEmbeddedBundle) {
-  const Bundle bundle = read_bundle(RDEIC_SOURCE_DIR "/engines/tiny");
-  EXPECT_EQ(bundle.name, "tiny");
-  EXPECT_GE(bundle.rates.size(), 2U);
+  const Bundle bundle = read_bundle(RDEIC_SOURCE_DIR "/engines/tiny-2");
+  EXPECT_EQ(bundle.name, "tiny-2");
+  ASSERT_GE(bundle.rates.size(), 2U);
+  ASSERT_TRUE(bundle.levels.has_value());
+  EXPECT_EQ(bundle.rates.back().number, bundle.levels->count - 1);
+  for (const Rate& rate : bundle.rates) {
+    EXPECT_EQ(rate.model_id, bundle.rates[0].model_id);
+    EXPECT_EQ(bundle.choose_schedule(rate, 0)->n_steps(), 1U);
+    EXPECT_EQ(&bundle.rate_of(rate.model_id, rate.number), &rate);
+  }
 }
 
 TEST_F(BundleTest, ChoosesSchedulesByNumberOfSteps) {

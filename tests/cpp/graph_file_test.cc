@@ -151,7 +151,7 @@ TEST_F(GraphFileTest, FieldsAreBounded) {
 
 TEST_F(GraphFileTest, EveryGraphThereIsKeepsToTheRules) {
   std::size_t count = 0;
-  for (const char* folder : {"/engines/tiny", "/tests/golden/v1/bundle"}) {
+  for (const char* folder : {"/engines/tiny-2", "/tests/golden/v1/bundle", "/tests/golden/v1-levels/bundle"}) {
     for (const auto& entry : fs::directory_iterator(std::string(RDEIC_SOURCE_DIR) + folder)) {
       if (entry.path().extension() != ".onnx") continue;
       EXPECT_TRUE(external_weights(read_bytes(entry.path()), entry.path()).empty());

@@ -62,7 +62,7 @@ cmp "$work/pkg-config.ppm" "$work/command.ppm"
 echo "== the commands of the page"
 mkdir "$work/photos" "$work/bundles"
 cp "$golden/rocket_r0.rdc" "$work/photos/photo.rdc"
-ln -s "$golden/bundle" "$work/bundles/tiny"
+ln -s "$golden/bundle" "$work/bundles/tiny-2"
 (cd "$work/photos" && export RDEIC_RT_BUNDLES=$work/bundles && eval "$(block command)" && [[ -s photo.png && -s quick.ppm ]])
 
 echo "== the header is C99 and C++17, alone"
@@ -75,8 +75,8 @@ nm -D --defined-only "$lib/librdeic.so" | awk '{ print $3 }' | sort >"$work/expo
 grep -o 'RDEIC_API [^(;]*(' "$source/runtime/cpp/include/rdeic/rdeic.h" | sed -n 's/.*[ *]\(rdeic_[a-z_]*\)($/\1/p' | sort >"$work/declared"
 diff "$work/declared" "$work/exported"
 
-if [[ -d $prefix/share/rdeic/engines/tiny ]]; then
+if [[ -d $prefix/share/rdeic/engines/tiny-2 ]]; then
     echo "== the bundle is installed"
-    (unset RDEIC_RT_BUNDLES; XDG_CACHE_HOME=$work rdeic decode "$golden/rocket_r0.rdc" -o "$work/x.png" 2>&1 || true) | grep -q "bundle 'tiny' in $prefix"
-    rdeic info "$prefix/share/rdeic/engines/tiny"
+    (unset RDEIC_RT_BUNDLES; XDG_CACHE_HOME=$work rdeic decode "$golden/rocket_r0.rdc" -o "$work/x.png" 2>&1 || true) | grep -q "bundle 'tiny-2' in $prefix"
+    rdeic info "$prefix/share/rdeic/engines/tiny-2"
 fi

@@ -11,7 +11,7 @@ golden=$source/tests/golden/v1
 cd "$work"
 cp "$golden/chelsea_r0.rdc" photo.rdc
 mkdir bundles
-ln -s "$golden/bundle" bundles/tiny
+ln -s "$golden/bundle" bundles/tiny-2
 export RDEIC_RT_BUNDLES=$work/bundles XDG_CACHE_HOME=$work/cache
 
 # Checks that a command fails with this exit code and one line on standard error that holds these words.
@@ -30,11 +30,11 @@ fails() {
 "$rdeic" decode photo.rdc -o photo.ppm
 "$rdeic" decode - < photo.rdc > stdout.png
 cmp photo.png stdout.png
-"$decode_memory" bundles/tiny photo.rdc > example.ppm
+"$decode_memory" bundles/tiny-2 photo.rdc > example.ppm
 cmp photo.ppm example.ppm
 mv photo.png first.png
 cp photo.rdc second.rdc
-"$rdeic" decode photo.rdc second.rdc --bundle tiny --threads 1
+"$rdeic" decode photo.rdc second.rdc --bundle tiny-2 --threads 1
 cmp first.png second.png
 
 # Options change the picture.
@@ -47,7 +47,7 @@ done
 # Information.
 "$rdeic" info photo.rdc | grep -q '^model_id: '
 "$rdeic" info --json photo.rdc | python3 -c 'import json, sys; facts = json.load(sys.stdin); assert facts["bytes"] == int(sys.argv[1]), facts' "$(wc -c <photo.rdc)"
-"$rdeic" info bundles/tiny | grep -q '^rate 1: '
+"$rdeic" info bundles/tiny-2 | grep -q '^rate 1: '
 "$rdeic" --version | grep -q '^rdeic [0-9]'
 "$rdeic" --help | grep -q -- --allow-partial
 
@@ -67,8 +67,8 @@ fails 2 'takes a number' "$rdeic" decode photo.rdc --seed x
 fails 2 '' "$rdeic" decode photo.rdc --no-such-option
 fails 2 'steps' "$rdeic" decode photo.rdc --steps 77
 fails 2 'one input' "$rdeic" decode photo.rdc second.rdc -o x.png
-fails 4 'fetch it again' "$decode_memory" bundles/tiny cut.rdc
-fails 3 'No such file' "$decode_memory" bundles/tiny none.rdc
+fails 4 'fetch it again' "$decode_memory" bundles/tiny-2 cut.rdc
+fails 3 'No such file' "$decode_memory" bundles/tiny-2 none.rdc
 [[ ! -e cut.png && ! -e picture.png ]] || { echo "a picture of a bad file" >&2; exit 1; }
 [[ -z $(find . -name '*.png.*') ]] || { echo "a temporary file was left" >&2; exit 1; }
 

@@ -22,7 +22,7 @@ def test_json_has_every_file_of_every_photo_and_survives_a_strict_parser(evaluat
     assert found["bundle"] == evaluation.bundle
     assert found["judges"] == {
         "distance_st_lpips": {"network": "ST-LPIPS", "family": "AlexNet", "of_loss_family": False},
-        "distance_resnet": {"network": "ResNet-50 of Open-NSFW", "family": "ResNet", "of_loss_family": False},
+        "distance_resnet": {"network": "ResNet-50 of Open-NSFW", "family": "ResNet", "of_loss_family": True},
         "distance_lite1": {"network": "efficientnet-lite1", "family": "EfficientNet", "of_loss_family": True},
         "distance_lite2": {"network": "efficientnet-lite2", "family": "EfficientNet", "of_loss_family": True},
     }
@@ -51,11 +51,12 @@ def test_text_has_a_row_for_each_summary_and_says_what_is_missing(evaluation: Ev
 
     # Once in the table of metrics, once in that of faults.
     assert rows == 2 * [summary.codec for summary in evaluation.summaries]
-    assert text.startswith("2 photos, bundle tiny, backend cpu")
+    assert text.startswith("2 photos, bundle tiny-2, backend cpu")
     assert "AVIF is left out: not built in" in text
     assert re.search(r"^missing for 1 of 2 photos: MS-SSIM", text, re.MULTILINE)
-    assert "ST-LPIPS and ResNet-50 of Open-NSFW" in text
-    assert re.search(r"^\* efficientnet-lite1 and efficientnet-lite2 are of the family", text, re.MULTILINE)
+    assert "of distances less is better: ST-LPIPS\n" in text
+    of_loss = r"^\* ResNet-50 of Open-NSFW and efficientnet-lite1 and efficientnet-lite2 are of the families"
+    assert re.search(of_loss, text, re.MULTILINE)
     header = " | ".join(["rate", "codec", "bpp", *(fault.label for fault in FAULTS)])
     assert f"| {header} |" in text
     assert len(

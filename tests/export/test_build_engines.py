@@ -36,11 +36,11 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def smallest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Random weights of ``tiny`` are of networks that are exported quickly."""
+    """Random weights of ``sd21`` are of networks that are exported quickly."""
     assert isinstance(make_micro.MICRO.vae, VaeConfig)
     vae = dataclasses.replace(make_micro.MICRO.vae, channels=(16, 16), mid_attention=False)
     unet = dataclasses.replace(make_micro.MICRO.unet, channels=(16,), attention_levels=(False,))
-    monkeypatch.setitem(recipes.MODELS, "tiny", dataclasses.replace(make_micro.MICRO, vae=vae, unet=unet))
+    monkeypatch.setitem(recipes.MODELS, "sd21", dataclasses.replace(make_micro.MICRO, vae=vae, unet=unet))
 
 
 @pytest.mark.usefixtures("smallest")
@@ -60,7 +60,7 @@ def test_main_random_weights_makes_a_bundle_that_decodes(
         "--output",
         str(output),
     ]
-    assert build_engines.main(["--random-weights", "tiny", *options]) == 0
+    assert build_engines.main(["--random-weights", "sd21", *options]) == 0
     codec = rdeic_rt.load(output, backend="cpu", precision="fp16")
     assert set(codec.bundle.preferred["cpu"]) == {"fp32", "fp16"}
     assert [rate.schedule for rate in codec.bundle.rates] == ["ddpm-2"]
@@ -84,7 +84,7 @@ def test_main_new_bundle_with_plans_has_the_graphs_in_fp16_too(
 
     monkeypatch.setattr(build_engines, "build_plans", build_plans)
     options = ["--steps", "2", "--library", "tensorrt-rtx", "--photos", str(photos), "--output", str(output)]
-    assert build_engines.main(["--random-weights", "tiny", *options]) == 0
+    assert build_engines.main(["--random-weights", "sd21", *options]) == 0
     assert built == ["fp16"]
     assert (output / "plans").is_dir()
     codec = rdeic_rt.load(output, backend="cpu", precision="fp16")
@@ -105,7 +105,7 @@ def test_main_drop_fp32_makes_a_smaller_bundle_that_decodes_and_from_which_no_pl
     for rate in bundle.rates:
         assert {bundle.reference(rate.graphs[role]).form for role in bundle.decoding_roles} == {"int8-cpu"}
     assert bundle.preferred["cpu"] == ("int8-cpu",)
-    whole = rdeic_rt.load(embedded_bundle, backend="cpu")
+    whole = rdeic_rt.load(embedded_bundle, backend="cpu", precision="fp32")
     assert sum(f.size_bytes for f in bundle.files.values()) < sum(f.size_bytes for f in whole.bundle.files.values())
     image = np.asarray(Image.open(photo))
     data = whole.encode(image)
@@ -124,8 +124,8 @@ def test_main_int8_of_weights_without_ranges_is_refused_before_anything_is_writt
     tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--library", "onnx", "--precision", "int8", "--photos", str(photos), "--output", str(tmp_path / "out")]
-    assert build_engines.main(["--random-weights", "tiny", *options]) == ExportError.exit_code
-    assert "no activation ranges of bundle 'tiny-random'" in capsys.readouterr().err
+    assert build_engines.main(["--random-weights", "sd21", *options]) == ExportError.exit_code
+    assert "no activation ranges of bundle 'sd21-random'" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

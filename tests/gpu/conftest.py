@@ -40,6 +40,12 @@ def device() -> cuda.Device:
 
 
 @pytest.fixture(scope="session")
+def codec(fp32_codec: Codec) -> Codec:
+    """What GPUs are compared with."""
+    return fp32_codec
+
+
+@pytest.fixture(scope="session")
 def planned_bundle(embedded_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded bundle with plans in every precision that the installed TensorRT builds for this GPU, and in fp16.
 
@@ -47,11 +53,11 @@ def planned_bundle(embedded_bundle: Path, tmp_path_factory: pytest.TempPathFacto
     """
     if BUNDLE_VARIABLE in os.environ:
         return Path(os.environ[BUNDLE_VARIABLE])
-    forms = tmp_path_factory.mktemp("forms") / "tiny"
+    forms = tmp_path_factory.mktemp("forms") / "tiny-2"
     _build("--bundle", embedded_bundle, "--library", "onnx", "--precision", "fp16", "--output", forms)
     if (forms / "bundle.json").is_file():
         embedded_bundle = forms
-    folder = shutil.copytree(embedded_bundle, tmp_path_factory.mktemp("gpu") / "tiny")
+    folder = shutil.copytree(embedded_bundle, tmp_path_factory.mktemp("gpu") / "tiny-2")
     for precision in ("fp32", "fp16"):
         _build("--bundle", folder, "--precision", precision)
     return Path(folder)

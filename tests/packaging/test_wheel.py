@@ -66,13 +66,13 @@ def test_wheel_holds_what_the_package_reads(wheel: Path) -> None:
 
 
 def test_wheel_holds_every_file_of_the_embedded_bundle(wheel: Path) -> None:
-    manifest = json.loads((ROOT / "engines" / "tiny" / "bundle.json").read_text(encoding="utf-8"))
+    manifest = json.loads((ROOT / "engines" / "tiny-2" / "bundle.json").read_text(encoding="utf-8"))
     with zipfile.ZipFile(wheel) as archive:
         inside = {info.filename: info.file_size for info in archive.infolist()}
 
-    assert "rdeic_rt/engines/tiny/bundle.json" in inside
+    assert "rdeic_rt/engines/tiny-2/bundle.json" in inside
     for name, entry in manifest["files"].items():
-        assert inside[f"rdeic_rt/engines/tiny/{name}"] == entry["bytes"]
+        assert inside[f"rdeic_rt/engines/tiny-2/{name}"] == entry["bytes"]
 
 
 def test_wheel_is_small(wheel: Path) -> None:

@@ -48,11 +48,26 @@ def test_read_result_cannot_be_changed(micro_folder: Path) -> None:
         found.graphs["x"] = found.graphs["control"]  # type: ignore[index]
 
 
-def test_read_embedded_bundle_has_several_rates_with_several_numbers_of_steps(embedded_bundle: Path) -> None:
+def test_read_embedded_bundle_has_several_rates_that_share_all_but_their_level(embedded_bundle: Path) -> None:
     found = bundle.read(embedded_bundle)
-    assert found.name == "tiny"
+    assert found.name == "tiny-2"
     assert len(found.rates) >= 3
-    assert len({found.n_steps(rate) for rate in found.rates}) >= 2
+    assert len({(rate.model_id, tuple(sorted(rate.graphs.items()))) for rate in found.rates}) == 1
+    levels = [rate.number for rate in found.rates]
+    assert levels == sorted(set(levels))
+    assert found.levels is not None
+    assert levels[-1] == found.levels.count - 1
+    assert [found.n_steps(rate) for rate in found.rates] == [1] * len(levels)
+
+
+def test_read_bundle_whose_rates_have_graphs_and_numbers_of_steps_of_their_own(golden_bundle: Path) -> None:
+    found = bundle.read(golden_bundle)
+    assert found.levels is None
+    assert [rate.number for rate in found.rates] == [rate.index for rate in found.rates] == [0, 1]
+    assert [found.n_steps(rate) for rate in found.rates] == [2, 5]
+    first, second = found.rates
+    assert first.model_id != second.model_id
+    assert {role for role in first.graphs if first.graphs[role] == second.graphs[role]} == {"unet_step", "vae_decoder"}
 
 
 def shape(name: str, dims: list[int | str]) -> Callable[[Document], object]:
@@ -253,7 +268,7 @@ def test_find_relative_folder_is_a_path(micro_folder: Path, monkeypatch: pytest.
 
 def test_find_without_source_returns_the_embedded_one(embedded_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RDEIC_RT_BUNDLES", raising=False)
-    assert bundle.load().name == "tiny"
+    assert bundle.load().name == "tiny-2"
 
 
 def test_find_unknown_name_lists_where_it_looked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,13 +31,13 @@ METADATA = Metadata(icc=b"profile" * 20, exif=b"II*\x00\x08\x00\x00\x00\x00\x00"
 
 @pytest.fixture(scope="module")
 def small_photo(photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.ascontiguousarray(photo[100:228, 100:292])
+    return np.ascontiguousarray(photo[60:252, 100:356])
 
 
 @pytest.fixture(scope="module")
 def small(codec: Codec, small_photo: NDArray[np.uint8]) -> bytes:
     """A file of a few hundred bytes, without metadata."""
-    return codec.encode(small_photo)
+    return codec.encode(small_photo, 0)
 
 
 def y_start(data: bytes) -> int:

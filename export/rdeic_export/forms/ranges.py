@@ -1,6 +1,6 @@
 """Activation ranges of a model: what `calibrate` measures, a JSON file keeps and `quantize` reads.
 
-    {"schema": 1, "model": "tiny", "photos": {"count", "sha256"},
+    {"schema": 1, "model": "tiny-2", "photos": {"count", "sha256"},
      "graphs": {id: {"weights": sha256,
                      "layers": {"conv2d_5": [source, result]},
                      "tensors": {source: {"steps": {"ddpm-2/0": [low, high]},

@@ -172,34 +172,7 @@ class ModelConfig:
 
 SD21 = ModelConfig(name="sd21", vae=VaeConfig(channels=(128, 256, 512, 512)))
 
-# The embedded model. Pixel-unshuffle by 4 keeps every convolution at 1/4 resolution or below (the decoder is 16 GMAC at
-# 768x512), and nothing attends: memory stays linear in the pixels and 128-px training crops generalise to whole photos.
-TINY = ModelConfig(
-    name="tiny",
-    vae=VaeConfig(
-        channels=(64, 128),
-        layers_per_block=1,
-        latent_channels=8,
-        scale_factor=1.0,
-        pixel_unshuffle=4,
-        mid_attention=False,
-    ),
-    compression=CompressionConfig(
-        hyper_channels=64, latent_channels=64, slices=(8, 8, 16, 32), codebook_size=256, context_widths=(64, 48)
-    ),
-    unet=UNetConfig(
-        channels=(64, 128),
-        attention_levels=(False, False),
-        head_dim=16,
-        context_dim=16,
-        context_tokens=1,
-        norm_groups=16,
-    ),
-    control=ControlConfig(width_ratio=0.5),
-    diffusion=DiffusionConfig(used_timesteps=150),
-)
-
-# The second generation: latents are a fixed linear transform, and one compression module serves all rates.
+# The embedded model. Latents are a fixed linear transform, and one compression module serves all rates.
 TINY_2 = ModelConfig(
     name="tiny-2",
     vae=LinearVaeConfig(latent_channels=24),

@@ -2,8 +2,8 @@
 
 It is a TOML file beside its weights::
 
-    name = "tiny"
-    model = "tiny"                      # configuration of the networks
+    name = "tiny-2"
+    model = "tiny-2"                    # configuration of the networks
     licence = "Apache-2.0"
     default_rate = 0
     base = ["base.safetensors"]         # autoencoder, denoiser, text context
@@ -38,13 +38,13 @@ from torch import Tensor
 
 from rdeic_rt.errors import ExportError
 
-from ..modules.config import SD21, TINY, TINY_2, ModelConfig, UNetConfig
+from ..modules.config import SD21, TINY_2, ModelConfig, UNetConfig
 from ..modules.model import RdeicModel
 from . import checkpoint
 from .document import OWN, RANDOM, RELEASED, check_files, reading
 from .state import draw, listed, read_state, round_to_half
 
-MODELS = {config.name: config for config in (SD21, TINY, TINY_2)}
+MODELS = {config.name: config for config in (SD21, TINY_2)}
 STEPS = (2, 5)  # every rate can be decoded in either number of steps
 
 

@@ -27,5 +27,5 @@ install(FILES ${PROJECT_BINARY_DIR}/rdeic.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}
 
 if(RDEIC_INSTALL_ENGINES)
   # All of it, the encoder too: a bundle is checked as a whole.
-  install(DIRECTORY engines/tiny DESTINATION ${CMAKE_INSTALL_DATADIR}/rdeic/engines PATTERN plans EXCLUDE)
+  install(DIRECTORY engines/tiny-2 DESTINATION ${CMAKE_INSTALL_DATADIR}/rdeic/engines PATTERN plans EXCLUDE)
 endif()

@@ -121,7 +121,7 @@ Bundle read_bundle(const std::filesystem::path& folder, bool verify, std::span<c
 Bundle read_bundle(const std::filesystem::path& folder, bool verify = true);
 
 /// Returns the folder of a bundle: an existing path as it is, a name from the first of `search_folders` that has it; no
-/// source is the name "tiny". Throws Error(kBundleNotFound), which lists every place that was looked at.
+/// source is the name "tiny-2". Throws Error(kBundleNotFound), which lists every place that was looked at.
 std::filesystem::path find_bundle(const std::optional<std::string>& source);
 
 /// Returns the folders that hold bundles by name, first match first.

@@ -11,7 +11,7 @@ namespace rdeic {
 namespace {
 
 constexpr const char* kManifest = "bundle.json";
-constexpr const char* kDefaultName = "tiny";
+constexpr const char* kDefaultName = "tiny-2";
 constexpr const char* kSearchVariable = "RDEIC_RT_BUNDLES";
 #if defined(_WIN32)
 constexpr char kListSeparator = ';';

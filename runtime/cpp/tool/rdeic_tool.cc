@@ -37,7 +37,7 @@ input and output
   -o, --output OUT       where the picture goes, with one input; IN with the suffix .png
       --allow-partial    decode what there is of a file that is cut short
 model
-  -b, --bundle B         a folder, or a name (tiny)
+  -b, --bundle B         a folder, or a name (tiny-2)
       --no-verify        do not compare hashes of the bundle's files
 picture
       --sharpness S      0 and more: towards 0 smoother, above 1 sharper (1)
@@ -331,7 +331,7 @@ int run(int argc, char** argv) {
   int worst = 0;
   std::optional<rdeic::Decoder> decoder;
   if (command == "decode") {
-    worst = attempt(options.bundle.value_or("tiny"),
+    worst = attempt(options.bundle.value_or("tiny-2"),
                     [&] { decoder.emplace(rdeic::Bundle(options.bundle, options.bundle_flags), options.decoder); });
     if (worst) return worst;
   }

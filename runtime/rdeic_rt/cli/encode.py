@@ -38,7 +38,9 @@ examples:
     )
     options.add_inputs(parser, "IN", "images, or '-' for standard input")
     options.add_output(parser, f"NAME{SUFFIX} beside each input")
-    options.add_rate_or_target(options.add_model(parser))
+    model = options.add_model(parser)
+    options.add_rate_or_target(model)
+    options.add_effort(model)
     options.add_device(parser)
     options.add_limits(parser)
     options.add_messages(parser)
@@ -77,6 +79,7 @@ def encode_one(job: outputs.Job, codec: Codec, args: argparse.Namespace, limits:
         target_bytes=args.target_size,
         target_bpp=args.target_bpp,
         fixed_size=args.fixed_size,
+        effort=args.effort,
         metadata=None if args.strip else metadata,
     )
     files.atomic_write(job.target, data, overwrite=not args.no_overwrite)

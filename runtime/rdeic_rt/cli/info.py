@@ -31,7 +31,7 @@ A file's checksum is verified, the hashes of a bundle's files are not.""",
         epilog="""\
 examples:
   rdeic-rt info photo.rdc
-  rdeic-rt info engines/tiny
+  rdeic-rt info engines/tiny-2
   rdeic-rt info --json *.rdc | jq .bpp       one JSON object a line""",
     )
     options.add_inputs(parser, "FILE|BUNDLE", "an .rdc file, '-' for one on standard input, or the folder of a bundle")

@@ -15,6 +15,7 @@ Commands = argparse._SubParsersAction  # what a verb adds itself to; argparse ha
 # As in backends.select, which is not imported here so that --help stays quick.
 BACKENDS = ("auto", "tensorrt", "cuda", "openvino", "cpu")
 PRECISIONS = ("auto", "fp32", "fp16", "int8")
+MAX_EFFORT = 4  # as in closed_loop
 _UNIT_BYTES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
@@ -66,7 +67,7 @@ def add_output(parser: argparse.ArgumentParser, default_names: str) -> None:
 def add_model(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """Add which model to use; return the group, for what only one verb has."""
     group = parser.add_argument_group("model")
-    group.add_argument("--bundle", metavar="B", help="folder or name of a bundle. Default: 'tiny', the embedded one")
+    group.add_argument("--bundle", metavar="B", help="folder or name of a bundle. Default: 'tiny-2', the embedded one")
     group.add_argument(
         "--no-verify",
         dest="verify",
@@ -109,6 +110,18 @@ def add_rate_or_target(group: argparse._ArgumentGroup) -> None:
         action="store_true",
         help="make files whose length follows from rate and image size alone, where the bundle can, even "
         "where they could be shorter; metadata adds to it",
+    )
+
+
+def add_effort(group: argparse._ArgumentGroup) -> None:
+    """Add how hard to try."""
+    group.add_argument(
+        "--effort",
+        metavar="N",
+        type=whole_number(0, MAX_EFFORT),
+        default=0,
+        help=f"try N more files of each image, at most {MAX_EFFORT}, and take the one of least error that is no "
+        "larger; each takes several times as long as a file. Default: 0",
     )
 
 

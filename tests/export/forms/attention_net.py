@@ -54,14 +54,14 @@ def export(folder: Path) -> tuple[Path, GraphRanges, np.ndarray]:
 
 
 def measured(path: Path, sample: np.ndarray) -> GraphRanges:
-    """Return the ranges of a graph's activations for one input."""
+    """Return the ranges of the activations of a graph with one input, for one value of it."""
     from rdeic_export.calibration import probe
 
     view = GraphView(path)
     tensors = tuple(dict.fromkeys(end for layer in view.layers for end in (layer.source, layer.result)))
     session = probe.session(path, probe.Probe(tensors, whole=True))
     names = [output.name for output in session.get_outputs()]
-    values = dict(zip(names, session.run(names, {"x": sample}), strict=True))
+    values = dict(zip(names, session.run(names, {view.model.graph.input[0].name: sample}), strict=True))
     found = {}
     for name in tensors:
         value = values[f"probe/{name}"]

@@ -98,9 +98,9 @@ def test_layers_of_a_plan_with_free_sizes_and_fused_kernels_are_all_found(
     from rdeic_export.forms import ranges
 
     graph = tmp_path / "synthesis.onnx"
-    measured = ranges.load(Path(__file__).parents[3] / "calibration" / "ranges" / "tiny.json").graph("synthesis_r0")
+    measured = ranges.load(Path(__file__).parents[3] / "calibration" / "ranges" / "tiny-2.json").graph("synthesis")
     report = quantize.run(
-        embedded_bundle / "synthesis_r0.onnx", graph, measured, form="signed", keep={"conv2d_5": "a test"}
+        embedded_bundle / "synthesis.onnx", graph, measured, form="signed", keep={"conv2d_5": "a test"}
     )
     found = plan_report.layers(build(graph))
     counted = Counter(layer.precision for layer in found if layer.kind == "conv")

@@ -10,6 +10,31 @@ import build_engines
 from rdeic_export.weights import recipe as recipes
 from rdeic_rt.errors import ExportError
 
+# Of rates that have weights of their own.
+OWN_WEIGHTS = """
+name = "own"
+model = "sd21"
+licence = "Apache-2.0"
+default_rate = 0
+base = ["base.safetensors"]
+half_weights = true
+
+[[rates]]
+label = "larger"
+lambda_r = 0.4
+n_steps = 2
+weights = "rate_0.safetensors"
+
+[[rates]]
+label = "smaller"
+lambda_r = 0.0135
+n_steps = 5
+weights = "rate_1.safetensors"
+
+[provenance]
+trained_by = "nobody"
+"""
+
 
 @pytest.mark.parametrize(
     ("name", "steps", "message"),
@@ -38,7 +63,10 @@ def test_from_checkpoints_takes_rates_from_their_names_largest_first(tmp_path: P
 
 
 def test_load_recipe_names_every_missing_file(tmp_path: Path) -> None:
-    text = Path(build_engines.ROOT / "training/weights/tiny/recipe.toml").read_text()
+    text = Path(build_engines.ROOT / "training/weights/tiny-2/recipe.toml").read_text()
     (tmp_path / "recipe.toml").write_text(text)
+    with pytest.raises(ExportError, match=r"no such weights: \S*codec\.safetensors, \S*decoder\.safetensors"):
+        recipes.load(tmp_path / "recipe.toml")
+    (tmp_path / "recipe.toml").write_text(OWN_WEIGHTS)
     with pytest.raises(ExportError, match=r"base\.safetensors, .*rate_0\.safetensors, .*rate_1\.safetensors"):
         recipes.load(tmp_path / "recipe.toml")

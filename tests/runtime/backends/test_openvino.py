@@ -33,7 +33,7 @@ from .outside_weights import check_outside_weights, with_weights
 from .test_ort import save
 
 Image3 = NDArray[np.uint8]
-# Measured on the test photos at both rates: 56.5 to 59.2 dB with bfloat16, 92 to 98 dB with float32. Neither need be
+# Measured on the test photos at three rates: 56 to 58.6 dB with bfloat16, 93 to 104 dB with float32. Neither need be
 # exact, as y_hat is; the margins leave room for other CPUs and versions, not for another image.
 MIN_BF16_PSNR_DB = 50.0
 MIN_F32_PSNR_DB = 75.0
@@ -210,25 +210,29 @@ def test_compiled_graph_computes_in_what_facts_say(tmp_path: Path) -> None:
         assert backend.description()["threads"] == "1"
 
 
-def test_decode_fp32_agrees_with_cpu_to_the_last_level(codec: Codec, codecs: dict[str, Codec], part: Image3) -> None:
-    for rate in codec.bundle.rates:
-        data = codec.encode(part, rate.index)
-        image, reference = codecs["fp32"].decode(data), codec.decode(data)
+def test_decode_fp32_agrees_with_cpu_to_the_last_level(
+    fp32_codec: Codec, codecs: dict[str, Codec], part: Image3
+) -> None:
+    for rate in fp32_codec.bundle.rates:
+        data = fp32_codec.encode(part, rate.index)
+        image, reference = codecs["fp32"].decode(data), fp32_codec.decode(data)
         difference = np.abs(image.astype(int) - reference)
         assert difference.max() <= 1
         assert psnr_db(image, reference) > MIN_F32_PSNR_DB
 
 
-def test_decode_auto_is_near_cpu_on_photos(codec: Codec, codecs: dict[str, Codec], photo_paths: list[Path]) -> None:
+def test_decode_auto_is_near_cpu_on_photos(
+    fp32_codec: Codec, codecs: dict[str, Codec], photo_paths: list[Path]
+) -> None:
     for path in photo_paths:
-        data = codec.encode(rdeic_rt.read_image(path)[0][100:300, 50:300])
-        assert psnr_db(codecs["auto"].decode(data), codec.decode(data)) > MIN_BF16_PSNR_DB
+        data = fp32_codec.encode(rdeic_rt.read_image(path)[0][100:300, 50:300])
+        assert psnr_db(codecs["auto"].decode(data), fp32_codec.decode(data)) > MIN_BF16_PSNR_DB
 
 
-def test_decode_guided_agrees_with_cpu(codec: Codec, codecs: dict[str, Codec], part: Image3) -> None:
-    data = codec.encode(part)
+def test_decode_guided_agrees_with_cpu(fp32_codec: Codec, codecs: dict[str, Codec], part: Image3) -> None:
+    data = fp32_codec.encode(part)
     image = codecs["fp32"].decode(data, DecodeOptions(sharpness=0.5, seed=3))
-    assert psnr_db(image, codec.decode(data, DecodeOptions(sharpness=0.5, seed=3))) > MIN_F32_PSNR_DB
+    assert psnr_db(image, fp32_codec.decode(data, DecodeOptions(sharpness=0.5, seed=3))) > MIN_F32_PSNR_DB
 
 
 def test_decode_from_eight_threads_agrees_with_one(codecs: dict[str, Codec], part: Image3) -> None:
@@ -250,9 +254,13 @@ def test_every_graph_of_the_embedded_bundle_loads_and_analysis_agrees(
     found = bundle.read(codec.bundle.folder)
     for spec in (spec for forms in found.graphs.values() for spec in forms.values()):
         assert backend.load(spec).spec is spec
-    spec = found.reference(found.rates[0].graphs["analysis"])
-    image = np.ascontiguousarray(part[None, :128, :128])
-    outputs, expected = (b.load(spec).run({"image": image}) for b in (backend, OrtBackend(threads=2)))
+    rate = found.rates[0]
+    spec = found.reference(rate.graphs["analysis"])
+    given = {
+        "image": np.ascontiguousarray(part[None, :128, :128]),
+        "level": codec._loaded.level_rows["analysis"][rate.number][None],
+    }
+    outputs, expected = (b.load(spec).run(given) for b in (backend, OrtBackend(threads=2)))
     np.testing.assert_allclose(np.asarray(outputs["y"]), np.asarray(expected["y"]), atol=1e-3)
     np.testing.assert_array_equal(np.asarray(outputs["vq_indices"]), np.asarray(expected["vq_indices"]))
 

@@ -95,14 +95,14 @@ def test_preview_gives_the_image_of_the_cpu_beside_decodes(tensorrt: Any, planne
 
 
 def test_decode_the_embedded_bundle_end_to_end(
-    tensorrt: Any, embedded_bundle: Path, codec: Codec, photo: NDArray[np.uint8], tmp_path: Path
+    tensorrt: Any, embedded_bundle: Path, fp32_codec: Codec, photo: NDArray[np.uint8], tmp_path: Path
 ) -> None:
-    folder = shutil.copytree(embedded_bundle, tmp_path / "tiny", ignore=lambda *_: ["plans"])
+    folder = shutil.copytree(embedded_bundle, tmp_path / "copy", ignore=lambda *_: ["plans"])
     fake_tensorrt.write_plans(folder)
     fast = rdeic_rt.load(folder, backend="tensorrt")
-    data = codec.encode(photo[:64, :60])
+    data = fp32_codec.encode(photo[:64, :60])
     assert fast.encode(photo[:64, :60]) == data  # on the cpu backend, whatever decodes
-    expected = codec.decode(data)
+    expected = fp32_codec.decode(data)
     for _ in range(3):
         assert np.abs(fast.decode(data).astype(int) - expected).max() <= 1
 
@@ -478,8 +478,8 @@ def test_auto_prefers_half_precision_plans(tensorrt: Any, planned: Path) -> None
         assert (codec.backend, codec.description()["plans"]) == ("tensorrt", taken)
 
 
-def test_plans_of_some_rates_are_used_when_asked_for(tensorrt: Any, embedded_bundle: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(embedded_bundle, tmp_path / "tiny", ignore=lambda *_: ["plans"])
+def test_plans_of_some_rates_are_used_when_asked_for(tensorrt: Any, golden_bundle: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(golden_bundle, tmp_path / "micro")
     fake_tensorrt.write_plans(folder, rates=slice(1))
     chosen = rdeic_rt.load(folder)
     assert chosen.backend != "tensorrt"

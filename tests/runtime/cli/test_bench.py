@@ -62,7 +62,7 @@ def test_bench_json_has_stages_totals_memory_and_versions(command: Command, caps
     assert result["versions"]["onnxruntime"] == result["backend"]["onnxruntime"]
     assert result["runs"] == 3
     rate = bundle.load().choose_rate(None)
-    model = {"bundle": "tiny", "rate": rate.index, "label": rate.label, "steps": 2, "sharpness": 1.0}
+    model = {"bundle": "tiny-2", "rate": rate.index, "label": rate.label, "steps": 1, "sharpness": 1.0}
     assert result["model"] == model
     image = result["image"]
     assert (image["photo"], image["width"], image["height"]) == (None, 64, 64)
@@ -78,7 +78,7 @@ def test_bench_text_lists_every_stage_with_three_numbers(command: Command, capsy
     assert rows == ["decode", *decode, "pixels", "encode", "pixels", "analysis", "entropy", "container"]
     assert re.search(r"^cold: load \d+\.\d ms, first decode \d+\.\d ms$", text, re.MULTILINE)
     assert re.search(r"^peak memory of the process: \d+ MB$", text, re.MULTILINE)
-    assert "L = 2, 64x64, cpu (onnxruntime " in text
+    assert "tiny-2, rate 1, L = 1, 64x64, cpu (onnxruntime " in text
 
 
 def test_bench_photo_rate_steps_and_sharpness_reach_the_codec(
@@ -174,7 +174,7 @@ def test_bench_marks_ranges_only_with_nvtx(
 
     assert command(*QUICK, "--json", "-") == 0
     assert opened == []
-    assert command(*QUICK, "--nvtx", "--json", "-") == 0
+    assert command(*QUICK, "--steps", "2", "--nvtx", "--json", "-") == 0
     # Three whole decodes and three whose stages are timed.
     assert opened.count("rdeic_rt.denoise.unet_step.1") == 6
     assert opened.count("rdeic_rt.analysis") == 3

@@ -70,24 +70,48 @@ def test_decode_sharpness_and_steps_reach_the_codec(
 def test_encode_rate_chooses_the_rate(command: Command, here: Path, codec: Codec) -> None:
     for rate in codec.bundle.rates:
         assert command("encode", "photo.jpg", "--rate", str(rate.index)) == 0
-        assert container.parse((here / "photo.rdc").read_bytes()).header.rate == rate.index
+        assert container.parse((here / "photo.rdc").read_bytes()).header.rate == rate.number
+    below, above = codec.bundle.rates[:2]
+    assert command("encode", "photo.jpg", "--rate", "0.25") == 0
+    header = container.parse((here / "photo.rdc").read_bytes()).header
+    assert header.rate == round(0.75 * below.number + 0.25 * above.number)
 
 
-def test_encode_to_a_target_makes_the_best_file_that_fits(
-    command: Command, here: Path, codec: Codec, capsys: pytest.CaptureFixture[str]
+def test_encode_rate_chooses_among_rates_with_graphs_of_their_own(
+    command: Command, here: Path, golden_bundle: Path, golden_codec: Codec, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    for rate in golden_codec.bundle.rates:
+        assert command("encode", "photo.jpg", "--rate", str(rate.index), "--bundle", golden_bundle) == 0
+        header = container.parse((here / "photo.rdc").read_bytes()).header
+        assert (header.rate, header.model_id) == (rate.index, rate.model_id)
+    capsys.readouterr()
+    assert command("encode", "photo.jpg", "--rate", "0.5", "--bundle", golden_bundle) == 2
+    assert "rate 0.5 is not one of bundle 'micro'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("bundle", ["codec", "golden_codec"])  # with levels, and without
+def test_encode_to_a_target_makes_the_best_file_that_fits(
+    command: Command, here: Path, bundle: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    codec: Codec = request.getfixturevalue(bundle)
+    encode = ("encode", "photo.jpg", "--bundle", codec.bundle.folder)
     sizes = []
     for rate in codec.bundle.rates:
-        assert command("encode", "photo.jpg", "--rate", str(rate.index)) == 0
+        assert command(*encode, "--rate", str(rate.index)) == 0
         sizes.append((here / "photo.rdc").stat().st_size)
     for options in (("--target-size", str(min(sizes))), ("--target-bpp", f"{8 * min(sizes) / (96 * 80) + 1e-9:.12f}")):
-        assert command("encode", "photo.jpg", *options) == 0
+        assert command(*encode, *options) == 0
         assert (here / "photo.rdc").stat().st_size == min(sizes)
-    assert command("encode", "photo.jpg", "--target-size", "4k") == 0
-    assert (here / "photo.rdc").stat().st_size == max(sizes)
+    assert command(*encode, "--target-size", "4k") == 0
+    largest = container.parse((here / "photo.rdc").read_bytes())
+    assert largest.header.rate == 0  # with levels the first of them, which is beyond the first rate
+    if codec.bundle.levels is None:
+        assert (here / "photo.rdc").stat().st_size == sizes[0]
+    else:
+        assert (here / "photo.rdc").stat().st_size > sizes[0] == max(sizes)
 
     capsys.readouterr()
-    assert command("encode", "photo.jpg", "--target-size", str(min(sizes) - 1)) == 4
+    assert command(*encode, "--target-size", str(min(sizes) - 1)) == 4
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith("rdeic-rt: photo.jpg: ")
     assert f"is {min(sizes)} bytes" in said
@@ -326,7 +350,7 @@ def test_debug_shows_the_traceback_of_an_error(command: Command, capsys: pytest.
         (["encode", "photo.jpg", "--max-pixels", "100"], 4, "100"),
         (["encode", "photo.jpg", "--bundle", "no-such-bundle"], 5, "no-such-bundle"),
         (["encode", "photo.jpg", "--backend", "cuda"], 6, "cuda"),
-        (["encode", "photo.jpg", "--precision", "int8"], 6, "int8"),
+        (["encode", "photo.jpg", "--precision", "fp16"], 6, "fp16"),
         (["decode", "made.rdc", "--steps", "77"], 2, "77 steps"),
         (["decode", "made.rdc", "--seed", "-1"], 2, "not between 0 and"),
         (["decode", "made.rdc", "--preview", "--steps", "2"], 2, "leave out --steps"),

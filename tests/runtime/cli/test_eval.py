@@ -38,7 +38,7 @@ def test_eval_prints_a_table_reports_the_failure_and_returns_its_code(
     assert command(*QUICK, photos, "--json", "all.json") == 4
 
     said = capsys.readouterr()
-    assert said.out.startswith("2 photos, bundle tiny, backend cpu")
+    assert said.out.startswith("2 photos, bundle tiny-2, backend cpu")
     # In the table of metrics and in that of faults.
     assert len(re.findall(r"^\| \d, L = \d+ \| rdeic-rt \|", said.out, re.MULTILINE)) == 2 * len(codec.bundle.rates)
     (line,) = said.err.splitlines()

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from rdeic_rt import errors
+from rdeic_rt import closed_loop, errors
 from rdeic_rt.backends import select
 from rdeic_rt.cli import batch, main, options
 from rdeic_rt.manifest import AUTO, PRECISIONS
@@ -58,6 +58,7 @@ def test_version_is_the_installed_one(command: Command, capsys: pytest.CaptureFi
 def test_choices_are_those_of_the_backends() -> None:
     assert options.BACKENDS == (AUTO, *select.NAMES)
     assert options.PRECISIONS == (AUTO, *PRECISIONS)
+    assert options.MAX_EFFORT == closed_loop.MAX_EFFORT
 
 
 def test_help_loads_nothing_heavy() -> None:

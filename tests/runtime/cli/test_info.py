@@ -25,7 +25,7 @@ def test_info_json_of_a_file_states_the_header(
     assert facts["bytes"] == len(small_rdc)
     assert facts["bpp"] == pytest.approx(8 * len(small_rdc) / (96 * 80), abs=1e-6)
     assert facts["model_id"] == rate.model_id.hex()
-    assert facts["rate"] == rate.index
+    assert facts["rate"] == rate.number
     assert 0 < facts["bytes"] - facts["z_bytes"] - facts["y_bytes"] <= 24
 
 

@@ -130,7 +130,7 @@ enum {
 
 /* Opens a bundle (docs/bundle.md).
  * source: a folder, or a name that is looked for in RDEIC_RT_BUNDLES, the user's cache folder and the installed
- * engines; NULL for "tiny". flags: 0, or RDEIC_BUNDLE_NO_VERIFY.
+ * engines; NULL for "tiny-2". flags: 0, or RDEIC_BUNDLE_NO_VERIFY.
  * Results: BUNDLE, BUNDLE_NOT_FOUND, BUNDLE_CORRUPT, IO, OUT_OF_MEMORY, INVALID_ARGUMENT. */
 RDEIC_NODISCARD RDEIC_API rdeic_result rdeic_bundle_open(const char* source, uint32_t flags, rdeic_bundle** out,
                                                          rdeic_error* error);

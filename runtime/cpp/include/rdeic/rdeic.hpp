@@ -67,7 +67,7 @@ inline rdeic_info read_info(std::span<const std::uint8_t> data, const Limits& li
 /// A model. Copies share it.
 class Bundle {
  public:
-  /// Opens a folder or a name; nothing for the name "tiny". `flags`: RDEIC_BUNDLE_NO_VERIFY.
+  /// Opens a folder or a name; nothing for the name "tiny-2". `flags`: RDEIC_BUNDLE_NO_VERIFY.
   explicit Bundle(const std::optional<std::string>& source = std::nullopt, std::uint32_t flags = 0) {
     rdeic_bundle* bundle = nullptr;
     detail::call(rdeic_bundle_open, source ? source->c_str() : nullptr, flags, &bundle);

@@ -1,6 +1,6 @@
 """TensorRT plans of a bundle: where they lie, the key each was built under, and why one does not fit.
 
-    engines/tiny/plans/tensorrt-rtx-1.7.1.116-sm_80+86+89+120-fp16/
+    engines/tiny-2/plans/tensorrt-rtx-1.7.1.116-sm_80+86+89+120-fp16/
       unet_step.plan     what the library deserialises
       unet_step.json     its key, inputs and outputs, size and hash, and a report of its layers; written last
 
