@@ -164,7 +164,8 @@ class Codec:
             effort: how many files to try besides, 0 to `closed_loop.MAX_EFFORT`, each aimed at what the last one lost.
                 Of those no larger than the first, or than the target, the one that decodes with the least squared
                 error is taken.
-            metadata: ICC profile and EXIF to keep in the file; `pixels.read_image` returns an image's own.
+            metadata: ICC profile and EXIF to keep in the file; `pixels.read_image` returns an image's own. An
+                orientation in EXIF is set to 1: the image is taken to be upright.
 
         Raises:
             ValueError: no such rate, not an image, more than one of rate and targets, a target that is not over 0, a
@@ -182,13 +183,14 @@ class Codec:
             rgb = pixels.as_rgb(image)
             size = Size(height=rgb.shape[0], width=rgb.shape[1])
             self._limits.check_size(size)
-        encode = partial(self._encoder, metadata=metadata or Metadata(), fixed_size=fixed_size)
+        kept = pixels.for_upright_image(metadata or Metadata())
+        encode = partial(self._encoder, metadata=kept, fixed_size=fixed_size)
         most_bytes = _most_bytes(size, target_bytes, target_bpp)
         if most_bytes == math.inf:
             data = encode(rgb)(chosen)
             most_bytes = len(data)
         else:
-            data = target_size.best(self._bundle, encode(rgb), most_bytes, size)
+            data = target_size.best(self._bundle, encode(rgb), most_bytes, size, container.metadata_bytes(kept))
         if not effort:
             return data
         finest = self._parsed(data, allow_partial=False)[1]

@@ -29,7 +29,7 @@ from .errors import (
 )
 from .limits import DEFAULT_LIMITS, Limits, Size
 
-__all__ = ["SIGNATURE", "VERSION", "Header", "Metadata", "RdcFile", "Size", "pack", "parse"]
+__all__ = ["SIGNATURE", "VERSION", "Header", "Metadata", "RdcFile", "Size", "metadata_bytes", "pack", "parse"]
 
 SIGNATURE = b"\x89RDC"
 VERSION = 1
@@ -118,11 +118,7 @@ def pack(header: Header, z: bytes, y: bytes, metadata: Metadata = Metadata()) ->
         raise ValueError(f"model_id has {len(header.model_id)} bytes; it must have {_MODEL_ID_BYTES}")
     if not 0 <= header.rate <= 255:
         raise ValueError(f"rate is {header.rate}; it must be from 0 to 255")
-    records = _metadata_records(metadata)
-    if len(records) > DEFAULT_LIMITS.max_metadata_bytes:
-        raise ValueError(f"metadata takes {len(records)} bytes; it may take {DEFAULT_LIMITS.max_metadata_bytes}")
-    section = zlib.compress(records, 9) if records else b""
-
+    section = _metadata_section(metadata)
     flags = (_FLAG_METADATA if section else 0) | (_FLAG_PLAIN_Z if header.z_is_plain else 0)
     numbers = [size.width, size.height, len(z), len(y)] + ([len(section)] if section else [])
     body = b"".join(
@@ -138,6 +134,12 @@ def pack(header: Header, z: bytes, y: bytes, metadata: Metadata = Metadata()) ->
         ]
     )
     return body + _crc32c(body).to_bytes(_CRC_BYTES, "little")
+
+
+def metadata_bytes(metadata: Metadata) -> int:
+    """Return how many bytes longer metadata make a file; ValueError when they are larger than what readers accept."""
+    section = _metadata_section(metadata)
+    return len(_varint(len(section))) + len(section) if section else 0
 
 
 def parse(
@@ -306,6 +308,13 @@ def _read_size(reader: _Reader, limits: Limits) -> Size:
     except LimitExceededError as error:
         raise LimitExceededError(f"{place}: {error}") from None
     return size
+
+
+def _metadata_section(metadata: Metadata) -> bytes:
+    records = _metadata_records(metadata)
+    if len(records) > DEFAULT_LIMITS.max_metadata_bytes:
+        raise ValueError(f"metadata takes {len(records)} bytes; it may take {DEFAULT_LIMITS.max_metadata_bytes}")
+    return zlib.compress(records, 9) if records else b""
 
 
 def _metadata_records(metadata: Metadata) -> bytes:

@@ -3,14 +3,12 @@
     file ─ read_image ─▶ RGB + Metadata ─ pad ─▶ model ... model ─ crop ─▶ RGB ─ write_image ─▶ file
 
 What a codec for RGB cannot keep (grey, alpha, palettes, CMYK, 16 bits, further frames) is converted, with a warning in
-the log; what cannot be converted without guessing is refused.
+the log; what cannot be converted without guessing is refused. Reading is the business of `image_reader`.
 """
 
 from __future__ import annotations
 
 import logging
-import struct
-import zlib
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -18,89 +16,29 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image
 
-from . import exif, files
+from . import exif, files, icc
 from .container import Metadata
-from .errors import ImageError, LimitExceededError
-from .limits import DEFAULT_LIMITS, Limits, Size
+from .errors import ImageError
+from .image_reader import read_image, rgb_and_metadata
+from .image_samples import flattened
+from .limits import Size
+
+__all__ = [
+    "as_rgb",
+    "crop",
+    "for_upright_image",
+    "format_from_suffix",
+    "in_srgb",
+    "pad",
+    "padded_size",
+    "read_image",
+    "rgb_and_metadata",
+    "write_image",
+]
 
 _log = logging.getLogger("rdeic_rt.pixels")
-
-# What Pillow's readers are known to raise for damaged files, beside the errors it documents.
-_PILLOW_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    EOFError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
-# Reading these runs another program on the file.
-_REFUSED_FORMATS = {"EPS"}
-_DIRECT_MODES = {"1", "L", "P", "PA", "LA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"}
-_DEEP_GREY_MODES = {"I;16", "I;16B", "I;16L", "I;16N"}
-_TRANSPOSE = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-# Each of the two items that `container.pack` takes, with room for the record headers.
-_MAX_ITEM_BYTES = DEFAULT_LIMITS.max_metadata_bytes // 2 - 16
-# After the signature, and length, type, width and height of the chunk IHDR, which must come first.
-_PNG_BIT_DEPTH_AT = 24
-_TAG_BITS_PER_SAMPLE = 0x0102
-_TAG_ORIENTATION = 0x0112
-_TAG_EXIF_IFD = 0x8769
-
-
-def read_image(source: str | Path | BinaryIO, limits: Limits = DEFAULT_LIMITS) -> tuple[NDArray[np.uint8], Metadata]:
-    """Return an image as it is meant to be seen, and the metadata worth keeping.
-
-    The EXIF orientation is applied, and set to 1 in the EXIF that is returned. An ICC profile of RGB samples is
-    returned; samples of another kind are converted to sRGB by their profile, which is dropped. EXIF is taken from
-    JPEG, PNG, WebP and AVIF; each item may take 2 MiB.
-
-    Args:
-        source: a path, ``-`` for standard input, or a stream at its beginning.
-        limits: of the file and the image.
-    Returns:
-        uint8 [H, W, 3], RGB, C-contiguous; and the metadata.
-    Raises:
-        ImageError: not an image, damaged, cut short, too large, or of a kind that is not supported.
-        OSError: it cannot be read.
-    """
-    try:
-        if isinstance(source, (str, Path)):
-            data = files.read_bytes(source, limits.max_file_bytes)
-        else:
-            data = files.read_stream(source, limits.max_file_bytes, str(getattr(source, "name", "image")))
-    except LimitExceededError as error:
-        raise ImageError(str(error)) from None
-    return _read(_load(data, limits), data)
-
-
-def rgb_and_metadata(image: Image.Image) -> tuple[NDArray[np.uint8], Metadata]:
-    """Return a PIL image as `read_image` returns a file: pixels as they are meant to be seen, and metadata.
-
-    Args:
-        image: one that was read from a file and not changed since is turned as its EXIF says.
-    Returns:
-        uint8 [H, W, 3], RGB, C-contiguous; and the metadata.
-    Raises:
-        ImageError: its file is damaged, or of a kind that is not supported.
-    """
-    rgb, icc, exif = _upright(image)
-    return np.array(rgb), _kept(icc, exif)
 
 
 def as_rgb(image: object) -> NDArray[np.uint8]:
@@ -116,7 +54,7 @@ def as_rgb(image: object) -> NDArray[np.uint8]:
         ImageError: a PIL image whose file is damaged, or of a kind that is not supported.
     """
     if isinstance(image, Image.Image):
-        return np.array(_upright(image)[0])
+        return rgb_and_metadata(image)[0]
     if hasattr(image, "__array__"):
         array = np.asarray(image)
     elif hasattr(image, "__dlpack__"):
@@ -133,8 +71,28 @@ def as_rgb(image: object) -> NDArray[np.uint8]:
         _warn("grey, and is coded as colour")
         array = np.repeat(array, 3, axis=2)
     elif array.shape[2] == 4:
-        array = np.asarray(_flatten(Image.fromarray(np.ascontiguousarray(array), "RGBA")))
+        array = np.asarray(flattened(Image.fromarray(np.ascontiguousarray(array))))
     return np.ascontiguousarray(array)
+
+
+def for_upright_image(metadata: Metadata) -> Metadata:
+    """Return metadata whose EXIF asks no reader to turn the image; EXIF that is malformed is returned as it is."""
+    if not metadata.exif:
+        return metadata
+    return replace(metadata, exif=exif.upright(metadata.exif).exif or metadata.exif)
+
+
+def in_srgb(image: NDArray[np.uint8], profile: bytes | None) -> NDArray[np.uint8]:
+    """Return an image whose profile is not kept, converted to sRGB by it; the image itself where it cannot be applied.
+
+    Args:
+        image: uint8 [H, W, 3].
+        profile: ICC profile of its samples; None: they are sRGB.
+    """
+    if not profile or icc.samples_of(profile) != b"RGB ":
+        return image
+    converted = icc.to_srgb(Image.fromarray(np.ascontiguousarray(image)), profile)
+    return image if converted is None else np.array(converted)
 
 
 def pad(image: NDArray[np.uint8], multiple_px: int) -> NDArray[np.uint8]:
@@ -227,7 +185,8 @@ def write_image(
     """Write an image, atomically where the target is a path.
 
     PNG, WebP, TIFF, BMP and PPM keep every pixel; JPEG is written with quality 95 and full colour resolution. What the
-    format cannot carry of the metadata is left out, with a warning in the log.
+    format cannot carry of the metadata is left out, with a warning in the log, and so is EXIF that is malformed. An
+    orientation in EXIF is set to 1, as the image is upright whoever wrote its file.
 
     Args:
         target: a path, ``-`` for standard output, or a stream.
@@ -262,7 +221,10 @@ def _encode(image: NDArray[np.uint8], metadata: Metadata, format_name: str) -> b
         options["icc_profile"] = metadata.icc
     exif_fits = kind.keeps_exif and (format_name != "jpeg" or len(metadata.exif or b"") <= _JPEG_MAX_EXIF_BYTES)
     if metadata.exif and exif_fits:
-        options["exif"] = exif.PREFIX + metadata.exif
+        upright = exif.upright(metadata.exif).exif
+        if upright is None:
+            _log.warning("EXIF of %d bytes is malformed; it is left out", len(metadata.exif))
+        options["exif"] = b"" if upright is None else exif.PREFIX + upright
     for name, data, option in (("ICC profile", metadata.icc, "icc_profile"), ("EXIF", metadata.exif, "exif")):
         if data and option not in options:
             _log.warning("%s cannot carry this %s of %d bytes; it is left out", kind.pillow_name, name, len(data))
@@ -275,162 +237,11 @@ def _encode(image: NDArray[np.uint8], metadata: Metadata, format_name: str) -> b
     return encoded.getvalue()
 
 
-def _load(data: bytes, limits: Limits) -> ImageFile.ImageFile:
-    """Return the first frame, decoded; nothing is decoded of an image that is too large."""
-    try:
-        image = Image.open(BytesIO(data))
-        limits.check_size(Size(height=image.height, width=image.width))
-        if image.format in _REFUSED_FORMATS:
-            raise ImageError(f"{image.format} images are not supported; convert it to PNG")
-        # A camera's MPO holds one image, and smaller copies or other views of it.
-        if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-            _warn("the first of several frames; the others are left out")
-        image.load()
-    except UnidentifiedImageError:
-        start = data[:8].hex(" ") or "nothing"
-        raise ImageError(
-            f"not an image in a format that Pillow reads, or damaged at its beginning ({len(data)} bytes: {start} ...)"
-        ) from None
-    except LimitExceededError as error:
-        raise ImageError(str(error)) from None
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"{error}; raise PIL.Image.MAX_IMAGE_PIXELS too if the image is trusted") from None
-    except _PILLOW_ERRORS as error:
-        raise ImageError(_undecodable(error)) from None
-    return image
-
-
-def _read(image: ImageFile.ImageFile, data: bytes) -> tuple[NDArray[np.uint8], Metadata]:
-    if image.format == "TIFF" and _TAG_EXIF_IFD in image.getexif():
-        _log.warning("EXIF is not kept from TIFF files")
-    if image.mode not in _DEEP_GREY_MODES and _bits_per_sample(image, data) > 8:
-        _warn("coded with 8 bits a sample; it has more")
-    orientation, upright_exif = _orientation_of(image)
-    rgb, icc = _convert(image)
-    return np.array(_turn(rgb, orientation)), _kept(icc, upright_exif)
-
-
-def _upright(image: Image.Image) -> tuple[Image.Image, bytes | None, bytes | None]:
-    """Return a PIL image in RGB, turned as its EXIF says, its ICC profile, and its EXIF with orientation 1."""
-    try:
-        image.load()
-    except _PILLOW_ERRORS as error:
-        raise ImageError(_undecodable(error)) from None
-    orientation, upright_exif = _orientation_of(image)
-    if orientation != 1 and not isinstance(image, ImageFile.ImageFile):
-        _log.warning("the image's EXIF orientation %d is not applied; see ImageOps.exif_transpose", orientation)
-        orientation = 1
-    rgb, icc = _convert(image)
-    return _turn(rgb, orientation), icc, upright_exif
-
-
-def _kept(icc: bytes | None, exif: bytes | None) -> Metadata:
-    """Return what a file keeps of these: not what is too large."""
-    metadata = Metadata(icc=icc, exif=exif)
-    for name, item in (("icc", metadata.icc), ("exif", metadata.exif)):
-        if item and len(item) > _MAX_ITEM_BYTES:
-            _log.warning("the image's %s takes %d bytes; it is left out", name.upper(), len(item))
-            metadata = replace(metadata, **{name: None})
-    return metadata
-
-
-def _convert(image: Image.Image) -> tuple[Image.Image, bytes | None]:
-    """Return the image in mode RGB, and its ICC profile if that is one of RGB samples."""
-    icc = image.info.get("icc_profile") or None
-    samples = icc[16:20] if icc and len(icc) >= 128 and icc[36:40] == b"acsp" else None
-    if image.mode in _DEEP_GREY_MODES or (image.mode == "I" and getattr(image, "format", None) in ("PNG", "PPM")):
-        _warn("coded with 8 bits a sample; it has more")
-        deep = np.asarray(image).astype(np.uint32)
-        image = Image.fromarray(((deep * 255 + 32767) // 65535).astype(np.uint8), "L")
-    if image.mode not in _DIRECT_MODES:
-        raise ImageError(f"samples of Pillow's mode {image.mode} are not supported; convert the image to 8-bit RGB")
-    if image.mode in ("1", "L", "LA"):
-        _warn("grey, and is coded as colour")
-    elif image.mode == "CMYK":
-        _warn("CMYK, and is coded as RGB")
-    elif image.mode in ("P", "PA"):
-        _warn("indexed by a palette, and is coded as RGB")
-    if image.has_transparency_data:
-        image = _flatten(image.convert("RGBA"))
-    if samples == b"RGB " and image.mode != "CMYK":
-        return image.convert("RGB"), icc
-    if samples in (b"GRAY", b"CMYK"):
-        image = _srgb_by_profile(image, icc or b"", samples)
-    elif icc is not None:
-        _log.warning("the image's ICC profile does not describe its samples; it is left out")
-    return image.convert("RGB"), None
-
-
-def _srgb_by_profile(image: Image.Image, icc: bytes, samples: bytes) -> Image.Image:
-    """Return the image in sRGB, converted by its profile; unchanged when the profile is not one for it."""
-    from PIL import ImageCms
-
-    mode = "CMYK" if samples == b"CMYK" else "L"
-    if (image.mode == "CMYK") == (mode == "CMYK"):
-        try:
-            profile = ImageCms.ImageCmsProfile(BytesIO(icc))
-            converted = ImageCms.profileToProfile(
-                image.convert(mode), profile, ImageCms.createProfile("sRGB"), outputMode="RGB"
-            )
-            if converted is not None:
-                return converted
-        except (ImageCms.PyCMSError, OSError):
-            pass
-    _log.warning("the image's ICC profile cannot be applied; it is left out")
-    return image
-
-
-def _bits_per_sample(image: ImageFile.ImageFile, data: bytes) -> int:
-    """Return the bits a sample of a PNG or TIFF, which Pillow's mode does not always show; 8 for other formats."""
-    if image.format == "PNG":
-        return data[_PNG_BIT_DEPTH_AT]
-    if image.format == "TIFF":
-        return int(np.max(image.getexif().get(_TAG_BITS_PER_SAMPLE, 8)))
-    return 8
-
-
-def _flatten(image: Image.Image) -> Image.Image:
-    """Return an RGBA image composited on white, in mode RGB."""
-    if image.getchannel("A").getextrema()[0] == 255:
-        return image.convert("RGB")
-    _warn("partly transparent, and is composited on white")
-    white = Image.new("RGBA", image.size, "white")
-    white.alpha_composite(image)
-    return white.convert("RGB")
-
-
-def _orientation_of(image: Image.Image) -> tuple[int, bytes | None]:
-    """Return an image's orientation, and its EXIF with orientation 1 if it has one that is well-formed."""
-    if image.format == "TIFF":
-        # A field of the image itself here; recent Pillows have applied and removed it.
-        return int(image.getexif().get(_TAG_ORIENTATION, 1)), None
-    found = image.info.get("exif")
-    try:
-        if found is None and "Raw profile type exif" in image.info:
-            # How ImageMagick used to put EXIF into PNG, before PNG had a chunk for it.
-            found = image.getexif().tobytes()
-        found = found.removeprefix(exif.PREFIX) if isinstance(found, bytes) else None
-        return exif.split_orientation(found) if found else (1, None)
-    except _PILLOW_ERRORS as error:
-        _log.warning("the image's EXIF is malformed: %s. It is left out, and no orientation is applied", error)
-        return 1, None
-
-
-def _turn(image: Image.Image, orientation: int) -> Image.Image:
-    method = _TRANSPOSE.get(orientation)
-    return image if method is None else image.transpose(method)
-
-
 def _reflected(length: int, multiple: int) -> NDArray[np.intp]:
     """Return for each position of the padded side the position it is copied from."""
     period = max(2 * (length - 1), 1)
     folded = np.arange(-(-length // multiple) * multiple) % period
     return np.minimum(folded, period - folded) if length > 1 else np.zeros_like(folded)
-
-
-def _undecodable(error: Exception) -> str:
-    reason = str(error) or type(error).__name__
-    return f"the image cannot be decoded: {reason}. Fetch it again, or convert it to PNG"
 
 
 def _warn(problem: str) -> None:

@@ -14,7 +14,7 @@ NEAR: Final = 31
 EncodeAt = Callable[[Rate], bytes]
 
 
-def best(bundle: Bundle, encode_at: EncodeAt, most_bytes: float, size: Size) -> bytes:
+def best(bundle: Bundle, encode_at: EncodeAt, most_bytes: float, size: Size, metadata_bytes: int = 0) -> bytes:
     """Return the file of most bits that has at most ``most_bytes``.
 
     Args:
@@ -22,6 +22,7 @@ def best(bundle: Bundle, encode_at: EncodeAt, most_bytes: float, size: Size) -> 
         encode_at: rate -> the file of the image.
         most_bytes: length that the file may have.
         size: of the image, for messages.
+        metadata_bytes: how many bytes of each file are metadata, for messages.
 
     Raises:
         ImageError: with no rate is the file as small; says what the smallest takes.
@@ -34,10 +35,12 @@ def best(bundle: Bundle, encode_at: EncodeAt, most_bytes: float, size: Size) -> 
     if first_that_fits is not None:
         return first_that_fits
     n_bytes, rate = min(((length, rate) for length, rate in tried), key=lambda pair: pair[0])
+    metadata = f", {metadata_bytes} bytes of which are metadata" if metadata_bytes else ""
+    or_strip = ", or leave out its metadata (--strip)" if metadata_bytes else ""
     raise ImageError(
         f"{int(most_bytes)} bytes are the target, but the smallest file of this {size.width}x{size.height} image "
         f"is {n_bytes} bytes, {8 * n_bytes / (size.width * size.height):.4f} bits per pixel, at rate {rate.index} of "
-        f"bundle {bundle.name!r}. Raise the target, scale the image down, or leave out its metadata"
+        f"bundle {bundle.name!r}{metadata}. Raise the target{',' if or_strip else ' or'} scale the image down{or_strip}"
     )
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps
 
-from rdeic_rt import exif, pixels
+from rdeic_rt import colour, exif, pixels
 from rdeic_rt.container import Metadata, Size
 from rdeic_rt.errors import ImageError
 from rdeic_rt.limits import Limits
@@ -26,6 +26,7 @@ from tests.images import psnr_db
 
 Rgb = NDArray[np.uint8]
 ORIENTATION = 0x0112
+DISPLAY_P3 = colour.icc_profile(colour.Space(((0.680, 0.320), (0.265, 0.690), (0.150, 0.060)), name="Display P3"))
 
 
 def saved(image: Image.Image, format: str = "PNG", **options: object) -> io.BytesIO:
@@ -143,15 +144,8 @@ def test_read_image_big_endian_exif_is_understood(small: Rgb) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [
-        b"neither II nor MM",
-        b"II*\0\xff\xff\xff\xff",
-        b"II*\0\x08\0\0\0\xff\xff",
-        b"II*\0" + struct.pack("<IHHHIHHI", 8, 1, ORIENTATION, 3, 1, 9, 0, 0),
-        b"II*\0" + struct.pack("<IHHHIII", 8, 1, ORIENTATION, 4, 1, 6, 0),
-        b"II*\0" + struct.pack("<IHHHIHHHHIHHI", 8, 2, ORIENTATION, 3, 1, 6, 0, ORIENTATION, 3, 1, 3, 0, 0),
-    ],
-    ids=["byte order", "outside", "cut", "value 9", "type 4", "twice"],
+    [b"neither II nor MM", b"II*\0\xff\xff\xff\xff", b"II*\0\x08\0\0\0\xff\xff"],
+    ids=["byte order", "outside", "cut"],
 )
 def test_read_image_malformed_exif_is_left_out_with_a_warning(
     small: Rgb, data: bytes, caplog: pytest.LogCaptureFixture
@@ -172,20 +166,10 @@ def test_read_image_exif_in_a_png_text_chunk_is_applied_and_kept(small: Rgb) -> 
     assert metadata.exif is not None and parsed_exif(metadata.exif)[ORIENTATION] == 1
 
 
-@given(st.binary(max_size=80), st.sampled_from([b"", b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\x08"]))
-def test_split_orientation_any_bytes_gives_upright_exif_or_its_error(data: bytes, start: bytes) -> None:
-    try:
-        orientation, upright = exif.split_orientation(start + data)
-    except exif.ExifError:
-        return
-    assert 1 <= orientation <= 8
-    assert len(upright) == len(start + data)
-    assert exif.split_orientation(upright) == (1, upright)
-
-
-def test_read_image_rgb_profile_is_kept_and_written_again(photo_paths: list[Path], tmp_path: Path) -> None:
-    image, metadata = pixels.read_image(next(path for path in photo_paths if path.stem == "rocket"))
-    assert metadata.icc is not None and metadata.icc[36:40] == b"acsp"
+def test_read_image_rgb_profile_is_kept_and_written_again(small: Rgb, tmp_path: Path) -> None:
+    image, metadata = pixels.read_image(saved(Image.fromarray(small), icc_profile=DISPLAY_P3))
+    np.testing.assert_array_equal(image, small)
+    assert metadata.icc == DISPLAY_P3
     for suffix in ("png", "jpg", "webp", "tiff"):
         path = tmp_path / f"out.{suffix}"
         pixels.write_image(path, image, metadata)
@@ -234,13 +218,12 @@ def grey_profile(gamma: float) -> bytes:
 
 
 def test_read_image_oversized_metadata_is_left_out_with_a_warning(small: Rgb, caplog: pytest.LogCaptureFixture) -> None:
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     image, metadata = pixels.read_image(
-        saved(Image.fromarray(small), "WEBP", lossless=True, icc_profile=profile + bytes(3_000_000))
+        saved(Image.fromarray(small), "WEBP", lossless=True, icc_profile=DISPLAY_P3 + bytes(3_000_000))
     )
     np.testing.assert_array_equal(image, small)
     assert metadata.icc is None
-    assert "ICC takes 3000588 bytes" in caplog.text
+    assert f"ICC takes {3_000_000 + len(DISPLAY_P3)} bytes" in caplog.text
 
 
 # Kinds of samples.
@@ -345,7 +328,6 @@ def test_read_image_animation_gives_its_first_frame(small: Rgb, caplog: pytest.L
 # Damage, and what is too large.
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin")
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM"])
 def test_read_image_cut_short_raises_image_error(photo: Rgb, format: str) -> None:
     data = saved(Image.fromarray(photo), format).getvalue()
@@ -355,7 +337,7 @@ def test_read_image_cut_short_raises_image_error(photo: Rgb, format: str) -> Non
 
 
 def test_read_image_truncated_jpeg_says_so(photo_paths: list[Path]) -> None:
-    with pytest.raises(ImageError, match=r"cannot be decoded: .*truncated.*Fetch it again"):
+    with pytest.raises(ImageError, match=r"cut short: \d+ % of it is missing. Fetch it again"):
         pixels.read_image(io.BytesIO(photo_paths[0].read_bytes()[:20_000]))
 
 
@@ -367,7 +349,6 @@ def test_read_image_not_an_image_raises_image_error(data: bytes) -> None:
         pixels.read_image(io.BytesIO(data))
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin")
 @given(st.data())
 def test_read_image_damaged_anywhere_gives_an_image_or_image_error(data: st.DataObject) -> None:
     good = DAMAGED[data.draw(st.sampled_from(sorted(DAMAGED)))]
@@ -546,9 +527,8 @@ def test_write_image_jpeg_stays_close(photo: Rgb, tmp_path: Path, suffix: str) -
 
 
 @pytest.mark.parametrize("format", ["png", "jpeg", "webp"])
-def test_write_image_metadata_is_read_again(photo: Rgb, photo_paths: list[Path], format: str) -> None:
-    icc = next(pixels.read_image(path)[1].icc for path in photo_paths if path.stem == "rocket")
-    metadata = Metadata(icc=icc, exif=exif_bytes(1).removeprefix(exif.PREFIX))
+def test_write_image_metadata_is_read_again(photo: Rgb, format: str) -> None:
+    metadata = Metadata(icc=DISPLAY_P3, exif=exif_bytes(1).removeprefix(exif.PREFIX))
     stream = io.BytesIO()
     pixels.write_image(stream, photo, metadata, format)
     assert pixels.read_image(io.BytesIO(stream.getvalue()))[1] == metadata

@@ -1,0 +1,60 @@
+"""Pillow, kept in bounds: what it raises, what it warns of and how large an image it opens.
+
+Pillow's readers raise whatever a damaged file makes them run into, warn through Python's warnings, and refuse large
+images by a limit of the process. Here the first is an `ImageError`, the second is silent (what matters to a user is
+found and said elsewhere), and the limit is that of `limits.Limits`.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from PIL import Image
+
+from .errors import DeviceMemoryError, ImageError, RdeicError
+
+# What is changed is the process's, so one thread at a time changes it.
+_lock = threading.RLock()
+
+
+@contextmanager
+def errors() -> Iterator[None]:
+    """Turn what Pillow raises into errors of this package: for blocks that do what a file makes them do.
+
+    Raises:
+        ImageError: an image cannot be read.
+        DeviceMemoryError: there is not enough memory to.
+    """
+    try:
+        yield
+    except RdeicError:
+        raise
+    except MemoryError:
+        raise DeviceMemoryError("not enough memory to read the image; scale it down, or free memory") from None
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(f"the image cannot be decoded: {reason}. Fetch it again, or convert it to PNG") from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Pillow's warnings from the user, and from becoming errors, while the block runs."""
+    with _lock, warnings.catch_warnings():
+        # All that is changed for others, if they change filters in another thread meanwhile, is that Pillow is silent.
+        warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
+        yield
+
+
+@contextmanager
+def any_size() -> Iterator[None]:
+    """Let Pillow open images of any size while the block runs, which is to check sizes itself."""
+    with _lock:
+        before = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
