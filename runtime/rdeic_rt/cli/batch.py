@@ -9,30 +9,48 @@ from ..files import STREAM
 from .console import Console
 from .outputs import Job, UsageError
 
+EXIT_BUG = 1
 EXIT_USAGE = 2
 EXIT_OS_ERROR = 3
 
 
 def run_batch(jobs: Sequence[Job], work: Callable[[Job], str], console: Console) -> int:
-    """Do every job; return 0, or the highest exit code among those that failed.
+    """Do every job; return 0, 1 if one ran into a bug, or else the highest exit code among those that failed.
 
     Args:
         jobs: what to do, in order.
         work: does one job and returns the line to say about it.
         console: where lines, errors and the bar go.
     """
-    worst = 0
+    codes = []
     for done, job in enumerate(jobs):
         console.progress(done, len(jobs), job.source)
         try:
             console.line(work(job))
-        except BrokenPipeError:
-            raise
-        except (RdeicError, OSError, UsageError) as error:
-            console.error(describe(error, job.source), error)
-            worst = max(worst, exit_code(error))
+        except Exception as error:
+            codes.append(report(error, job.source, console))
     console.clear()
-    return worst
+    return worst(codes)
+
+
+def report(error: Exception, source: str, console: Console) -> int:
+    """Say what went wrong with one input, so that the others can be done; return the exit code.
+
+    Raises:
+        BrokenPipeError: nobody reads the output any more, so that there is no use in going on.
+    """
+    if isinstance(error, BrokenPipeError):
+        raise error
+    if isinstance(error, (RdeicError, OSError, UsageError)):
+        console.error(describe(error, source), error)
+        return exit_code(error)
+    console.bug(error, source)
+    return EXIT_BUG
+
+
+def worst(codes: Sequence[int]) -> int:
+    """Return the exit code of several inputs: 1 if one ran into a bug, or else the highest."""
+    return EXIT_BUG if EXIT_BUG in codes else max(codes, default=0)
 
 
 def exit_code(error: RdeicError | OSError | UsageError) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import sys
 import time
 from dataclasses import asdict
 from functools import partial
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import RdeicError
 from . import chart, options
 from .batch import describe, exit_code
-from .console import Console
+from .console import Console, write_output
 from .doctor import package_versions, system_facts
 from .outputs import UsageError
 
@@ -206,7 +205,7 @@ def _write(result: dict[str, Any], args: argparse.Namespace) -> None:
     if args.json is not None:
         files.atomic_write(args.json, (json.dumps(result, indent=2) + "\n").encode())
     if args.json != files.STREAM:
-        sys.stdout.write(_text(result))
+        write_output(_text(result))
     if args.plot is not None:
         ms = result["ms"]
         stages = {name: Spread(**spread) for name, spread in ms["stages"]["decode"].items()}

@@ -2,20 +2,50 @@
 
 The bar is drawn only on a terminal and only for several inputs. It lives on the last line: whatever else is said clears
 it first, and the next step draws it again, so that neither garbles the other. Standard output stays for results.
+
+What a file is called, and what is written in it, may be made to fool a terminal: control characters are shown escaped.
 """
 
 from __future__ import annotations
 
 import logging
 import shutil
+import sys
 import traceback
+import unicodedata
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+_log = logging.getLogger("rdeic_rt.cli.console")
+
 PROGRAM = "rdeic-rt"
 _BAR_CHARACTERS = 24
 _CLEAR_LINE = "\r\x1b[K"
+# Control characters, lone surrogates, what breaks lines, and what has no width of its own or turns the direction of
+# text; joiners are part of names in many scripts.
+_ESCAPED_CATEGORIES = {"Cc", "Cs", "Cf", "Zl", "Zp"}
+_JOINERS = "\u200c\u200d"
+
+
+def printable(text: str) -> str:
+    """Return text in which no character does anything but be shown; others are escaped as in Python."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        character.encode("unicode_escape").decode("ascii")
+        if unicodedata.category(character) in _ESCAPED_CATEGORIES and character not in _JOINERS
+        else character
+        for character in text
+    )
+
+
+def write_output(text: str) -> None:
+    """Write lines of results to standard output; what its encoding does not have is escaped."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    text = "\n".join(map(printable, text.split("\n")))
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 class Console:
@@ -39,17 +69,23 @@ class Console:
     def line(self, text: str) -> None:
         """Say one line, unless quiet."""
         if not self._quiet:
-            self._write(text + "\n")
+            self._write(printable(text) + "\n")
 
     def error(self, text: str, error: BaseException | None = None) -> None:
         """Say what went wrong, in one line; under it the traceback of `error` when debugging."""
-        self._write(f"{PROGRAM}: {text}\n")
+        self._write(f"{PROGRAM}: {printable(text)}\n")
         if error is not None and self._debug:
             self.traceback(error)
 
+    def bug(self, error: BaseException, name: str | None = None) -> None:
+        """Say that `error` should not have happened, with its traceback and the input it happened with."""
+        self.traceback(error)
+        which = "" if name is None else f"{name}: "
+        self.error(f"{which}this is a bug in rdeic-rt; please report it with the lines above and what you ran")
+
     def traceback(self, error: BaseException) -> None:
         """Print the traceback of `error`."""
-        self._write("".join(traceback.format_exception(error)))
+        self._write("\n".join(map(printable, "".join(traceback.format_exception(error)).split("\n"))))
 
     def progress(self, done: int, total: int, name: str) -> None:
         """Draw the bar: `done` of `total` inputs are finished, `name` is the one in work."""
@@ -57,7 +93,7 @@ class Console:
             return
         filled = _BAR_CHARACTERS * done // total
         text = f"[{'#' * filled}{'.' * (_BAR_CHARACTERS - filled)}] {done}/{total} {name}"
-        self._write(text[: shutil.get_terminal_size().columns - 1])
+        self._write(printable(text)[: shutil.get_terminal_size().columns - 1])
         self._bar_shown = True
 
     def clear(self) -> None:
@@ -79,6 +115,28 @@ class Console:
             logger.removeHandler(handler)
             logger.setLevel(level_before)
             self.clear()
+
+    @contextmanager
+    def python_warnings(self) -> Iterator[None]:
+        """Make Python's warnings details for those who ask for everything, while the block runs.
+
+        They are addressed to programmers, and what the environment says of them is for programs under test.
+        """
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            _log.debug("%s:%d: %s: %s", filename, lineno, category.__name__, message)
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            warnings.showwarning = show
+            yield
 
     def _write(self, text: str) -> None:
         if self._stream is None:

@@ -77,6 +77,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 def decode_one(job: outputs.Job, codec: Codec, args: argparse.Namespace, limits: Limits) -> str:
     """Decode one input and return the line that says how it went."""
     from .. import files, pixels
+    from ..container import Metadata
     from ..decode_options import DecodeOptions
 
     began = time.perf_counter()
@@ -91,7 +92,9 @@ def decode_one(job: outputs.Job, codec: Codec, args: argparse.Namespace, limits:
         raise outputs.UsageError(str(error)) from None
     chosen = DecodeOptions(sharpness=args.sharpness, seed=args.seed, steps=args.steps, preview=args.preview)
     image = codec.decode(latents, chosen)
-    metadata = None if args.strip else latents.metadata
+    metadata = latents.metadata
+    if args.strip:
+        image, metadata = pixels.in_srgb(image, metadata.icc), Metadata()
     pixels.write_image(job.target, image, metadata, overwrite=not args.no_overwrite)
     height, width = image.shape[:2]
     cut = latents.cut

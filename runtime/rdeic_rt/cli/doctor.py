@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BackendError, BundleError, RdeicError
 from . import cpu, options
 from .batch import describe, exit_code
-from .console import Console
+from .console import Console, write_output
 from .info import write_facts
 
 if TYPE_CHECKING:
@@ -94,8 +93,8 @@ def _run_gpu(args: argparse.Namespace, console: Console) -> int:
     if args.json:
         write_facts({"system": system, **facts}, as_json=True)
     else:
-        sys.stdout.write(f"Python {system['python']}, {system['platform']}, {system['cpu']}, {system['cores']} cores\n")
-        sys.stdout.write(table)
+        write_output(f"Python {system['python']}, {system['platform']}, {system['cpu']}, {system['cores']} cores\n")
+        write_output(table)
     return status
 
 

@@ -27,8 +27,9 @@ def add_parser(commands: options.Commands[argparse.ArgumentParser]) -> argparse.
         description="""\
 Compress images (JPEG, PNG, WebP, TIFF and what else Pillow reads) to .rdc files.
 
-The EXIF orientation is applied. Grey, transparent, 16-bit and CMYK images become
-8-bit RGB, with a warning. The same image, bundle and options give the same bytes.""",
+The EXIF orientation is applied. Grey, transparent, 16-bit, HDR and CMYK images
+become 8-bit RGB, with a warning. An sRGB profile and the EXIF thumbnail are left
+out; -v tells what is kept. The same image, bundle and options give the same bytes.""",
         epilog="""\
 examples:
   rdeic-rt encode photo.jpg                  makes photo.rdc
@@ -68,11 +69,14 @@ def run(args: argparse.Namespace, console: Console) -> int:
 def encode_one(job: outputs.Job, codec: Codec, args: argparse.Namespace, limits: Limits) -> str:
     """Encode one input and return the line that says how it went."""
     from .. import files, pixels
+    from ..container import Metadata
 
     began = time.perf_counter()
     if args.no_overwrite:
         outputs.refuse_existing(job)
     image, metadata = pixels.read_image(job.source, limits)
+    if args.strip:
+        image, metadata = pixels.in_srgb(image, metadata.icc), Metadata()
     data = codec.encode(
         image,
         args.rate,
@@ -80,7 +84,7 @@ def encode_one(job: outputs.Job, codec: Codec, args: argparse.Namespace, limits:
         target_bpp=args.target_bpp,
         fixed_size=args.fixed_size,
         effort=args.effort,
-        metadata=None if args.strip else metadata,
+        metadata=metadata,
     )
     files.atomic_write(job.target, data, overwrite=not args.no_overwrite)
     height, width = image.shape[:2]

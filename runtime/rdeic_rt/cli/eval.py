@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from . import chart, options
 from .batch import describe, exit_code
-from .console import PROGRAM, Console
+from .console import PROGRAM, Console, write_output
 from .doctor import package_versions, system_facts
 from .outputs import UsageError
 
@@ -167,7 +166,7 @@ def _write(evaluation: Evaluation, args: argparse.Namespace) -> None:
         }
         files.atomic_write(args.json, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
     if args.json != files.STREAM:
-        sys.stdout.write(report.as_text(evaluation))
+        write_output(report.as_text(evaluation))
     if args.plot is not None:
         plot.write(args.plot, evaluation)
     if args.sheet is not None:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
-from ..errors import RdeicError
 from . import options
-from .batch import describe, exit_code
-from .console import Console
+from .batch import report, worst
+from .console import Console, printable, write_output
 
 _MANIFEST = "bundle.json"
 
@@ -45,24 +43,21 @@ examples:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Describe every input on standard output; return the exit code."""
-    worst = 0
+    codes = []
     for source in args.inputs:
         try:
             facts = _bundle_facts(source) if _is_bundle(source) else _file_facts(source, args)
-        except BrokenPipeError:
-            raise
-        except (RdeicError, OSError) as error:
-            console.error(describe(error, source), error)
-            worst = max(worst, exit_code(error))
+        except Exception as error:
+            codes.append(report(error, source, console))
             continue
         write_facts(facts, as_json=args.json)
-    return worst
+    return worst(codes)
 
 
 def write_facts(facts: dict[str, Any], *, as_json: bool) -> None:
     """Write facts to standard output: as a line of JSON, or as `name: value` lines, nested ones indented."""
     text = json.dumps(facts) if as_json else "\n".join(_lines(facts, ""))
-    sys.stdout.write(text.encode("utf-8", "backslashreplace").decode("utf-8") + "\n")
+    write_output(text + "\n")
 
 
 def _file_facts(source: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -150,4 +145,4 @@ def _scalar(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, list):
         return ", ".join(map(_scalar, value))
-    return "-" if value is None else str(value)
+    return "-" if value is None else printable(str(value))

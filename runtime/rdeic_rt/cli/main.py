@@ -9,11 +9,10 @@ from collections.abc import Sequence
 
 from ..errors import RdeicError
 from . import bench, decode, doctor, encode, eval, info
-from .batch import EXIT_OS_ERROR, describe, exit_code
-from .console import PROGRAM, Console
+from .batch import EXIT_BUG, EXIT_OS_ERROR, describe, exit_code
+from .console import PROGRAM, Console, printable
 from .outputs import UsageError
 
-EXIT_BUG = 1
 EXIT_INTERRUPTED = 130
 EXIT_PIPE_CLOSED = 141
 
@@ -30,7 +29,8 @@ exit codes:
   5    a bundle is missing, damaged, or not the one the file was made with
   6    the backend cannot run, or ran out of memory
   1    a bug in rdeic-rt; 130 interrupted; 141 the reader of the output went away
-With several inputs the others are still done, and the highest code is returned."""
+With several inputs the others are still done, and the highest code is returned, or
+1 if one of them ran into a bug."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,11 +64,11 @@ def _run(argv: list[str]) -> int:
     args, verb = _parse(argv)
     console = Console(sys.stderr, quiet=args.quiet, verbose=args.verbose, debug=args.debug)
     try:
-        with console.messages_of("rdeic_rt"):
+        with console.messages_of("rdeic_rt"), console.python_warnings():
             status: int = args.run(args, console)
             return status
     except UsageError as error:
-        verb.error(str(error))
+        verb.error(printable(str(error)))
     except BrokenPipeError:
         raise
     except (RdeicError, OSError) as error:
@@ -78,8 +78,7 @@ def _run(argv: list[str]) -> int:
         console.error("interrupted", error)
         return EXIT_INTERRUPTED
     except Exception as error:
-        console.traceback(error)
-        console.error("this is a bug in rdeic-rt; please report it with the lines above and what you ran")
+        console.bug(error)
         return EXIT_BUG
 
 
@@ -92,14 +91,14 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, argparse.ArgumentParser
     verb = verbs[args.command]
     unknown = [word for word in rest if word.startswith("-") and word != "-"]
     if unknown:
-        verb.error(f"unrecognized arguments: {' '.join(unknown)}")
+        verb.error(printable(f"unrecognized arguments: {' '.join(unknown)}"))
     words = rest + argv[end + 1 :]
     if "inputs" in args:
         args.inputs += words
         if not args.inputs:
             verb.error("give at least one input")
     elif words:
-        verb.error(f"unrecognized arguments: {' '.join(words)}")
+        verb.error(printable(f"unrecognized arguments: {' '.join(words)}"))
     return args, verb
 
 

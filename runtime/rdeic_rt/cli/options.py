@@ -61,7 +61,11 @@ def add_output(parser: argparse.ArgumentParser, default_names: str) -> None:
         action="store_true",
         help="refuse to replace a file. Default: replace it, in one step, once the new one is complete",
     )
-    group.add_argument("--strip", action="store_true", help="leave out ICC profile and EXIF data. Default: keep them")
+    group.add_argument(
+        "--strip",
+        action="store_true",
+        help="leave out ICC profile, by which the image is converted to sRGB, and EXIF data. Default: keep them",
+    )
 
 
 def add_model(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:

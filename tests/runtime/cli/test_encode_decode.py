@@ -9,14 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image
 
-from rdeic_rt import DecodeOptions, container
+from rdeic_rt import DecodeOptions, colour, container
 from rdeic_rt.codec import Codec
 
 from .conftest import Command
 
 ORIENTATION = 0x0112
+DISPLAY_P3 = colour.icc_profile(colour.Space(((0.680, 0.320), (0.265, 0.690), (0.150, 0.060)), name="Display P3"))
 
 
 def names_in(folder: Path) -> set[str]:
@@ -277,31 +278,29 @@ def test_output_that_is_not_a_regular_file_is_written_into(command: Command, her
 
 
 def test_metadata_is_kept_and_orientation_applied_once(command: Command, here: Path) -> None:
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     exif = Image.Exif()
     exif[ORIENTATION] = 6
     exif[0x010F] = "A maker"
     with Image.open(here / "photo.jpg") as image:
-        image.save(here / "turned.jpg", exif=exif, icc_profile=profile)
+        image.save(here / "turned.jpg", exif=exif, icc_profile=DISPLAY_P3)
 
     assert command("encode", "turned.jpg") == 0
     assert command("decode", "turned.rdc", "-o", "turned.png") == 0
     with Image.open(here / "turned.png") as decoded:
         assert decoded.size == (80, 96)
-        assert decoded.info["icc_profile"] == profile
+        assert decoded.info["icc_profile"] == DISPLAY_P3
         assert decoded.getexif()[0x010F] == "A maker"
         assert decoded.getexif().get(ORIENTATION, 1) == 1
 
 
 @pytest.mark.parametrize("verb", ["encode", "decode"])
 def test_strip_leaves_metadata_out(command: Command, here: Path, verb: str) -> None:
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     with Image.open(here / "photo.jpg") as image:
-        image.save(here / "tagged.jpg", icc_profile=profile)
+        image.save(here / "tagged.jpg", icc_profile=DISPLAY_P3)
 
     assert command("encode", "tagged.jpg", *(["--strip"] if verb == "encode" else [])) == 0
     kept = container.parse((here / "tagged.rdc").read_bytes()).metadata.icc
-    assert kept == (None if verb == "encode" else profile)
+    assert kept == (None if verb == "encode" else DISPLAY_P3)
 
     assert command("decode", "tagged.rdc", "-o", "tagged.png", *(["--strip"] if verb == "decode" else [])) == 0
     with Image.open(here / "tagged.png") as decoded:
