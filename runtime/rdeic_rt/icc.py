@@ -10,8 +10,10 @@ from PIL import Image
 # Of those that describe samples; others describe links between profiles, or named colours.
 _CLASSES = (b"scnr", b"mntr", b"prtr", b"spac")
 _HEADER_BYTES = 128
-# Levels of 255 that a profile may differ from sRGB by and be sRGB: conversions round.
+# Levels of 255 that a profile may differ from sRGB by and be sRGB: conversions round, and some profiles that call
+# themselves sRGB approximate its curve.
 _SAME_LEVELS = 1
+_SAME_LEVELS_BY_NAME = 4
 
 
 def samples_of(icc: bytes) -> bytes | None:
@@ -57,14 +59,17 @@ def lab_to_srgb(image: Image.Image) -> Image.Image | None:
 def is_srgb(icc: bytes) -> bool | None:
     """Return whether a profile of RGB samples says what sRGB says; None if it cannot be applied.
 
-    Names do not count: profiles of many makers say "sRGB", and some of them mean something else.
+    Its name alone does not count: profiles of many makers say "sRGB", and some of them mean something else.
     """
     steps = np.linspace(0, 255, 9).round()
     colours = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(-1, 3)
     greys = np.arange(256)[:, np.newaxis].repeat(3, 1)
     probe = np.concatenate([colours, greys])[np.newaxis].astype(np.uint8)
     seen = to_srgb(Image.fromarray(probe), icc)
-    return None if seen is None else bool(np.abs(np.asarray(seen).astype(int) - probe).max() <= _SAME_LEVELS)
+    if seen is None:
+        return None
+    levels = int(np.abs(np.asarray(seen).astype(int) - probe).max())
+    return levels <= _SAME_LEVELS or (levels <= _SAME_LEVELS_BY_NAME and "srgb" in description(icc).lower())
 
 
 def description(icc: bytes) -> str:

@@ -7,6 +7,7 @@ found and said elsewhere), and the limit is that of `limits.Limits`.
 
 from __future__ import annotations
 
+import os
 import threading
 import warnings
 from collections.abc import Iterator
@@ -18,6 +19,16 @@ from .errors import DeviceMemoryError, ImageError, RdeicError
 
 # What is changed is the process's, so one thread at a time changes it.
 _lock = threading.RLock()
+
+
+def _renew_lock() -> None:
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    # In a forked child nobody is left who would release it.
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 @contextmanager
@@ -36,7 +47,7 @@ def errors() -> Iterator[None]:
         raise DeviceMemoryError("not enough memory to read the image; scale it down, or free memory") from None
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ImageError(f"the image cannot be decoded: {reason}. Fetch it again, or convert it to PNG") from error
+        raise ImageError(f"the image cannot be decoded: {reason}. Fetch it again, or save it anew") from error
 
 
 @contextmanager

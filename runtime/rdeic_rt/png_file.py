@@ -29,6 +29,8 @@ _NAMES = {
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _RGB, _PALETTE = 2, 3
 _UNSPECIFIED = 2
+# Of each pass of an interlaced image: its first column and row, and how far apart the others are.
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 # Filter type "up", with no difference: the row above once more.
 _REPEAT_ROW = b"\2"
 
@@ -56,9 +58,18 @@ class _Header:
     colour_type: int
     is_interlaced: bool
 
+    def row_bytes(self, width: int) -> int:
+        """Return the bytes of a row of so many pixels, its filter type among them."""
+        return 1 + (width * _CHANNELS.get(self.colour_type, 1) * self.bits + 7) // 8
+
     @property
-    def row_bytes(self) -> int:
-        return 1 + (self.size.width * _CHANNELS.get(self.colour_type, 1) * self.bits + 7) // 8
+    def passes(self) -> list[Size]:
+        """The images that its data hold one after the other; of several, the last has every other row in full width."""
+        height, width = self.size.height, self.size.width
+        if not self.is_interlaced:
+            return [self.size]
+        counts = [(-(-(height - y) // down), -(-(width - x) // across)) for x, y, across, down in _ADAM7]
+        return [Size(height=rows, width=columns) for rows, columns in counts]
 
 
 def take_apart(data: bytes, limits: Limits, most_missing: float) -> Parts:
@@ -192,21 +203,22 @@ def _repaired(stream: bytes, header: _Header, most_missing: float, parts: Parts)
 
     None if it should be left as it is: no row is missing, or what is there cannot be told.
     """
-    n_bytes = header.row_bytes * header.size.height
+    *before, last = [header.row_bytes(size.width) * size.height if size.width > 0 else 0 for size in header.passes]
+    row_bytes = header.row_bytes(header.size.width)
     try:
-        raw = zlib.decompressobj().decompress(stream, n_bytes)
+        raw = zlib.decompressobj().decompress(stream, sum(before) + last)
     except zlib.error:
         return None
-    missing = header.size.height - len(raw) // header.row_bytes
-    if header.is_interlaced and missing > 0:
-        raise ImageError(f"the image is cut short: {n_bytes - len(raw)} bytes or more are missing. Fetch it again")
+    whole_rows = max(len(raw) - sum(before), 0) // row_bytes
+    missing = last // row_bytes - whole_rows
+    if len(raw) < sum(before) or missing > most_missing * header.size.height:
+        part = 1 - len(raw) / (sum(before) + last)
+        raise ImageError(f"the image is cut short: {100 * part:.0f} % of it is missing. Fetch it again")
     if missing <= 0:
         parts.problems.append("the image's file is cut short; all of its pixels are there")
         return None
-    if missing > most_missing * header.size.height:
-        raise ImageError(f"the image is cut short: {missing} of {header.size.height} rows are missing. Fetch it again")
     parts.problems.append(
-        f"the image is cut short: its last rows, {missing} of {header.size.height}, repeat the one before"
+        f"the image is cut short: its last rows, {missing} of {header.size.height}, repeat those before them"
     )
-    whole = raw[: (header.size.height - missing) * header.row_bytes]
-    return zlib.compress(whole + missing * (_REPEAT_ROW + bytes(header.row_bytes - 1)), 1)
+    whole = raw[: sum(before) + whole_rows * row_bytes]
+    return zlib.compress(whole + missing * (_REPEAT_ROW + bytes(row_bytes - 1)), 1)

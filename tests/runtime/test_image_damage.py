@@ -88,6 +88,40 @@ def test_read_image_png_without_its_last_bytes_is_whole(part: Rgb, cut: int, cap
     assert (COMPLETE in caplog.text) == (cut > 4)
 
 
+def test_read_image_interlaced_png_cut_short_repeats_rows_where_few_are_missing(
+    part: Rgb, caplog: pytest.LogCaptureFixture
+) -> None:
+    for height, width in ((80, 96), (79, 33), (1, 5), (5, 1), (2, 2)):
+        data = interlaced_png(part[:height, :width])
+        np.testing.assert_array_equal(read(data), part[:height, :width])
+        np.testing.assert_array_equal(read(data[:-18]), part[:height, :width])
+        assert COMPLETE in caplog.text
+    image = read(interlaced_png(part)[:-300])
+    missing = np.flatnonzero((image != part).any((1, 2)))
+    assert 1 <= len(missing) <= 5 and (missing % 2 == 1).all() and missing[-1] == 79
+    np.testing.assert_array_equal(image[missing], image[missing[:1] - 2].repeat(len(missing), 0))
+    with pytest.raises(ImageError, match=r"cut short: \d+ % of it is missing"):
+        read(interlaced_png(part)[:9000])
+
+
+def interlaced_png(image: Rgb) -> bytes:
+    height, width = image.shape[:2]
+    raw = b""
+    for x, y, across, down in (
+        (0, 0, 8, 8),
+        (4, 0, 8, 8),
+        (0, 4, 4, 8),
+        (2, 0, 4, 4),
+        (0, 2, 2, 4),
+        (1, 0, 2, 2),
+        (0, 1, 1, 2),
+    ):
+        rows = image[y::down, x::across]
+        raw += b"".join(b"\0" + row.tobytes() for row in rows if row.size)
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 1))
+    return b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", zlib.compress(raw)) + png_chunk(b"IEND", b"")
+
+
 def test_read_image_png_cut_short_repeats_rows_where_few_are_missing(
     part: Rgb, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -96,8 +130,8 @@ def test_read_image_png_cut_short_repeats_rows_where_few_are_missing(
     missing = int((image != part).any((1, 2)).sum())
     assert 1 <= missing <= 5
     np.testing.assert_array_equal(image[-missing:], image[-missing - 1 :][:1].repeat(missing, 0))
-    assert "of 80, repeat the one before" in caplog.text
-    with pytest.raises(ImageError, match="cut short: [0-9]+ of 80 rows are missing"):
+    assert "of 80, repeat those before them" in caplog.text
+    with pytest.raises(ImageError, match="cut short: [0-9]+ % of it is missing"):
         read(data[: len(data) // 2])
 
 

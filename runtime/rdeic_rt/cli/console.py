@@ -9,6 +9,7 @@ What a file is called, and what is written in it, may be made to fool a terminal
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import sys
 import traceback
@@ -22,6 +23,7 @@ _log = logging.getLogger("rdeic_rt.cli.console")
 
 PROGRAM = "rdeic-rt"
 _BAR_CHARACTERS = 24
+_STANDARD_ERROR = 2
 _CLEAR_LINE = "\r\x1b[K"
 # Control characters, lone surrogates, what breaks lines, and what has no width of its own or turns the direction of
 # text; joiners are part of names in many scripts.
@@ -137,6 +139,30 @@ class Console:
             warnings.simplefilter("default")
             warnings.showwarning = show
             yield
+
+    @contextmanager
+    def without_native_messages(self) -> Iterator[None]:
+        """Keep what C libraries write to standard error from the user while the block runs, but for one who asks for
+        everything. The console is heard as before."""
+        stream = self._stream
+        try:
+            number = -1 if stream is None or self._verbose >= 2 else stream.fileno()
+        except (OSError, ValueError):
+            number = -1
+        if stream is None or number != _STANDARD_ERROR:
+            yield
+            return
+        stream.flush()
+        kept, nowhere = os.dup(number), os.open(os.devnull, os.O_WRONLY)
+        try:
+            with open(os.dup(kept), "w", encoding=stream.encoding, errors=stream.errors) as self._stream:
+                os.dup2(nowhere, number)
+                yield
+        finally:
+            self._stream = stream
+            os.dup2(kept, number)
+            os.close(kept)
+            os.close(nowhere)
 
     def _write(self, text: str) -> None:
         if self._stream is None:

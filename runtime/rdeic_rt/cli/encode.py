@@ -63,10 +63,10 @@ def run(args: argparse.Namespace, console: Console) -> int:
     except ValueError as error:
         raise outputs.UsageError(str(error)) from None
     outputs.make_folder(jobs, args.output)
-    return run_batch(jobs, lambda job: encode_one(job, codec, args, limits), console)
+    return run_batch(jobs, lambda job: encode_one(job, codec, args, limits, console), console)
 
 
-def encode_one(job: outputs.Job, codec: Codec, args: argparse.Namespace, limits: Limits) -> str:
+def encode_one(job: outputs.Job, codec: Codec, args: argparse.Namespace, limits: Limits, console: Console) -> str:
     """Encode one input and return the line that says how it went."""
     from .. import files, pixels
     from ..container import Metadata
@@ -74,7 +74,8 @@ def encode_one(job: outputs.Job, codec: Codec, args: argparse.Namespace, limits:
     began = time.perf_counter()
     if args.no_overwrite:
         outputs.refuse_existing(job)
-    image, metadata = pixels.read_image(job.source, limits)
+    with console.without_native_messages():
+        image, metadata = pixels.read_image(job.source, limits)
     if args.strip:
         image, metadata = pixels.in_srgb(image, metadata.icc), Metadata()
     data = codec.encode(

@@ -98,6 +98,21 @@ def test_encode_shows_no_python_warning(here: Path, setting: str) -> None:
     assert names_in(here / "out") == {"odd.rdc", "photo.rdc"}
 
 
+def test_encode_shows_nothing_that_c_libraries_write(here: Path) -> None:
+    rows = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
+    data = bytearray(saved(Image.fromarray(rows), "TIFF", compression="tiff_lzw"))
+    data[500:520] = 20 * b"\xff"
+    (here / "damaged.tif").write_bytes(data)
+    Image.new("L", (40, 30)).save(here / "grey.png")
+    done = run(here, "encode", "damaged.tif", "grey.png", "-o", "out")
+    assert done.returncode == 4
+    error, warning, line = done.stderr.decode().splitlines()
+    assert error.startswith("rdeic-rt: damaged.tif: the image cannot be decoded")
+    assert warning == "rdeic-rt: warning: the image is grey, and is coded as colour"
+    assert line.startswith("grey.png -> out/grey.rdc")
+    assert b"code not yet in table" in run(here, "encode", "-vv", "damaged.tif").stderr
+
+
 def test_python_warnings_of_libraries_are_details(
     command: Command, monkeypatch: pytest.MonkeyPatch, here: Path
 ) -> None:
