@@ -30,7 +30,7 @@ class Parts:
         is_deep_rgb: a PNG of red, green and blue with 16 bits each.
         transparent: the grey value, or red, green and blue, that stand for transparent pixels.
         sample_max: what is white in grey samples of more than 8 bits.
-        is_inverted: grey samples of more than 8 bits count from white to black.
+        is_inverted: grey samples of more than 8 bits count from white to black; of CMYK, Pillow has them inverted.
         is_turned_by_decoder: what the decoder returns is upright already, whatever XMP says.
         problems: what was left out or guessed, each a line for the user.
     """

@@ -9,7 +9,6 @@ What other readers open is opened; what is converted, guessed or left out is sai
 from __future__ import annotations
 
 import logging
-import re
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from . import box_file, exif, files, icc, image_samples, jpeg_file, pillow_guard, png_file, tiff_file
+from . import box_file, exif, files, icc, image_formats, image_samples, jpeg_file, pillow_guard
 from .container import Metadata
 from .errors import ImageError, LimitExceededError
 from .image_parts import Parts
@@ -125,37 +124,13 @@ def _finished(decoded: _Decoded) -> tuple[NDArray[np.uint8], Metadata]:
 
 
 def _decoded(data: bytes, limits: Limits) -> _Decoded:
-    parts, field = _take_apart(data, limits)
+    parts, field = image_formats.take_apart(data, limits, _MOST_MISSING)
     image = _load(parts, limits)
     parts.exif = parts.exif or _bytes_of(image.info.get("exif"))
     parts.xmp = parts.xmp or _bytes_of(image.info.get("xmp"))
     parts.icc = parts.icc or _bytes_of(image.info.get("icc_profile"))
     orientation, kept = _orientation(parts, field, image)
     return _Decoded(image, parts, orientation, kept)
-
-
-def _take_apart(data: bytes, limits: Limits) -> tuple[Parts, int | None]:
-    """Return a file's parts, and the orientation that one of its own fields says."""
-    if data.startswith(png_file.SIGNATURE):
-        return png_file.take_apart(data, limits, _MOST_MISSING), None
-    if data.startswith(jpeg_file.SIGNATURE):
-        return jpeg_file.take_apart(data), None
-    if data.startswith(tiff_file.SIGNATURES):
-        return tiff_file.take_apart(data)
-    if box_file.is_avif(data):
-        return box_file.take_apart_avif(data), None
-    if data.startswith(box_file.JPEG_2000_SIGNATURES):
-        return box_file.take_apart_jpeg_2000(data), None
-    return Parts(data, bits_per_sample=_bits_of_others(data)), None
-
-
-def _bits_of_others(data: bytes) -> int:
-    """Return the bits a sample of a Netpbm or SGI file; 8 for other formats."""
-    if data[:1] == b"P" and data[1:2] in b"2356":
-        words = re.sub(rb"#[^\n]*", b"", data[:2048]).split(maxsplit=4)[1:4]
-        if len(words) == 3 and words[2].isdigit():
-            return max(8, int(words[2]).bit_length())
-    return 16 if data[:2] == b"\x01\xda" and data[3:4] == b"\2" else 8
 
 
 def _load(parts: Parts, limits: Limits) -> Image.Image:
@@ -257,6 +232,7 @@ def _parts_of_pil(image: Image.Image) -> Parts:
         xmp=_bytes_of(info.get("xmp")),
         icc=_bytes_of(info.get("icc_profile")),
         is_srgb="srgb" in info,
+        is_inverted=image.format in ("JPEG", "MPO") and "adobe" not in info,
         is_turned_by_decoder=image.format in ("AVIF", *_TURNED_BY_PLUGIN),
     )
     if image.format == "PNG":

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageChops
 
 from . import colour, icc, pillow_guard
 from .errors import ImageError
@@ -43,6 +43,8 @@ def rgb_of(image: Image.Image, parts: Parts) -> tuple[Image.Image, bytes | None]
     if is_deep_grey:
         deep = np.asarray(image) if image.format == "PNG" and parts.bits_per_sample == 16 else None
         image = _grey_of_deep(image, parts)
+    if image.mode == "CMYK" and parts.is_inverted:
+        image = ImageChops.invert(image)
     is_grey = image.mode in _GREY_MODES
     for kind, modes in (("grey", _GREY_MODES), ("CMYK", {"CMYK"}), ("of CIELAB colours", {"LAB"})):
         if image.mode in modes:
@@ -181,7 +183,7 @@ def _by_profile(image: Image.Image, profile: bytes, *, is_grey: bool) -> tuple[I
     if mode == "RGB" and samples == b"RGB ":
         is_srgb = icc.is_srgb(profile)
         if is_srgb is None:
-            _log.warning("the image's ICC profile is damaged; it is left out")
+            _log.warning("the image's ICC profile cannot be applied; it is left out")
         elif is_srgb:
             _log.info("the image's ICC profile of %d bytes is that of sRGB; it is left out", len(profile))
         return image.convert("RGB"), None if is_srgb is None or is_srgb else profile

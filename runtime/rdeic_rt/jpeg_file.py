@@ -27,6 +27,8 @@ def take_apart(data: bytes) -> Parts:
     """Return the parts of a JPEG file; of a camera's file of several images, those of the first."""
     parts = Parts(data)
     kept: list[bytes] = [SIGNATURE[:2]]
+    # Adobe's writers invert CMYK, and Pillow takes all to do so.
+    parts.is_inverted = True
     icc: dict[int, bytes] = {}
     icc_count = 0
     for marker, at, end in _segments(data, 2):
@@ -38,6 +40,7 @@ def take_apart(data: bytes) -> Parts:
             kept.append(data[at:end])
         elif marker in (_APP0, _APP14) and len(body) >= _LEAST_BYTES:
             kept.append(data[at:end])
+            parts.is_inverted &= not body.startswith(b"Adobe")
         elif marker == _APP1 and body.startswith(PREFIX):
             # The rest of EXIF that is longer than a segment continues in the next.
             more = body.removeprefix(PREFIX)

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image, ImageCms
+from PIL import Image, ImageChops, ImageCms
 
 from rdeic_rt import box_file, colour, icc, pixels
-from tests.images import png, png_chunk, saved
+from tests.images import png, png_chunk, psnr_db, saved
 
 from .test_pixels import DISPLAY_P3, grey_profile
 
@@ -126,7 +126,7 @@ def test_read_image_damaged_profile_is_left_out_with_a_warning(small: Rgb, caplo
         image, metadata = pixels.read_image(io.BytesIO(saved(Image.fromarray(small), icc_profile=damaged)))
         np.testing.assert_array_equal(image, small)
         assert metadata.icc is None
-        assert "ICC profile is damaged" in caplog.text
+        assert "ICC profile cannot be applied" in caplog.text
 
 
 def test_read_image_profile_of_which_a_part_is_missing_is_left_out(
@@ -157,6 +157,34 @@ def test_in_srgb_converts_by_the_profile(small: Rgb) -> None:
     assert np.abs(converted.astype(int) - colour.converted(small, P3, colour.Space())).max() <= 1
     assert pixels.in_srgb(small, None) is small
     assert pixels.in_srgb(small, b"no profile") is small
+
+
+def test_read_image_profile_of_bmp_is_kept(small: Rgb) -> None:
+    height, width = small.shape[:2]
+    rows = np.zeros((height, -(-3 * width // 4) * 4), np.uint8)
+    rows[:, : 3 * width] = small[::-1, :, ::-1].reshape(height, -1)
+    info = struct.pack("<IiiHHIIiiII", 124, width, height, 1, 24, 0, rows.size, 0, 0, 0, 0) + bytes(16)
+    info += b"DEBM" + bytes(36 + 12) + struct.pack("<IIII", 4, 124 + rows.size, len(DISPLAY_P3), 0)
+    data = (
+        struct.pack("<2sIHHI", b"BM", 138 + rows.size + len(DISPLAY_P3), 0, 0, 138) + info + rows.tobytes() + DISPLAY_P3
+    )
+    image, metadata = pixels.read_image(io.BytesIO(data))
+    np.testing.assert_array_equal(image, small)
+    assert metadata.icc == DISPLAY_P3
+
+
+def test_read_image_cmyk_jpeg_without_adobes_marker_is_not_inverted(small: Rgb) -> None:
+    cmyk = Image.fromarray(small).convert("CMYK")
+    data = saved(cmyk, "JPEG", quality=95)
+    at = data.index(b"\xff\xee")
+    upright, _ = pixels.read_image(io.BytesIO(data))
+    bare = data[:at] + data[at + 2 + int.from_bytes(data[at + 2 : at + 4], "big") :]
+    inverted, _ = pixels.read_image(io.BytesIO(bare))
+    with Image.open(io.BytesIO(data)) as image:
+        np.testing.assert_array_equal(inverted, np.asarray(ImageChops.invert(image).convert("RGB")))
+    with Image.open(io.BytesIO(bare)) as image:
+        np.testing.assert_array_equal(pixels.as_rgb(image), inverted)
+    assert psnr_db(upright, small) > 30
 
 
 # Code points.

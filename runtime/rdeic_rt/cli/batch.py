@@ -12,6 +12,7 @@ from .outputs import Job, UsageError
 EXIT_BUG = 1
 EXIT_USAGE = 2
 EXIT_OS_ERROR = 3
+EXIT_OUT_OF_MEMORY = 6
 
 
 def run_batch(jobs: Sequence[Job], work: Callable[[Job], str], console: Console) -> int:
@@ -44,6 +45,9 @@ def report(error: Exception, source: str, console: Console) -> int:
     if isinstance(error, (RdeicError, OSError, UsageError)):
         console.error(describe(error, source), error)
         return exit_code(error)
+    if isinstance(error, MemoryError):
+        console.error(f"{source}: not enough memory; scale the image down, or give a smaller --tile", error)
+        return EXIT_OUT_OF_MEMORY
     console.bug(error, source)
     return EXIT_BUG
 

@@ -82,6 +82,18 @@ def test_a_bug_with_one_input_is_told_and_the_others_are_done(
         assert len(names_in(here / "out")) == 1
 
 
+def test_too_little_memory_for_one_input_is_one_line(
+    command: Command, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Codec, "encode", fail)
+    assert command("encode", "photo.jpg") == 6
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("rdeic-rt: photo.jpg: not enough memory; ")
+
+
 @pytest.mark.parametrize("setting", ["", "error", "always"])
 def test_encode_shows_no_python_warning(here: Path, setting: str) -> None:
     Image.new("1", (10_000, 10_000)).save(here / "large.png")
