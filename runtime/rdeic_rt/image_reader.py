@@ -229,7 +229,8 @@ def _parts_of_pil(image: Image.Image) -> Parts:
     parts = Parts(
         b"",
         exif=_bytes_of(info.get("exif")),
-        xmp=_bytes_of(info.get("xmp")),
+        # Under both names, by versions of Pillow and by formats.
+        xmp=_bytes_of(info.get("xmp") or info.get("XML:com.adobe.xmp")),
         icc=_bytes_of(info.get("icc_profile")),
         is_srgb="srgb" in info,
         is_inverted=image.format in ("JPEG", "MPO") and "adobe" not in info,
