@@ -301,7 +301,7 @@ def _kept(profile: bytes | None, exif_kept: bytes | None) -> Metadata:
         if item and len(item) > _MAX_ITEM_BYTES:
             _log.warning("the image's %s takes %d bytes; it is left out", name.upper(), len(item))
             metadata = replace(metadata, **{name: None})
-    if metadata.icc:
+    if metadata.icc and _log.isEnabledFor(logging.INFO):
         _log.info("kept: ICC profile %r, %d bytes", icc.description(metadata.icc), len(metadata.icc))
     if metadata.exif:
         _log.info("kept: EXIF, %d bytes", len(metadata.exif))

@@ -17,7 +17,8 @@ _WITHOUT_LENGTH = {0x01, _SOI, *range(0xD0, 0xD8)}
 _FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _ICC = b"ICC_PROFILE\0"
-_GAIN_MAPS = (b"hdrgm:Version", b"urn:iso:std:iso:ts:21496")
+# What files with a gain map have in them, there or in the image that is the map: Ultra HDR, its standard, and Apple's.
+_GAIN_MAPS = (b"hdrgm:Version", b"urn:iso:std:iso:ts:21496", b"urn:com:apple:photo:2020:aux:hdrgainmap")
 _COEFFICIENTS = 64
 # Of JFIF and Adobe segments, which say what colours the components are; libjpeg passes over shorter ones.
 _LEAST_BYTES = 12
@@ -50,15 +51,14 @@ def take_apart(data: bytes) -> Parts:
             parts.xmp = body.removeprefix(_XMP)
         elif marker == _APP2 and body.startswith(_ICC) and len(body) > 14:
             icc[body[12]], icc_count = body[14:], body[13]
-        if marker in _APPLICATION and any(name in body for name in _GAIN_MAPS):
-            parts.problems.append("the image has a gain map for HDR displays, which is left out")
     else:
         return parts
     if len(icc) == icc_count:
         parts.icc = b"".join(icc[number] for number in sorted(icc)) or None
     else:
         parts.problems.append(f"the image's ICC profile is damaged ({len(icc)} of {icc_count} parts); it is left out")
-    parts.problems = list(dict.fromkeys(parts.problems))
+    if any(name in data for name in _GAIN_MAPS):
+        parts.problems.append("the image has a gain map for HDR displays, which is left out")
     parts.pillow_data = b"".join(kept)
     return parts
 

@@ -9,6 +9,7 @@ the log; what cannot be converted without guessing is refused. Reading is the bu
 from __future__ import annotations
 
 import logging
+import struct
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from . import exif, files, icc
+from . import exif, files, icc, pillow_guard
 from .container import Metadata
 from .errors import ImageError
 from .image_reader import read_image, rgb_and_metadata
@@ -230,8 +231,9 @@ def _encode(image: NDArray[np.uint8], metadata: Metadata, format_name: str) -> b
             _log.warning("%s cannot carry this %s of %d bytes; it is left out", kind.pillow_name, name, len(data))
     encoded = BytesIO()
     try:
-        Image.fromarray(np.ascontiguousarray(image)).save(encoded, kind.pillow_name, **options)
-    except (OSError, ValueError) as error:
+        with pillow_guard.quiet():
+            Image.fromarray(np.ascontiguousarray(image)).save(encoded, kind.pillow_name, **options)
+    except (OSError, ValueError, OverflowError, struct.error) as error:
         height, width = image.shape[:2]
         raise ImageError(f"{width}x{height} pixels cannot be written as {kind.pillow_name}: {error}") from None
     return encoded.getvalue()

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rdeic_rt.container import Header, Metadata, RdcFile, Size, pack, parse
+from rdeic_rt.container import Header, Metadata, RdcFile, Size, metadata_bytes, pack, parse
 from rdeic_rt.errors import (
     BitstreamError,
     ChecksumError,
@@ -85,6 +85,7 @@ def test_parse_packed_file_returns_what_was_packed(header: Header, z: bytes, y: 
     file = parse(data)
     assert file == RdcFile(header=header, z=z, y=y, metadata=metadata, crc=int.from_bytes(data[-4:], "little"))
     assert pack(file.header, file.z, file.y, file.metadata) == data
+    assert metadata_bytes(metadata) == len(data) - len(pack(header, z, y))
 
 
 @given(st.binary(max_size=100))
