@@ -76,14 +76,14 @@ def _transparent_pixels(image: Image.Image, parts: Parts, is_deep_grey: bool) ->
     if key is None:
         return None
     samples: NDArray[Any]
+    values: tuple[int, ...] = key
     if len(key) == 3:
         samples = _deep_rgb(image, parts) if parts.is_deep_rgb else np.asarray(image.convert("RGB"))
-        values = key
     elif is_deep_grey:
-        samples, values = np.asarray(image)[..., np.newaxis], key
+        samples = np.asarray(image)[..., np.newaxis]
     else:
-        highest = (1 << parts.bits_per_sample) - 1
-        samples, values = np.asarray(image.convert("L"))[..., np.newaxis], (key[0] * 255 // highest,)
+        samples = np.asarray(image.convert("L"))[..., np.newaxis]
+        values = (key[0] * 255 // ((1 << parts.bits_per_sample) - 1),)
     is_transparent: NDArray[np.bool_] = (samples == np.array(values, samples.dtype)).all(2)
     return is_transparent
 

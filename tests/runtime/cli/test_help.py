@@ -42,8 +42,8 @@ def test_help_of_the_command_lists_verbs(command: Command, capsys: pytest.Captur
 
 def test_help_lists_every_exit_code(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     families = [errors.FileFormatError, errors.ImageError, errors.BundleError, errors.BackendError]
-    codes = {family.exit_code for family in families} | {batch.EXIT_USAGE, batch.EXIT_OS_ERROR}
-    codes |= {main.EXIT_BUG, main.EXIT_INTERRUPTED, main.EXIT_PIPE_CLOSED, 0}
+    codes = {family.exit_code for family in families} | {batch.EXIT_BUG, batch.EXIT_USAGE, batch.EXIT_OS_ERROR}
+    codes |= {main.EXIT_INTERRUPTED, main.EXIT_PIPE_CLOSED, 0}
     assert command("--help") == 0
 
     text = capsys.readouterr().out
