@@ -448,8 +448,9 @@ class Codec:
         with timing.stage("entropy"):
             shapes = self._latent_shapes(rate, header.size)
             decoded = model.decode(file.z, header.z_is_plain, file.y, shapes, missing_bytes=file.missing_y_bytes)
+        metadata = pixels.for_upright_image(file.metadata)
         if not file.missing_bytes:
-            return Latents(header.size, rate, decoded.tensors, file.crc, file.metadata)
+            return Latents(header.size, rate, decoded.tensors, file.crc, metadata)
         _log.warning(
             "the file is cut short by %d bytes and could not be checked; %d of %d slices are complete",
             file.missing_bytes,
@@ -457,7 +458,7 @@ class Codec:
             decoded.n_slices,
         )
         cut = Cut(file.missing_bytes, decoded.complete_slices, decoded.n_slices)
-        return Latents(header.size, rate, decoded.tensors, file.crc, file.metadata, cut)
+        return Latents(header.size, rate, decoded.tensors, file.crc, metadata, cut)
 
     def _ready(self, latents: Latents, options: DecodeOptions, progress: Progress) -> _Ready:
         """Return all that the inexact half of `decode` is given, noise included, and its graphs, loaded."""

@@ -62,7 +62,7 @@ def upright(exif: bytes) -> Upright:
     if order is None:
         return Upright(None, None, ("it has no byte-order mark",))
     changed = bytearray(exif)
-    found: list[int | None] = []
+    found: list[int] = []
     problems: list[str] = []
     try:
         (directory,) = struct.unpack_from(f"{order}I", exif, 4)
@@ -72,8 +72,9 @@ def upright(exif: bytes) -> Upright:
                 struct.pack_into(f"{order}HHIHH", changed, entry.at, TAG_ORIENTATION, _TYPE_SHORT, 1, 1, 0)
     except struct.error:
         problems.append("it is cut short")
-    valid = [value for value in found if value is not None]
-    if len(valid) < len(found):
+    valid = [value for value in found if 1 <= value <= 8]
+    # 0 is what some cameras write that do not know.
+    if any(value not in range(9) for value in found):
         problems.append("its orientation is none of 1 to 8")
     if len(set(valid)) > 1:
         problems.append(f"it has several orientations, of which {valid[0]} is taken")
@@ -129,13 +130,17 @@ def _entries(exif: bytes, order: str, directory: int) -> Iterator[_Entry]:
         yield _Entry(at, tag, kind, count)
 
 
-def _orientation(exif: bytes, order: str, entry: _Entry) -> int | None:
+def _orientation(exif: bytes, order: str, entry: _Entry) -> int:
+    """Return the first value of the field, -1 if it has none that is an integer."""
     letter = INTEGER_TYPES.get(entry.kind)
-    if letter is None or entry.count != 1:
-        return None
-    (value,) = struct.unpack_from(order + letter, exif, entry.at + 8)
-    # 0 is what some cameras write that do not know.
-    return value or 1 if 0 <= value <= 8 else None
+    if letter is None or entry.count == 0:
+        return -1
+    at = entry.at + 8
+    if entry.count * _TYPE_BYTES[entry.kind] > 4:
+        (at,) = struct.unpack_from(f"{order}I", exif, at)
+    value: int
+    (value,) = struct.unpack_from(order + letter, exif, at)
+    return value
 
 
 def _ranges(exif: bytes, order: str, directory: int, *, follow_links: bool) -> list[tuple[int, int]]:

@@ -39,7 +39,7 @@ class Latents:
         tensors: name -> array with the batch as its first dimension, exact; of family ``rdeic`` ``y_hat``, float32
             [1, M, h/16, w/16].
         crc: the file's checksum, or that of what is there of a file cut short; the default seed.
-        metadata: ICC profile and EXIF that travel with the image.
+        metadata: ICC profile and EXIF that travel with the image; EXIF with orientation 1, whoever wrote the file.
         cut: what is missing; None for a whole file.
     """
 

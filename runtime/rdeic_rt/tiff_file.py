@@ -80,8 +80,9 @@ def take_apart(data: bytes) -> tuple[Parts, int | None]:
     if TAG_ORIENTATION in fields:
         field = fields[TAG_ORIENTATION]
         values = _integers(data, layout, field)
-        orientation = (values[0] or 1) if len(values) == 1 and 0 <= values[0] <= 8 else None
-        if orientation is None:
+        value = values[0] if values else -1
+        orientation = value if 1 <= value <= 8 else None
+        if orientation is None and value != 0:
             parts.problems.append("the image's orientation is none of 1 to 8, and is not applied")
         _overwrite(changed, layout, field, _TYPE_SHORT, struct.pack(f"{layout.order}H", 1))
         taken.append(field)

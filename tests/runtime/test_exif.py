@@ -14,7 +14,7 @@ from PIL import Image
 
 from rdeic_rt import exif, pixels
 from rdeic_rt.codec import Codec
-from rdeic_rt.container import Metadata, parse
+from rdeic_rt.container import Metadata, pack, parse
 from tests.images import png, png_chunk, saved
 
 Rgb = NDArray[np.uint8]
@@ -94,6 +94,27 @@ def test_read_image_orientation_that_is_no_number_is_told_and_the_image_read(
     assert "its orientation is none of 1 to 8" in caplog.text
 
 
+def test_read_image_first_of_many_orientation_values_counts(small: Rgb) -> None:
+    for count, value, tail in ((2, b"\6\0\3\0", b""), (3, struct.pack("<I", 26), b"\6\0\1\0\1\0")):
+        entry = struct.pack("<HHI", ORIENTATION, 3, count) + value
+        data = struct.pack("<2sHIH", b"II", 42, 8, 1) + entry + bytes(4) + tail
+        image, metadata = pixels.read_image(io.BytesIO(saved(Image.fromarray(small), exif=data)))
+        np.testing.assert_array_equal(image, turned(small, 6))
+        assert metadata.exif is not None and exif.upright(metadata.exif).orientation == 1
+        tiff = bytearray(saved(Image.fromarray(small), "TIFF", tiffinfo={ORIENTATION: 8}))
+        at = tiff.index(struct.pack("<HHI", ORIENTATION, 3, 1))
+        tiff[at : at + 12] = struct.pack("<HHI", ORIENTATION, 3, 2) + b"\6\0\3\0"
+        np.testing.assert_array_equal(pixels.read_image(io.BytesIO(tiff))[0], turned(small, 6))
+
+
+def test_read_image_unknown_orientation_is_that_of_xmp(small: Rgb, caplog: pytest.LogCaptureFixture) -> None:
+    data = file_with_xmp(small, "PNG", xmp(6), oriented(0))
+    np.testing.assert_array_equal(pixels.read_image(io.BytesIO(data))[0], turned(small, 6))
+    image, _ = pixels.read_image(io.BytesIO(saved(Image.fromarray(small), exif=oriented(0))))
+    np.testing.assert_array_equal(image, small)
+    assert caplog.records == []
+
+
 def test_read_image_value_out_of_range_and_several_values_keep_the_rest(
     small: Rgb, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -169,6 +190,13 @@ def test_write_image_never_lets_a_reader_turn_what_is_upright(small: Rgb, format
 def test_encode_metadata_of_an_image_that_is_upright_says_so(small: Rgb, codec: Codec) -> None:
     data = codec.encode(small, metadata=Metadata(exif=oriented(6, 4)))
     assert parse(data).metadata.exif == oriented(1)
+
+
+def test_read_latents_of_a_foreign_file_say_that_the_image_is_upright(small: Rgb, codec: Codec) -> None:
+    file = parse(codec.encode(small))
+    foreign = pack(file.header, file.z, file.y, Metadata(exif=oriented(6)))
+    assert parse(foreign).metadata.exif == oriented(6)
+    assert codec.read_latents(foreign).metadata.exif == oriented(1)
 
 
 @given(st.binary(max_size=80), st.sampled_from([b"", b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\x08"]))
