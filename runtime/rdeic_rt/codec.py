@@ -32,6 +32,7 @@ from .container import Header, Metadata, RdcFile
 from .decode_options import DecodeOptions
 from .families.base import Stages, level_input
 from .latents import Cut, Latents
+from .lazy import Cache
 from .limits import DEFAULT_LIMITS, Limits, Size
 from .manifest import AUTO, Bundle, Rate
 from .pipeline import ImageSource, OnError, Source
@@ -422,7 +423,16 @@ class Codec:
         file, rate = self._parsed(source, allow_partial=options.allow_partial)
         progress = self._progress(rate, options, before=1)
         progress.begin("entropy")
+        stages, key = self._stages_of(rate, options)
+        stages.begin(key)  # graphs are loaded while symbols are decoded
         return self._reconstructed(self._ready(self._entropy_decoded(file, rate), options, progress))
+
+    def _stages_of(self, rate: Rate, options: DecodeOptions) -> tuple[Cache[Any, Stages], Hashable]:
+        """Return where the stages of a decode are loaded, and their key."""
+        if options.preview:
+            return self._loaded.previews, rate.index
+        schedule = self._bundle.choose_schedule(rate, options.steps)
+        return self._loaded.decoders, (rate.index, None if schedule is None else schedule.name)
 
     def _progress(self, rate: Rate, options: DecodeOptions, *, before: int) -> Progress:
         """Return the count of a decode's parts, ``before`` of them before the family's.
@@ -463,20 +473,18 @@ class Codec:
     def _ready(self, latents: Latents, options: DecodeOptions, progress: Progress) -> _Ready:
         """Return all that the inexact half of `decode` is given, noise included, and its graphs, loaded."""
         rate, family = latents.rate, self._family
-        schedule = self._bundle.choose_schedule(rate, options.steps)
         padded = pixels.padded_size(latents.size, self._bundle.size_multiple_px)
         tensors = {**latents.tensors, **self._level_rows(rate, family.latents.values())}
-        key = rate.index, None if schedule is None else schedule.name
+        loaded, key = self._stages_of(rate, options)
+        stages = loaded[key]
         if options.preview:
-            stages, given = self._loaded.previews[rate.index], tensors
-            run = partial(_call, family.preview, stages)
+            run, given = partial(_call, family.preview, stages), tensors
         else:
-            stages = self._loaded.decoders[key]
             run = partial(_call, family.decode, stages)
             seed = latents.crc if options.seed is None else operator.index(options.seed)
             with timing.stage("noise"):
                 given = family.decoder_inputs(stages, tensors, self._units(padded), seed, options.sharpness)
-        return _Ready(latents.size, padded, (options.preview, *key), stages, run, given, progress)
+        return _Ready(latents.size, padded, (options.preview, key), stages, run, given, progress)
 
     def _reconstructed(self, ready: _Ready) -> tuple[Placement, Value, Size]:
         """Return the padded image, where it lies, and the size of the image in it: the inexact half of `decode`."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from threading import Lock
+from contextlib import suppress
+from threading import Lock, Thread
 from typing import Generic, TypeVar
 
 _K = TypeVar("_K")
@@ -18,6 +19,16 @@ class Cache(Generic[_K, _V]):
         self._values: dict[_K, _V] = {}
         self._locks: dict[_K, Lock] = {}
         self._lock = Lock()
+
+    def begin(self, key: _K) -> None:
+        """Start to make a value in a thread of its own. What goes wrong is met again by whoever asks for the value."""
+        if key not in self._values:
+            with suppress(RuntimeError):  # without a thread it is made when it is asked for
+                Thread(target=self._make_quietly, args=(key,), name="rdeic_rt load").start()
+
+    def _make_quietly(self, key: _K) -> None:
+        with suppress(Exception):
+            self[key]
 
     def __getitem__(self, key: _K) -> _V:
         if key not in self._values:
