@@ -22,8 +22,7 @@ from .. import onnx_export
 from ..fold.graphs import FoldedGraph
 from ..photos import photos_in
 from ..verify import exported
-from ..weights import checkpoint
-from ..weights.state import TORCH_SUFFIXES
+from ..weights import checkpoint, folders
 from .staging import Staging
 
 logger = logging.getLogger("build_engines")
@@ -65,10 +64,10 @@ def npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
 
 
 def digest(path: Path) -> str:
-    """Return a SHA-256 over a file of weights, or over those of a folder."""
-    if not path.is_dir():
+    """Return a SHA-256 over a file of weights, or over the shards of an index or the files of a folder."""
+    files = folders.files_behind(path)
+    if files == [path]:
         return checkpoint.sha256(path)
-    files = sorted(p for p in path.rglob("*") if p.suffix in {".safetensors", *TORCH_SUFFIXES})
     return hashlib.sha256("".join(map(checkpoint.sha256, files)).encode()).hexdigest()
 
 

@@ -3,6 +3,9 @@
 Two sources are merged: the RDEIC checkpoint (``control_model.*`` and ``preprocess_model.*``) and Stable Diffusion, as
 its original checkpoint (``model.diffusion_model.*``, ``first_stage_model.*``) or as a diffusers folder. Each parameter
 of our modules is looked up under the name the source gives it; see ``released_key`` and ``diffusers_unet_key``.
+
+Of Stable Diffusion's denoiser a checkpoint may hold the weights of the last step, their average over many
+(``model_ema.*``, names without dots), or both. The average is taken where it is alone, as in diffusers.
 """
 
 from __future__ import annotations
@@ -20,8 +23,8 @@ from rdeic_rt.errors import ExportError
 
 from ..modules.config import ModelConfig, VaeConfig
 from ..modules.model import RdeicModel
-from . import architecture, released_names
-from .state import listed, read_state, take
+from . import architecture, folders, released_names
+from .state import State, listed, read_state, take
 
 # Keys under our prefixes that carry no weights: buffers recomputed from the method, and training statistics.
 IGNORED = re.compile(r"preprocess_model\.(gaussian_conditional\..*|quantize\.embed_prob)$")
@@ -46,8 +49,8 @@ def load(config: ModelConfig, rdeic: Path, stable_diffusion: Path, context: Tens
 
     Args:
         config: the networks' sizes.
-        rdeic: released checkpoint, torch (``weights_only``) or safetensors.
-        stable_diffusion: original checkpoint file, or a diffusers folder with ``unet`` and ``vae``.
+        rdeic: released checkpoint, as `state.read_state` takes it.
+        stable_diffusion: original checkpoint, or a diffusers folder with ``unet`` and ``vae``.
         context: text context, float [1, tokens, context_dim].
 
     Raises:
@@ -64,17 +67,19 @@ def load(config: ModelConfig, rdeic: Path, stable_diffusion: Path, context: Tens
     _take(model, merged, rdeic, ("control.", "codec."), _released_name(config), problems)
     if stable_diffusion.is_dir():
         _check_predicts_noise(stable_diffusion, problems)
-        unet = read_state(_diffusers_file(stable_diffusion / "unet"))
+        unet = read_state(_diffusers_file(stable_diffusion, ("unet", "unet_ema")))
         hints.append(architecture.of_stable_diffusion(unet, config))
         _take(model, unet, stable_diffusion / "unet", ("unet.",), _diffusers_unet_name(config), problems)
-        vae = read_state(_diffusers_file(stable_diffusion / "vae"))
+        vae = _attention_names(read_state(_diffusers_file(stable_diffusion, ("vae",))))
         _take(model, vae, stable_diffusion / "vae", ("vae.",), lambda key: key.removeprefix("vae.kl."), problems)
     else:
-        released = read_state(stable_diffusion)
+        released = _average_where_alone(read_state(stable_diffusion), model)
         hints.append(architecture.of_stable_diffusion(released, config))
         _take(model, released, stable_diffusion, ("unet.", "vae."), _released_name(config), problems)
     if context.shape != model.context.shape:
         problems.append(f"text context: shape {list(context.shape)}, expected {list(model.context.shape)}")
+    elif not torch.isfinite(context).all():
+        problems.append("text context: has values that are not finite")
     if problems:
         told = [f"{path}: {hint}" for path, hint in zip((rdeic, stable_diffusion), hints, strict=True) if hint]
         raise ExportError(listed("; ".join(told) or f"{rdeic}, {stable_diffusion}", problems))
@@ -121,6 +126,13 @@ def released_key(key: str, config: ModelConfig) -> str:
 
 
 _UNET = "model.diffusion_model"
+_AVERAGE = "model_ema."
+_AVERAGE_COUNTERS = {"model_ema.decay", "model_ema.num_updates"}
+_DIFFUSERS_STEM = "diffusion_pytorch_model"
+
+# Names that diffusers had for an attention of its own kind until 2023, and that published folders still have.
+_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+_OLD_ATTENTION = re.compile(r"(\.attentions\.\d+\.)(query|key|value|proj_attn)(?=\.(?:weight|bias)$)")
 
 
 def diffusers_unet_key(key: str, config: ModelConfig) -> str:
@@ -193,8 +205,39 @@ def _connection(index: int, config: ModelConfig) -> str:
     return "middle_block_out.0" if index == stages else f"dec_zero_convs_out.{index - stages - 1}.0"
 
 
-def _diffusers_file(folder: Path) -> Path:
-    for name in ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"):
-        if (folder / name).exists():
-            return folder / name
-    raise ExportError(f"{folder}: no diffusion_pytorch_model.safetensors or .bin. Is this a diffusers folder?")
+def _diffusers_file(folder: Path, parts: tuple[str, ...]) -> Path:
+    """Return the file of weights of the first part that the folder has; of a UNet, there may be averaged ones alone."""
+    found = (folders.weights_in(folder / part, (_DIFFUSERS_STEM,)) for part in parts)
+    path = next((path for path in found if path), None)
+    if path is None:
+        raise ExportError(
+            f"{folder / parts[0]}: no {_DIFFUSERS_STEM}.safetensors or .bin, nor one in shards or of a variant. Is "
+            "this a diffusers folder? Where it holds the original checkpoint, give that file."
+        )
+    return path
+
+
+def _attention_names(vae: State) -> State:
+    """Return an autoencoder's state under the names that diffusers has given its attention since 2023."""
+    return {_OLD_ATTENTION.sub(lambda m: m[1] + _ATTENTION[m[2]], key): value for key, value in vae.items()}
+
+
+def _average_where_alone(released: State, model: RdeicModel) -> State:
+    """Return a checkpoint with the averaged weights under the names of the others, where these are not there."""
+    if any(key.startswith(f"{_UNET}.") for key in released):
+        return released
+    names = {
+        _without_dots(released_key(key, model.config)): released_key(key, model.config)
+        for key in model.state_dict()
+        if key.startswith("unet.")
+    }
+    weights = {key: value for key, value in released.items() if key not in _AVERAGE_COUNTERS}
+    return {
+        names.get(_without_dots(key), f"{_UNET}.{key}") if key.startswith(_AVERAGE) else key: value
+        for key, value in weights.items()
+    }
+
+
+def _without_dots(key: str) -> str:
+    """Return what the name of a weight and that of its average have in common."""
+    return key.removeprefix(_AVERAGE).removeprefix("model.").replace(".", "")

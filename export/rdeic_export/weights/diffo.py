@@ -1,7 +1,7 @@
 """Released DiffO weights -> :class:`DiffoModel`, tensors only, every key accounted for.
 
 One rate is three files: the UNet (``ema_model_<N>.pth``, a bare state), the latent autoencoder with its codebook
-(``vq_model_<N>.pth.tar``) and the VQGAN (``GT_vq_model_<N>.pth.tar``). Each key may begin with ``module.``.
+(``vq_model_<N>.pth.tar``) and the VQGAN (``GT_vq_model_<N>.pth.tar``).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def load(config: DiffoConfig, unet: Path, latent: Path, vqgan: Path) -> DiffoMod
 
     Args:
         config: the networks' sizes.
-        unet, latent, vqgan: the three files, torch (``weights_only``) or safetensors.
+        unet, latent, vqgan: the three files, as `state.read_state` takes them.
 
     Raises:
         ExportError: a file cannot be read, or keys are missing, unexpected or misshapen in any of the three; the
@@ -50,7 +50,7 @@ def load(config: DiffoConfig, unet: Path, latent: Path, vqgan: Path) -> DiffoMod
     problems: list[str] = []
     hints: list[str] = []
     for part, path in (("unet", unet), ("codec", latent), ("vqgan", vqgan)):
-        state = {key.removeprefix("module."): value for key, value in read_state(path).items()}
+        state = read_state(path)
         found = _part_of(state)
         if found is not None and found != part:
             hints.append(f"{path}: this is {_FILES[found]}, expected {_FILES[part]}")

@@ -130,7 +130,7 @@ def from_checkpoints(
         ExportError: a file is missing, or the second is no latent autoencoder.
     """
     check_files((unet, latent, vqgan), name)
-    state = {key.removeprefix("module."): value for key, value in read_state(latent).items()}
+    state = read_state(latent)
     codes = state.get("quantize.embedding.weight")
     index_px = DIFFO.latent_px * (2 if "encoder.down.0.downsample.conv.weight" in state else 1)
     size = None if codes is None else codes.shape[0]  # where there are none, loading says what the file is

@@ -42,7 +42,7 @@ from ..modules.config import SD21, TINY_2, ModelConfig, UNetConfig
 from ..modules.model import RdeicModel
 from . import checkpoint
 from .document import OWN, RANDOM, RELEASED, check_files, reading
-from .state import draw, listed, read_state, round_to_half
+from .state import draw, listed, read_state, round_to_half, take
 
 MODELS = {config.name: config for config in (SD21, TINY_2)}
 STEPS = (2, 5)  # every rate can be decoded in either number of steps
@@ -233,17 +233,11 @@ def _own_model(recipe: Recipe, rate: RateRecipe) -> RdeicModel:
     state = {}
     for path in (*recipe.base, *([rate.weights] if rate.weights else [])):
         state.update(read_state(path))
-    wanted = model.state_dict()
-    problems = [f"missing {k}" for k in sorted(wanted.keys() - state.keys())]
-    problems += [f"unexpected {k}" for k in sorted(state.keys() - wanted.keys())]
-    problems += [
-        f"{k} has shape {list(state[k].shape)}, expected {list(wanted[k].shape)}"
-        for k in sorted(wanted.keys() & state.keys())
-        if state[k].shape != wanted[k].shape
-    ]
+    problems: list[str] = []
+    files = [path.name for path in (*recipe.base, *([rate.weights] if rate.weights else []))]
+    take(model.state_dict(), state, " and ".join(files), problems)
     if problems:
         raise ExportError(listed(f"{rate.weights or recipe.base[-1]}", problems))
-    model.load_state_dict(state)
     return model
 
 

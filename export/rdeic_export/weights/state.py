@@ -1,4 +1,8 @@
-"""Files of weights as tensors by name, and their way into a module: nothing is executed, every key is accounted for."""
+"""Weights as tensors by name, and their way into a module: every key is accounted for.
+
+Whatever wrapped a network when it was saved has left its name in the keys: ``module.`` (DataParallel and averaged
+models), ``_orig_mod.`` (compiled ones), ``ema.`` and the like. Names come without.
+"""
 
 from __future__ import annotations
 
@@ -6,36 +10,49 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rdeic_rt.errors import ExportError
 
+from . import folders, formats
+
 State = dict[str, Tensor]
 
-TORCH_SUFFIXES = {".ckpt", ".pt", ".pth", ".bin", ".tar"}
+_WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module"}
+_AVERAGES = ("ema_model.", "model_ema.", "ema.")
+_COUNTERS = {"n_averaged", "decay", "num_updates", "initted", "step"}  # beside averages, not of the network
 # Problems that one error lists; a checkpoint of another model has hundreds.
 LISTED_PROBLEMS = 8
 
 
 def read_state(path: Path) -> State:
-    """Return the tensors of a safetensors or torch file; nothing in it is executed.
+    """Return the tensors of a file of weights under the names that the network gives them; nothing in it is executed.
 
-    Tensors of a file are mapped, not read: memory is used where they are.
+    Where the format allows, tensors are mapped, not read: memory is used where they are.
+
+    Args:
+        path: safetensors, a checkpoint of torch in either of its formats, the index of one in shards, or a folder that
+            holds one of these.
 
     Raises:
-        ExportError: the file is absent, unreadable or holds more than tensors.
+        ExportError: the file is absent, unreadable or holds more than tensors, or a name twice.
     """
-    try:
-        if path.suffix in TORCH_SUFFIXES:
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            state = loaded.get("state_dict", loaded)
-        else:
-            state = load_file(path)
-        return {key: value for key, value in state.items() if isinstance(value, Tensor)}
-    except Exception as error:  # torch and safetensors raise a dozen unrelated types for a bad file
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ExportError(f"{path}: not a readable checkpoint ({reason}). Fetch it again.") from error
+    path = folders.only_weights(path)
+    return _unwrapped(formats.read(path), path)
+
+
+def _unwrapped(state: State, path: Path) -> State:
+    names = {key: ".".join(part for part in key.split(".") if part not in _WRAPPERS) for key in state}
+    weights = [name for key, name in names.items() if key not in _COUNTERS]
+    prefix = next((prefix for prefix in _AVERAGES if weights and all(n.startswith(prefix) for n in weights)), "")
+    if prefix or any(key != name for key, name in names.items()):
+        names = {key: name.removeprefix(prefix) for key, name in names.items() if key not in _COUNTERS}
+    unwrapped: State = {}
+    for key, name in names.items():
+        if name in unwrapped:
+            raise ExportError(f"{path}: holds {name} twice, once as {key}. Keep one of them.")
+        unwrapped[name] = state[key]
+    return unwrapped
 
 
 def take(wanted: Mapping[str, Tensor], source: Mapping[str, Tensor], file_name: str, problems: list[str]) -> None:
@@ -45,7 +62,8 @@ def take(wanted: Mapping[str, Tensor], source: Mapping[str, Tensor], file_name: 
         wanted: a module's tensors under the names that the source gives them; they are changed.
         source: all of it is expected to be wanted.
         file_name: what problems begin with.
-        problems: receives one line for every missing, unexpected and misshapen key.
+        problems: receives one line for every key that is missing, unexpected or misshapen, or holds no weights: whole
+            numbers, or values that are not finite.
     """
     for name in sorted(wanted.keys() - source.keys()):
         problems.append(f"{file_name}: missing {name} {list(wanted[name].shape)}")
@@ -55,8 +73,14 @@ def take(wanted: Mapping[str, Tensor], source: Mapping[str, Tensor], file_name: 
         target, value = wanted[name], source[name]
         if value.shape != target.shape and _squeezed(value) != _squeezed(target):
             problems.append(f"{file_name}: {name} has shape {list(value.shape)}, expected {list(target.shape)}")
+        elif target.is_floating_point() and not value.is_floating_point():
+            problems.append(
+                f"{file_name}: {name} is {str(value.dtype).removeprefix('torch.')}, expected weights in float"
+            )
         else:
             target.copy_(value.reshape(target.shape))
+            if not torch.isfinite(target).all():
+                problems.append(f"{file_name}: {name} has values that are not finite")
 
 
 @torch.no_grad()

@@ -24,6 +24,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from rdeic_rt.errors import ExportError
 
 from ..modules.config import UNetConfig
+from . import folders
 from .state import State, listed, read_state
 
 OPENCLIP = "cond_stage_model.model."
@@ -105,10 +106,9 @@ def _from_checkpoint(path: Path) -> _Tower:
 def _from_folder(folder: Path) -> _Tower:
     """Return the tower of a diffusers folder, which is stored without its last block."""
     encoder = folder / "text_encoder"
-    names = ("model.safetensors", "pytorch_model.bin")
-    weights = next((encoder / name for name in names if (encoder / name).exists()), None)
+    weights = folders.weights_in(encoder, ("model", "pytorch_model"))
     if weights is None or not (encoder / "config.json").exists():
-        missing = "config.json" if weights else " or ".join(names)
+        missing = "config.json" if weights else "model.safetensors or pytorch_model.bin"
         raise ExportError(f"{folder}: no text_encoder/{missing}. Pass a folder that has it, {_OTHERWISE}")
     try:
         settings = json.loads((encoder / "config.json").read_text())

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from rdeic_export.modules.diffo.config import DIFFO
 from rdeic_export.modules.diffo.model import DiffoModel
-from rdeic_export.weights import diffo
+from rdeic_export.weights import diffo, diffo_recipe
 from rdeic_export.weights.state import State
 from rdeic_rt.errors import ExportError
+from tests.export.weights.test_checkpoint import forms_of
 from tests.micro import make_diffo
 
 KEYS = Path(__file__).parents[2] / "data" / "released" / "diffo_keys.json.gz"
@@ -77,6 +78,23 @@ def test_load_released_layout_restores_every_weight(model: DiffoModel, tmp_path:
     for (key, a), b in zip(model.state_dict().items(), loaded.state_dict().values(), strict=True):
         assert torch.equal(a, b), key
     assert not loaded.training
+
+
+@pytest.mark.parametrize("form", ["before zip", "module", "ema", "shards"])
+def test_load_released_layout_in_every_form(model: DiffoModel, tmp_path: Path, form: str) -> None:
+    files = {part: forms_of(state, tmp_path / part, form) for part, state in released_states(model).items()}
+    loaded = diffo.load(MICRO, files["unet"], files["codec"], files["vqgan"])
+    for (key, a), b in zip(model.state_dict().items(), loaded.state_dict().values(), strict=True):
+        assert torch.equal(a, b), key
+
+
+@pytest.mark.parametrize("form", ["before zip", "module", "ema", "shards"])
+def test_from_checkpoints_reads_the_codebook_of_every_form(model: DiffoModel, tmp_path: Path, form: str) -> None:
+    files = {part: forms_of(state, tmp_path / part, form) for part, state in released_states(model).items()}
+    made = diffo_recipe.from_checkpoints(
+        "x", files["unet"], files["codec"], files["vqgan"], sqrt_eta=None, half_weights=True
+    )
+    assert made.rates[0].config.codebook_size == model.config.codebook_size
 
 
 def test_load_half_weights_become_single_precision(model: DiffoModel, tmp_path: Path) -> None:

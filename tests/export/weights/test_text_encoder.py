@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
@@ -137,6 +137,32 @@ def test_context_both_layouts_match_the_reference(tower: OpenClipText, tmp_path:
     assert from_checkpoint.shape == (1, TOKENS, WIDTH) and from_checkpoint.dtype == torch.float32
     close(from_checkpoint, expected)
     close(text_encoder.context(folder(tower, tmp_path / "sd"), "", CONFIG), expected)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"variant": "fp16"},
+        {"max_shard_size": "50KB"},
+        {"variant": "fp16", "max_shard_size": "50KB"},
+    ],
+)
+def test_context_folder_in_every_form_matches_the_reference(
+    tower: OpenClipText, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    saved = folder(tower, tmp_path / "sd") / "text_encoder"
+    model = CLIPTextModel.from_pretrained(saved)
+    for path in saved.glob("*.safetensors"):
+        path.unlink()
+    model.save_pretrained(saved, **options)
+    assert not (saved / "model.safetensors").exists()
+    close(text_encoder.context(tmp_path / "sd", "", CONFIG), tower.penultimate(tokens_of()))
+
+
+def test_context_checkpoint_of_before_zip_matches_the_reference(tower: OpenClipText, tmp_path: Path) -> None:
+    state = {f"module.cond_stage_model.model.{k}": v for k, v in tower.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "sd.ckpt", _use_new_zipfile_serialization=False)
+    close(text_encoder.context(tmp_path / "sd.ckpt", "", CONFIG), tower.penultimate(tokens_of()))
 
 
 def test_context_half_checkpoint_gives_float32(tower: OpenClipText, tmp_path: Path) -> None:
