@@ -1,13 +1,25 @@
-"""Bounded reads and atomic writes; `-` is standard input or output, in binary."""
+"""Bounded reads and atomic writes; `-` is standard input or output, in binary.
+
+What is written where, for every command and for the library:
+
+    -                          standard output
+    a pipe, device, /dev/fd/N  written to as it is
+    a regular file, or none    a temporary file beside it takes its name once complete; symbolic links are followed
+
+An error names the output as the caller did.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
 import secrets
+import signal
 import stat
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, TextIO
@@ -16,6 +28,9 @@ from .errors import LimitExceededError
 
 STREAM = "-"
 _CHUNK_BYTES = 2**20
+# Names of what is open already, a regular file perhaps: to replace it would leave whoever has it open with the old one.
+_OPEN_FILES = ("/dev/fd/", "/dev/stdin", "/dev/stdout", "/dev/stderr", "/proc/")
+_ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 def read_bytes(path: str | Path, limit_bytes: int) -> bytes:
@@ -49,11 +64,26 @@ def read_stream(stream: BinaryIO, limit_bytes: int, name: str) -> bytes:
     return bytes(whole)
 
 
+def is_stream(path: str | Path) -> bool:
+    """Return whether a path is written to as it is: `-`, a pipe, a device, or what a process has open.
+
+    Raises:
+        OSError: it cannot be told, for another reason than that there is no such file.
+    """
+    if str(path) == STREAM:
+        return True
+    if os.path.abspath(path).startswith(_OPEN_FILES):
+        return True
+    existing = _stat(path)
+    return existing is not None and not stat.S_ISREG(existing.st_mode) and not stat.S_ISDIR(existing.st_mode)
+
+
 def atomic_write(path: str | Path, content: bytes | Callable[[BinaryIO], object], *, overwrite: bool = True) -> None:
     """Write a file so that it is there whole or not at all: to a temporary file beside it, which then takes its name.
 
-    A symbolic link is followed; a file that is replaced passes on its permissions. What is not a regular file, such as
-    `/dev/null` or a named pipe, is written to directly, and `-` is standard output.
+    A symbolic link is followed; a file that is replaced passes on its permissions, and its owner where that is allowed.
+    A process that SIGTERM or SIGHUP ends leaves no temporary file. What is no regular file (`is_stream`) is written to
+    directly.
 
     Args:
         path: the file.
@@ -62,58 +92,120 @@ def atomic_write(path: str | Path, content: bytes | Callable[[BinaryIO], object]
         overwrite: replace a file that exists. Without it, of several writers of one name exactly one succeeds.
     Raises:
         FileExistsError: there is such a file, and it may not be replaced.
-        OSError: it cannot be written.
+        OSError: it cannot be written; its ``filename`` is ``path``, or says that it is standard output.
     """
+    name = "standard output" if str(path) == STREAM else str(path)
+    try:
+        if is_stream(path):
+            _write_stream(path, _whole(content))
+        else:
+            _write_file(path, content, overwrite=overwrite)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, name) from error
+
+
+def _write_stream(path: str | Path, whole: bytes) -> None:
     if str(path) == STREAM:
-        whole = _whole(content)
         output = _standard(sys.stdout, "standard output")
         output.write(whole)
         output.flush()
         return
+    with open(path, "wb", buffering=0) as stream:
+        left = memoryview(whole)
+        while left:
+            left = left[stream.write(left) or 0 :]
+
+
+def _write_file(path: str | Path, content: bytes | Callable[[BinaryIO], object], *, overwrite: bool) -> None:
+    existing = _stat(path)
     target = Path(os.path.realpath(path))
-    existing = target.stat() if target.exists() else None
-    if existing is not None and not stat.S_ISREG(existing.st_mode):
-        whole = _whole(content)
-        with open(target, "wb") as stream:
-            stream.write(whole)
-        return
-    if existing is not None and not overwrite:
-        raise _exists(path)
+    if existing is not None:
+        if stat.S_ISDIR(existing.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not overwrite:
+            raise _exists()
+        if not os.access(target, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     temporary = target.with_name(f".rdeic-{secrets.token_hex(8)}.tmp")
-    try:
-        with open(temporary, "xb") as stream:
+    mode = 0o666 if existing is None else 0o600  # what is to be private is so from the start
+    with _removed_at_the_end(temporary):
+        with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as stream:
             if callable(content):
                 content(stream)
             else:
                 stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        if overwrite:
-            if existing is not None:
-                os.chmod(temporary, stat.S_IMODE(existing.st_mode))
-            os.replace(temporary, target)
-        else:
-            _take_free_name(temporary, target, path)
+        if not overwrite:
+            _take_free_name(temporary, target)
+            return
+        if existing is not None:
+            _pass_on(existing, temporary)
+        os.replace(temporary, target)
+
+
+@contextmanager
+def _removed_at_the_end(temporary: Path) -> Iterator[None]:
+    """Remove a file that is still there after the block, or when a signal ends the process before that.
+
+    Signals are left to whoever has chosen what they do, and so they are outside of the main thread.
+    """
+
+    def end(number: int, _: object) -> None:
+        temporary.unlink(missing_ok=True)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    changed = []
+    try:
+        if threading.current_thread() is threading.main_thread():
+            for number in _ENDING:
+                if signal.getsignal(number) is signal.SIG_DFL:
+                    signal.signal(number, end)
+                    changed.append(number)
+        yield
     finally:
         temporary.unlink(missing_ok=True)
+        for number in changed:
+            signal.signal(number, signal.SIG_DFL)
 
 
-def _take_free_name(temporary: Path, target: Path, asked_for: str | Path) -> None:
+def _pass_on(existing: os.stat_result, temporary: Path) -> None:
+    """Give a file the owner, where that is allowed, and the permissions of the one that it replaces."""
+    if hasattr(os, "chown"):
+        try:
+            os.chown(temporary, existing.st_uid, existing.st_gid)
+        except OSError:
+            pass
+    os.chmod(temporary, stat.S_IMODE(existing.st_mode))
+
+
+def _stat(path: str | Path) -> os.stat_result | None:
+    """Return what is known of a file, None where there is none."""
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        return None
+
+
+def _take_free_name(temporary: Path, target: Path) -> None:
     try:
         os.link(temporary, target)
     except FileExistsError:
-        raise _exists(asked_for) from None
+        raise _exists() from None
     except OSError:
         # A file system without hard links: creating the name exclusively reserves it, and then it is ours to replace.
         try:
             open(target, "xb").close()
         except FileExistsError:
-            raise _exists(asked_for) from None
+            raise _exists() from None
         os.replace(temporary, target)
 
 
-def _exists(path: str | Path) -> FileExistsError:
-    return FileExistsError(errno.EEXIST, "exists, and overwriting it was not allowed", str(path))
+def _exists() -> FileExistsError:
+    return FileExistsError(errno.EEXIST, "exists, and overwriting it was not allowed")
 
 
 def _whole(content: bytes | Callable[[BinaryIO], object]) -> bytes:
@@ -126,5 +218,5 @@ def _whole(content: bytes | Callable[[BinaryIO], object]) -> bytes:
 
 def _standard(stream: TextIO | None, name: str) -> BinaryIO:
     if stream is None:
-        raise OSError(errno.EBADF, f"{name} is closed")
+        raise OSError(f"{name} is closed")
     return stream.buffer

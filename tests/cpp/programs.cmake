@@ -7,6 +7,10 @@ if(TARGET rdeic_tool)
   add_test(NAME Tool.DecodesAndFailsAsItSays
     COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/tool_test.sh $<TARGET_FILE:rdeic_tool> $<TARGET_FILE:decode_memory> ${PROJECT_SOURCE_DIR})
 endif()
+if(TARGET rdeic_tool AND Python3_FOUND)
+  add_test(NAME Tool.KeepsTheRulesForOutputs
+    COMMAND "${Python3_EXECUTABLE}" ${PROJECT_SOURCE_DIR}/tests/conformance/output_rules.py $<TARGET_FILE:rdeic_tool>)
+endif()
 # A consumer is not built with the sanitizers that the library then needs.
 if(TARGET rdeic_tool AND PROJECT_IS_TOP_LEVEL AND NOT RDEIC_SANITIZE)
   add_test(NAME Install.WorksAsThePageShows

@@ -56,21 +56,24 @@ head -c 150 photo.rdc > cut.rdc
 printf 'GIF89a' > picture.rdc
 fails 4 'cut short' "$rdeic" decode cut.rdc
 fails 4 'not an .rdc file' "$rdeic" decode picture.rdc
-fails 4 max_pixels "$rdeic" decode photo.rdc --max-pixels 100
+fails 4 max_pixels "$rdeic" decode photo.rdc --max-pixels 100 -o x.png
 fails 4 'standard input: signature' "$rdeic" decode - < /dev/null
 fails 3 'No such file' "$rdeic" decode none.rdc
-fails 3 'No such file' "$rdeic" decode photo.rdc -o none/x.png
+fails 3 'none/x.png: No such file' "$rdeic" decode photo.rdc -o none/x.png
+fails 3 'second.png: exists' "$rdeic" decode second.rdc
+fails 2 'exclude each other' "$rdeic" decode second.rdc --overwrite --no-overwrite
+fails 2 'one of .png, .ppm' "$rdeic" decode photo.rdc -o x.jpg
 fails 5 'no bundle' "$rdeic" decode photo.rdc -b other
-fails 4 'cut short' "$rdeic" decode cut.rdc second.rdc
+fails 4 'cut short' "$rdeic" decode cut.rdc second.rdc --overwrite
 fails 2 'Try: rdeic --help' "$rdeic"
 fails 2 'takes a number' "$rdeic" decode photo.rdc --seed x
 fails 2 '' "$rdeic" decode photo.rdc --no-such-option
-fails 2 'steps' "$rdeic" decode photo.rdc --steps 77
+fails 2 'steps' "$rdeic" decode photo.rdc --steps 77 -o x.png
 fails 2 'one input' "$rdeic" decode photo.rdc second.rdc -o x.png
 fails 4 'fetch it again' "$decode_memory" bundles/tiny-2 cut.rdc
 fails 3 'No such file' "$decode_memory" bundles/tiny-2 none.rdc
 [[ ! -e cut.png && ! -e picture.png ]] || { echo "a picture of a bad file" >&2; exit 1; }
-[[ -z $(find . -name '*.png.*') ]] || { echo "a temporary file was left" >&2; exit 1; }
+[[ -z $(find . -name '.rdeic*') ]] || { echo "a temporary file was left" >&2; exit 1; }
 
 # A file that is cut short is decoded when asked, and said to be.
 "$rdeic" decode cut.rdc --allow-partial 2> err

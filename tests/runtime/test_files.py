@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -219,3 +220,119 @@ def test_atomic_write_device_or_pipe_is_written_to(tmp_path: Path) -> None:
 def test_atomic_write_longest_allowed_name_is_written(tmp_path: Path) -> None:
     files.atomic_write(tmp_path / ("n" * 255), b"new")
     assert names(tmp_path) == ["n" * 255]
+
+
+@posix_only
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (lambda folder: folder / "none" / "a", FileNotFoundError),
+        (lambda folder: folder / "file" / "a", NotADirectoryError),
+        (lambda folder: folder, IsADirectoryError),
+        (lambda folder: folder / "loop", OSError),
+        (lambda folder: folder / "dangling", FileNotFoundError),
+        (lambda folder: folder / ("n" * 256), OSError),
+    ],
+    ids=["no folder", "file in the place of a folder", "folder", "loop", "dangling link", "too long a name"],
+)
+def test_atomic_write_error_names_the_output_as_given(
+    tmp_path: Path, make: Callable[[Path], Path], problem: type[OSError]
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "dangling").symlink_to("none/a")
+    before = names(tmp_path)
+    with pytest.raises(problem) as caught:
+        files.atomic_write(make(tmp_path), b"new")
+    assert caught.value.filename == str(make(tmp_path))
+    assert names(tmp_path) == before
+
+
+@posix_only
+def test_atomic_write_link_to_no_file_makes_it(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("a")
+    files.atomic_write(tmp_path / "link", b"new")
+    assert os.readlink(tmp_path / "link") == "a"
+    assert (tmp_path / "a").read_bytes() == b"new"
+
+
+@posix_only
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+def test_atomic_write_full_device_is_named() -> None:
+    with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
+        files.atomic_write("/dev/full", b"new")
+
+
+@posix_only
+def test_atomic_write_content_is_never_more_public_than_the_file_it_replaces(tmp_path: Path) -> None:
+    (tmp_path / "a").touch(0o600)
+    modes: list[int] = []
+
+    def produce(stream: BinaryIO) -> None:
+        modes.append(stat.S_IMODE(os.fstat(stream.fileno()).st_mode))
+
+    files.atomic_write(tmp_path / "a", produce)
+    assert modes == [0o600]
+
+
+@posix_only
+@pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="the superuser may write to everything")
+def test_atomic_write_read_only_file_is_left(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+    (tmp_path / "a").chmod(0o444)
+    with pytest.raises(PermissionError):
+        files.atomic_write(tmp_path / "a", b"new")
+    assert (tmp_path / "a").read_bytes() == b"old"
+
+
+@posix_only
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("old", [b"old", None])
+def test_atomic_write_in_a_process_that_is_ended_leaves_nothing(tmp_path: Path, number: str, old: bytes | None) -> None:
+    program = f"""
+import os, signal, sys
+from rdeic_rt import files
+
+def end(stream):
+    stream.write(b"half")
+    stream.flush()
+    assert len(os.listdir()) > 0
+    os.kill(os.getpid(), signal.{number})
+
+assert signal.getsignal(signal.{number}) is signal.SIG_DFL
+files.atomic_write("a", lambda stream: stream.write(b"first"))
+assert signal.getsignal(signal.{number}) is signal.SIG_DFL, "as before"
+os.unlink("a")
+if {old!r}: open("a", "wb").write({old!r})
+files.atomic_write("a", end)
+print("still there")
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == -getattr(signal, number), done
+    assert done.stdout == ""
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == ({} if old is None else {"a": old})
+
+
+@posix_only
+def test_atomic_write_leaves_signals_to_a_program_that_handles_them(tmp_path: Path) -> None:
+    program = """
+import os, signal, sys
+from rdeic_rt import files
+
+signal.signal(signal.SIGTERM, lambda *_: print("handled"))
+files.atomic_write("a", lambda stream: (os.kill(os.getpid(), signal.SIGTERM), stream.write(b"whole")))
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done
+    assert (tmp_path / "a").read_bytes() == b"whole"
+
+
+@posix_only
+def test_is_stream_is_for_what_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("pipe")
+    assert files.is_stream("-") and files.is_stream("/dev/null") and files.is_stream("/dev/stdout")
+    assert files.is_stream(tmp_path / "pipe") and files.is_stream(tmp_path / "link")
+    assert not files.is_stream(tmp_path / "file") and not files.is_stream(tmp_path)
+    assert not files.is_stream(tmp_path / "none")

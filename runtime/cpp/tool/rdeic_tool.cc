@@ -2,29 +2,34 @@
 // else to standard error. Exit codes are those of rdeic-rt: the tens of a result, 2 for a wrong command line.
 
 #include <getopt.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cinttypes>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <iterator>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <rdeic/rdeic.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "output.h"
 #include "png_writer.h"
 
 namespace {
 
 using Json = nlohmann::ordered_json;
 using Bytes = std::vector<std::uint8_t>;
+using rdeic_tool::FileError;
+using rdeic_tool::Output;
 
 constexpr int kExitUsage = 2;
 constexpr const char* kUsage = R"(usage: rdeic decode IN... [-o OUT] [options]
@@ -35,6 +40,8 @@ decode makes a .png (or .ppm, by the suffix of OUT) of each .rdc file; '-' is st
 
 input and output
   -o, --output OUT       where the picture goes, with one input; IN with the suffix .png
+      --overwrite        replace files; only one that -o names is replaced otherwise
+      --no-overwrite     refuse to replace even a file that -o names
       --allow-partial    decode what there is of a file that is cut short
 model
   -b, --bundle B         a folder, or a name (tiny-2)
@@ -61,14 +68,10 @@ struct UsageError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// A file that cannot be read or written.
-struct FileError : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
-
 struct Options {
   std::vector<std::string> inputs;
   std::string output;
+  std::optional<bool> overwrite;
   std::optional<std::string> bundle;
   std::uint32_t bundle_flags = 0;
   rdeic::DecoderOptions decoder;
@@ -88,6 +91,8 @@ T number(const char* name, std::string_view text) {
 Options parse(int argc, char** argv) {
   enum Long {
     kAllowPartial = 256,
+    kOverwrite,
+    kNoOverwrite,
     kNoVerify,
     kSharpness,
     kSeed,
@@ -104,6 +109,8 @@ Options parse(int argc, char** argv) {
   static const option kOptions[] = {{"output", required_argument, nullptr, 'o'},
                                     {"bundle", required_argument, nullptr, 'b'},
                                     {"allow-partial", no_argument, nullptr, kAllowPartial},
+                                    {"overwrite", no_argument, nullptr, kOverwrite},
+                                    {"no-overwrite", no_argument, nullptr, kNoOverwrite},
                                     {"no-verify", no_argument, nullptr, kNoVerify},
                                     {"sharpness", required_argument, nullptr, kSharpness},
                                     {"seed", required_argument, nullptr, kSeed},
@@ -130,6 +137,12 @@ Options parse(int argc, char** argv) {
         break;
       case kAllowPartial:
         options.decode.allow_partial = true;
+        break;
+      case kOverwrite:
+      case kNoOverwrite:
+        if (options.overwrite.value_or(c == kOverwrite) != (c == kOverwrite))
+          throw UsageError("--overwrite and --no-overwrite exclude each other");
+        options.overwrite = c == kOverwrite;
         break;
       case kNoVerify:
         options.bundle_flags |= RDEIC_BUNDLE_NO_VERIFY;
@@ -180,7 +193,7 @@ Options parse(int argc, char** argv) {
 /// Returns the bytes of a file, no more than a byte over the limit, which the library then refuses.
 Bytes read_file(const std::string& path, const rdeic::Limits& limits) {
   std::FILE* const file = path == "-" ? stdin : std::fopen(path.c_str(), "rb");
-  if (!file) throw FileError(path + ": " + std::strerror(errno));
+  if (!file) throw FileError(path, errno);
   const std::unique_ptr<std::FILE, int (*)(std::FILE*)> guard(file, std::fclose);
   Bytes data;
   std::vector<std::uint8_t> block(std::size_t{1} << 16);
@@ -189,59 +202,69 @@ Bytes read_file(const std::string& path, const rdeic::Limits& limits) {
     data.insert(data.end(), block.begin(), block.begin() + static_cast<std::ptrdiff_t>(got));
     if (got < block.size()) break;
   }
-  if (std::ferror(file)) throw FileError(path + ": " + std::strerror(errno));
+  if (std::ferror(file)) throw FileError(path == "-" ? "standard input" : path, errno);
   return data;
 }
 
-void write_picture(std::FILE* file, const std::string& name, const rdeic::Image& image) {
-  std::string problem;
-  if (name.ends_with(".ppm")) {
-    std::fprintf(file, "P6\n%" PRIu32 " %" PRIu32 "\n255\n", image.width(), image.height());
-    std::fwrite(image.pixels().data(), 1, image.pixels().size(), file);
-  } else {
-    problem = rdeic_tool::write_png(file, image.get());
-  }
-  if (problem.empty() && (std::fflush(file) != 0 || std::ferror(file))) problem = std::strerror(errno);
-  if (!problem.empty()) throw FileError(name + ": " + problem);
+/// The suffixes of files that pictures are written to; what has none of them and is no regular file gets a PNG.
+constexpr std::string_view kPng = ".png", kPpm = ".ppm";
+
+bool has_suffix(const std::string& path, std::string_view suffix) {
+  return path.size() >= suffix.size() && std::equal(suffix.rbegin(), suffix.rend(), path.rbegin(), [](char a, char b) {
+           return a == std::tolower(static_cast<unsigned char>(b));
+         });
 }
 
-/// Writes a file in one step: it is there complete, or as it was before.
-void save_picture(const std::string& path, const rdeic::Image& image) {
-  std::string temporary = path + ".XXXXXX";
-  const int descriptor = mkstemp(temporary.data());
-  if (descriptor < 0) throw FileError(path + ": " + std::strerror(errno));
-  std::FILE* const file = fdopen(descriptor, "wb");
-  try {
-    if (!file) throw FileError(path + ": " + std::strerror(errno));
-    write_picture(file, path, image);
-    std::fclose(file);
-    namespace fs = std::filesystem;
-    const mode_t mask = umask(0);  // which can be read only by setting it
-    umask(mask);
-    fs::permissions(temporary, fs::perms{0666U & ~mask});
-    fs::rename(temporary, path);
-  } catch (const std::filesystem::filesystem_error& error) {
-    std::filesystem::remove(temporary);
-    throw FileError(path + ": " + error.code().message());
-  } catch (...) {
-    std::filesystem::remove(temporary);
-    throw;
+/// Returns what was wrong, or nothing.
+std::string write_picture(std::FILE* file, bool as_ppm, const rdeic::Image& image) {
+  if (!as_ppm) return rdeic_tool::write_png(file, image.get());
+  std::fprintf(file, "P6\n%" PRIu32 " %" PRIu32 "\n255\n", image.width(), image.height());
+  std::fwrite(image.pixels().data(), 1, image.pixels().size(), file);
+  return {};
+}
+
+Output output_of(const std::string& input, const Options& options) {
+  if (!options.output.empty()) return {options.output, true, options.overwrite.value_or(true)};
+  if (input == "-") return {"-", false, false};
+  return {std::filesystem::path(input).replace_extension(kPng).string(), false, options.overwrite.value_or(false)};
+}
+
+/// Throws UsageError where outputs cannot all be written, before any work starts.
+void check_outputs(const Options& options) {
+  std::map<std::string, std::string> inputs, made_by;
+  for (const std::string& input : options.inputs) {
+    if (input == "-" && options.inputs.size() > 1) throw UsageError("'-' (standard input) must be the only input");
+    if (input == "-" && isatty(STDIN_FILENO)) throw UsageError("standard input is a terminal; redirect a file into it");
+    if (input != "-") inputs[rdeic_tool::place_of(input)] = input;
+  }
+  for (const std::string& input : options.inputs) {
+    const Output made = output_of(input, options);
+    const std::string& output = made.path;
+    if (output == "-") {
+      if (isatty(STDOUT_FILENO)) throw UsageError("refusing to write a picture to a terminal; redirect it, or give -o");
+      continue;
+    }
+    if (!has_suffix(output, kPng) && !has_suffix(output, kPpm) && !rdeic_tool::is_stream(output))
+      throw UsageError(output + ": pictures are written as one of .png, .ppm");
+    const std::string place = rdeic_tool::place_of(output);
+    if (inputs.contains(place))
+      throw UsageError(output + " is an input and would be overwritten; give another name with -o");
+    const auto [first, is_new] = made_by.emplace(place, input);
+    if (!is_new)
+      throw UsageError(first->second + " and " + input + " would both become " + output + "; decode them apart");
   }
 }
 
 void decode(rdeic::Decoder& decoder, const std::string& input, const Options& options) {
+  const Output output = output_of(input, options);
+  rdeic_tool::check(output);
   const Bytes data = read_file(input, options.decoder.limits);
   const rdeic::Image image = decoder.decode(data, options.decode);
   if (image.get().missing_bytes > 0)
     std::fprintf(stderr,
                  "%s: cut short by %" PRIu64 " bytes and not checked; %" PRIu32 " of %" PRIu32 " slices are complete\n",
                  input.c_str(), image.get().missing_bytes, image.get().complete_slices, image.get().n_slices);
-  std::string output = options.output;
-  if (output.empty()) output = input == "-" ? "-" : std::filesystem::path(input).replace_extension(".png").string();
-  if (output == "-")
-    write_picture(stdout, "standard output", image);
-  else
-    save_picture(output, image);
+  rdeic_tool::save(output, [&](std::FILE* file) { return write_picture(file, has_suffix(output.path, kPpm), image); });
 }
 
 std::string hex(const std::uint8_t (&id)[4]) {
@@ -331,6 +354,7 @@ int run(int argc, char** argv) {
   int worst = 0;
   std::optional<rdeic::Decoder> decoder;
   if (command == "decode") {
+    check_outputs(options);
     worst = attempt(options.bundle.value_or("tiny-2"),
                     [&] { decoder.emplace(rdeic::Bundle(options.bundle, options.bundle_flags), options.decoder); });
     if (worst) return worst;
@@ -343,14 +367,23 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  rdeic_tool::reserve_standard_streams();
+  int status = 0;
   try {
-    return run(argc, argv);
+    status = run(argc, argv);
   } catch (const UsageError& error) {
     if (*error.what()) std::fprintf(stderr, "rdeic: %s\n", error.what());
     std::fputs("Try: rdeic --help\n", stderr);
-    return kExitUsage;
+    status = kExitUsage;
+  } catch (const FileError& error) {
+    std::fprintf(stderr, "rdeic: %s\n", error.what());
+    status = RDEIC_RESULT_IO / 10;
+  } catch (const std::bad_alloc&) {
+    std::fputs("rdeic: not enough memory\n", stderr);
+    status = RDEIC_RESULT_OUT_OF_MEMORY / 10;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "rdeic: %s\n", error.what());
-    return RDEIC_RESULT_INTERNAL / 10;
+    status = RDEIC_RESULT_INTERNAL / 10;
   }
+  return rdeic_tool::flush_standard_streams(status);
 }

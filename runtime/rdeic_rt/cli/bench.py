@@ -15,7 +15,7 @@ from . import chart, options
 from .batch import describe, exit_code
 from .console import Console, write_output
 from .doctor import package_versions, system_facts
-from .outputs import UsageError
+from .outputs import UsageError, check_reports
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,6 +87,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         chart.check(args.plot)
     if args.nvtx and importlib.util.find_spec("nvtx") is None:
         raise UsageError("--nvtx needs nvtx, which is not installed. Install it with `pip install 'rdeic-rt[nvtx]'`")
+    check_reports({"--json": args.json, "--plot": args.plot}, [] if args.photo is None else [args.photo])
     limits = options.limits_from(args)
     try:
         image = _image(args, limits)

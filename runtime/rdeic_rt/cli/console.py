@@ -44,10 +44,22 @@ def printable(text: str) -> str:
 
 
 def write_output(text: str) -> None:
-    """Write lines of results to standard output; what its encoding does not have is escaped."""
+    """Write lines of results to standard output; what its encoding does not have is escaped.
+
+    Raises:
+        BrokenPipeError: its reader has left.
+        OSError: it cannot be written, which the error says.
+    """
+    if sys.stdout is None:
+        raise OSError("standard output is closed")
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     text = "\n".join(map(printable, text.split("\n")))
-    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    try:
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, "standard output") from error
 
 
 class Console:
@@ -67,6 +79,7 @@ class Console:
         self._verbose = verbose
         self._debug = debug
         self._bar_shown = False
+        self.is_lost = False  # whether something that was said has not arrived
 
     def line(self, text: str) -> None:
         """Say one line, unless quiet."""
@@ -170,9 +183,14 @@ class Console:
         if self._bar_shown:
             text = _CLEAR_LINE + text
             self._bar_shown = False
-        if text:
-            self._stream.write(text)
-            self._stream.flush()
+        try:
+            if text:
+                self._stream.write(text)
+                self._stream.flush()
+        except BrokenPipeError:
+            raise
+        except OSError:
+            self._stream, self.is_lost = None, True  # a full disk: what is done goes on
 
 
 class _ConsoleHandler(logging.Handler):

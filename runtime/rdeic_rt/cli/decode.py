@@ -67,7 +67,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         raise outputs.UsageError("--preview does not denoise: leave out --steps, --seed and --sharpness")
     jobs = outputs.plan(args.inputs, args.output, SUFFIX)
     for job in jobs:
-        _check_format(job)
+        _format_of(job)
     limits = options.limits_from(args)
     codec = options.codec_from(args, limits)
     outputs.make_folder(jobs, args.output)
@@ -81,8 +81,7 @@ def decode_one(job: outputs.Job, codec: Codec, args: argparse.Namespace, limits:
     from ..decode_options import DecodeOptions
 
     began = time.perf_counter()
-    if args.no_overwrite:
-        outputs.refuse_existing(job)
+    outputs.check(job, args.overwrite)
     data = files.read_bytes(job.source, limits.max_file_bytes)
     latents = codec.read_latents(data, allow_partial=args.allow_partial)
     try:
@@ -95,18 +94,25 @@ def decode_one(job: outputs.Job, codec: Codec, args: argparse.Namespace, limits:
     metadata = latents.metadata
     if args.strip:
         image, metadata = pixels.in_srgb(image, metadata.icc), Metadata()
-    pixels.write_image(job.target, image, metadata, overwrite=not args.no_overwrite)
+    overwrite = outputs.may_replace(job, args.overwrite)
+    pixels.write_image(job.target, image, metadata, _format_of(job), overwrite=overwrite)
     height, width = image.shape[:2]
     cut = latents.cut
     partial = f"{cut.complete_slices} of {cut.n_slices} slices, " if cut else ""
     return f"{job.source} -> {job.target}: {width}x{height}, {partial}{time.perf_counter() - began:.2f} s"
 
 
-def _check_format(job: outputs.Job) -> None:
-    from .. import pixels
+def _format_of(job: outputs.Job) -> str:
+    """Return the format that the output's suffix says; PNG for a stream, a pipe or a device that has none.
 
-    if job.target != STREAM:
-        try:
-            pixels.format_from_suffix(job.target)
-        except ValueError as error:
-            raise outputs.UsageError(str(error)) from None
+    Raises:
+        UsageError: no format has the suffix; the message lists those there are.
+    """
+    from .. import files, pixels
+
+    try:
+        return "png" if job.target == STREAM else pixels.format_from_suffix(job.target)
+    except ValueError as error:
+        if files.is_stream(job.target):
+            return "png"
+        raise outputs.UsageError(str(error)) from None

@@ -72,8 +72,7 @@ def encode_one(job: outputs.Job, codec: Codec, args: argparse.Namespace, limits:
     from ..container import Metadata
 
     began = time.perf_counter()
-    if args.no_overwrite:
-        outputs.refuse_existing(job)
+    outputs.check(job, args.overwrite)
     with console.without_native_messages():
         image, metadata = pixels.read_image(job.source, limits)
     if args.strip:
@@ -87,7 +86,7 @@ def encode_one(job: outputs.Job, codec: Codec, args: argparse.Namespace, limits:
         effort=args.effort,
         metadata=metadata,
     )
-    files.atomic_write(job.target, data, overwrite=not args.no_overwrite)
+    files.atomic_write(job.target, data, overwrite=outputs.may_replace(job, args.overwrite))
     height, width = image.shape[:2]
     return (
         f"{job.source} -> {job.target}: {width}x{height}, {len(data)} bytes, "

@@ -14,7 +14,7 @@ from . import chart, options
 from .batch import describe, exit_code
 from .console import PROGRAM, Console, write_output
 from .doctor import package_versions, system_facts
-from .outputs import UsageError
+from .outputs import UsageError, check_reports
 
 if TYPE_CHECKING:
     from rdeic_eval.results import Evaluation
@@ -106,6 +106,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     _check_packages()
     _check_outputs(args)
     photos = find_photos(args.inputs)[: args.limit]
+    check_reports({"--json": args.json, "--plot": args.plot, "--sheet": args.sheet}, photos)
     from rdeic_eval.run import evaluate
 
     codec = options.codec_from(args, options.limits_from(args))

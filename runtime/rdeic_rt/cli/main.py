@@ -6,11 +6,12 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 from ..errors import RdeicError
 from . import bench, decode, doctor, encode, eval, info
 from .batch import EXIT_BUG, EXIT_OS_ERROR, describe, exit_code
-from .console import PROGRAM, Console, printable
+from .console import PROGRAM, Console, printable, write_output
 from .outputs import UsageError
 
 EXIT_INTERRUPTED = 130
@@ -35,18 +36,23 @@ With several inputs the others are still done, and the highest code is returned,
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `rdeic-rt` with these arguments (None: the process's own) and return its exit code."""
+    _reserve_standard_streams()
     try:
         status = _run(list(sys.argv[1:] if argv is None else argv))
     except SystemExit as leave:  # argparse, after --help, --version or a wrong command line
         status = leave.code if isinstance(leave.code, int) else EXIT_BUG
     except BrokenPipeError:
         status = EXIT_PIPE_CLOSED
-    return _flush_output(status)
+    except OSError as error:  # of the help, or the version
+        status = EXIT_OS_ERROR
+        Console(sys.stderr).error(describe(error))
+    status = _flush(sys.stdout, "standard output", status)
+    return _flush(sys.stderr, "standard error", status)
 
 
 def build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     """Return the parser of the whole command, and that of each verb by its name."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=PROGRAM,
         usage=f"{PROGRAM} COMMAND [options] ...",
         description=_DESCRIPTION,
@@ -66,7 +72,7 @@ def _run(argv: list[str]) -> int:
     try:
         with console.messages_of("rdeic_rt"), console.python_warnings():
             status: int = args.run(args, console)
-            return status
+            return status or (EXIT_OS_ERROR if console.is_lost else 0)
     except UsageError as error:
         verb.error(printable(str(error)))
     except BrokenPipeError:
@@ -108,25 +114,43 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         import rdeic_rt
 
-        sys.stdout.write(f"{PROGRAM} {rdeic_rt.__version__}\n")
+        write_output(f"{PROGRAM} {rdeic_rt.__version__}\n")
         parser.exit()
 
 
-def _flush_output(status: int) -> int:
-    """Return the exit code, once what was written to standard output has arrived or failed to."""
-    if sys.stdout is None:
+def _reserve_standard_streams() -> None:
+    """Open what is closed of descriptors 0 to 2, so that no output takes its place and gets what a library prints."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest that is free
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose help cannot be lost without a word, as argparse's own is."""
+
+    def print_help(self, file: object = None) -> None:
+        """Write the help to standard output; errors as of `console.write_output`."""
+        write_output(self.format_help())
+
+
+def _flush(stream: TextIO | None, name: str, status: int) -> int:
+    """Return the exit code, once what was written to a stream has arrived or failed to."""
+    if stream is None:
         return status
     try:
-        sys.stdout.flush()
+        stream.flush()
         return status
     except BrokenPipeError:
         status = EXIT_PIPE_CLOSED
     except OSError as error:
         if status == 0:
-            Console(sys.stderr).error(describe(error, "standard output"))
+            if stream is not sys.stderr:
+                Console(sys.stderr).error(describe(error, name))
             status = EXIT_OS_ERROR
     # What is still buffered goes nowhere, or the interpreter would fail on it again at exit.
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
+    os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
     return status

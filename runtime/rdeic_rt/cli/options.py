@@ -56,10 +56,15 @@ def add_output(parser: argparse.ArgumentParser, default_names: str) -> None:
         help="a file; a folder (an existing one, a name that ends in '/', or any name for several inputs); or '-' for "
         f"standard output. Default: {default_names}",
     )
-    group.add_argument(
-        "--no-overwrite",
+    replace = group.add_mutually_exclusive_group()
+    replace.add_argument(
+        "--overwrite",
         action="store_true",
-        help="refuse to replace a file. Default: replace it, in one step, once the new one is complete",
+        default=None,
+        help="replace files, each in one step, once the new one is complete. Default: only one that -o names",
+    )
+    replace.add_argument(
+        "--no-overwrite", dest="overwrite", action="store_false", help="refuse to replace even a file that -o names"
     )
     group.add_argument(
         "--strip",

@@ -6,6 +6,9 @@ encode a.jpg b.png -o folder      folder/a.rdc, folder/b.rdc; the folder is made
 encode photo.jpg -o folder/       folder/photo.rdc
 encode -                          standard input to standard output
 encode photo.jpg -o -             to standard output
+
+A file that exists is replaced where ``-o`` gives its name. A name made of the input's is taken only where it is free:
+what ``decode shot.rdc`` would replace may be the picture that was encoded.
 """
 
 from __future__ import annotations
@@ -13,12 +16,12 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-from ..files import STREAM
+from ..files import STREAM, is_stream
 
 
 class UsageError(Exception):
@@ -27,10 +30,16 @@ class UsageError(Exception):
 
 @dataclass(frozen=True)
 class Job:
-    """One input and the output it becomes; either may be `-`."""
+    """One input and the output it becomes; either may be `-`.
+
+    Attributes:
+        source, target: as given on the command line, or made of what was.
+        is_named: whether the command line names the target, and not only a folder, or nothing.
+    """
 
     source: str
     target: str
+    is_named: bool = field(default=True, compare=False)
 
 
 def plan(inputs: Sequence[str], output: str | None, suffix: str) -> list[Job]:
@@ -49,11 +58,11 @@ def plan(inputs: Sequence[str], output: str | None, suffix: str) -> list[Job]:
     if output == STREAM and len(inputs) > 1:
         raise UsageError(f"{len(inputs)} inputs cannot share standard output; give a folder with -o")
     if output is not None and output != STREAM and _is_folder(output, len(inputs)):
-        jobs = [Job(source, str(Path(output) / _default_name(source, suffix))) for source in inputs]
+        jobs = [Job(source, str(Path(output) / _default_name(source, suffix)), is_named=False) for source in inputs]
     elif output is not None:
         jobs = [Job(inputs[0], output)]
     else:
-        jobs = [Job(source, _beside(source, suffix)) for source in inputs]
+        jobs = [Job(source, _beside(source, suffix), is_named=False) for source in inputs]
     _refuse_clashes(jobs)
     if jobs[0].source == STREAM and _is_terminal(sys.stdin):
         raise UsageError("standard input is a terminal; redirect a file into it")
@@ -65,13 +74,63 @@ def plan(inputs: Sequence[str], output: str | None, suffix: str) -> list[Job]:
 def make_folder(jobs: Sequence[Job], output: str | None) -> None:
     """Make the folder that `-o` names, where it names one and it is missing (OSError when it cannot be made)."""
     if output is not None and output != STREAM and _is_folder(output, len(jobs)):
-        os.makedirs(output, exist_ok=True)
+        try:
+            os.makedirs(output, exist_ok=True)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, output) from error
 
 
-def refuse_existing(job: Job) -> None:
-    """Raise FileExistsError where the job's output exists: for `--no-overwrite`, before the work is done in vain."""
-    if os.path.isfile(job.target):
-        raise FileExistsError(errno.EEXIST, "exists, and --no-overwrite was given", job.target)
+def may_replace(job: Job, overwrite: bool | None) -> bool:
+    """Return whether the job may replace a file; see `check` for ``overwrite``."""
+    return job.is_named if overwrite is None else overwrite
+
+
+def check(job: Job, overwrite: bool | None) -> None:
+    """Raise an OSError where the job's output cannot be written, before the work is done in vain.
+
+    Args:
+        job: not begun.
+        overwrite: whether files may be replaced; None where the command line does not say so.
+    Raises:
+        FileExistsError: there is a file that may not be replaced.
+        OSError: there is no such folder.
+    """
+    target = job.target
+    if target == STREAM or (job.is_named and is_stream(target)):
+        return
+    if not may_replace(job, overwrite) and os.path.lexists(target):
+        why = "exists, and --no-overwrite was given"
+        if overwrite is None:
+            why = "exists, and -o does not name it. Give -o FILE, or --overwrite to replace it"
+        raise FileExistsError(errno.EEXIST, why, target)
+    folder = os.path.dirname(os.path.realpath(target))
+    if not os.path.isdir(folder):
+        problem = errno.ENOTDIR if os.path.exists(folder) else errno.ENOENT
+        raise OSError(problem, os.strerror(problem), target)
+
+
+def check_reports(reports: Mapping[str, str | None], inputs: Sequence[str | Path]) -> None:
+    """Raise where files that are written beside the result cannot be: before anything is measured.
+
+    Args:
+        reports: option -> its value, None where it was not given.
+        inputs: what is read.
+    Raises:
+        UsageError: one is an input, or two are the same.
+        OSError: there is no such folder.
+    """
+    sources = {os.path.realpath(source) for source in inputs}
+    written: dict[str, str] = {}
+    for option, path in reports.items():
+        if path is None or path == STREAM:
+            continue
+        place = os.path.realpath(path)
+        if place in sources:
+            raise UsageError(f"{option} {path} is an input and would be overwritten; give another name")
+        if place in written and not is_stream(path):
+            raise UsageError(f"{written[place]} and {option} would both become {path}; give different names")
+        written[place] = option
+        check(Job(STREAM, path), None)
 
 
 def _is_folder(output: str, n_inputs: int) -> bool:

@@ -70,10 +70,10 @@ def test_decode_sharpness_and_steps_reach_the_codec(
 
 def test_encode_rate_chooses_the_rate(command: Command, here: Path, codec: Codec) -> None:
     for rate in codec.bundle.rates:
-        assert command("encode", "photo.jpg", "--rate", str(rate.index)) == 0
+        assert command("encode", "photo.jpg", "--rate", str(rate.index), "-o", "photo.rdc") == 0
         assert container.parse((here / "photo.rdc").read_bytes()).header.rate == rate.number
     below, above = codec.bundle.rates[:2]
-    assert command("encode", "photo.jpg", "--rate", "0.25") == 0
+    assert command("encode", "photo.jpg", "--rate", "0.25", "-o", "photo.rdc") == 0
     header = container.parse((here / "photo.rdc").read_bytes()).header
     assert header.rate == round(0.75 * below.number + 0.25 * above.number)
 
@@ -82,7 +82,8 @@ def test_encode_rate_chooses_among_rates_with_graphs_of_their_own(
     command: Command, here: Path, golden_bundle: Path, golden_codec: Codec, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for rate in golden_codec.bundle.rates:
-        assert command("encode", "photo.jpg", "--rate", str(rate.index), "--bundle", golden_bundle) == 0
+        words = ("encode", "photo.jpg", "--rate", str(rate.index), "--bundle", golden_bundle)
+        assert command(*words, "-o", "photo.rdc") == 0
         header = container.parse((here / "photo.rdc").read_bytes()).header
         assert (header.rate, header.model_id) == (rate.index, rate.model_id)
     capsys.readouterr()
@@ -95,7 +96,7 @@ def test_encode_to_a_target_makes_the_best_file_that_fits(
     command: Command, here: Path, bundle: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     codec: Codec = request.getfixturevalue(bundle)
-    encode = ("encode", "photo.jpg", "--bundle", codec.bundle.folder)
+    encode = ("encode", "photo.jpg", "--overwrite", "--bundle", codec.bundle.folder)
     sizes = []
     for rate in codec.bundle.rates:
         assert command(*encode, "--rate", str(rate.index)) == 0
@@ -208,17 +209,64 @@ def test_double_dash_ends_the_options(command: Command, here: Path) -> None:
     assert (here / "--rate.rdc").is_file()
 
 
-def test_overwrite_is_the_default_and_no_overwrite_refuses(
+@pytest.mark.parametrize("words", [("encode", "photo.jpg"), ("decode", "photo.rdc")])
+@pytest.mark.parametrize("folder", [(), ("-o", "."), ("-o", "./")])
+def test_file_of_a_name_that_was_not_asked_for_is_replaced_only_with_overwrite(
+    command: Command,
+    here: Path,
+    small_rdc: bytes,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    folder: tuple[str, ...],
+) -> None:
+    if words[0] == "decode":
+        (here / "photo.rdc").write_bytes(small_rdc)
+    target = here / ("photo.rdc" if words[0] == "encode" else "photo.png")
+    target.write_bytes(b"precious")
+
+    for options in ((), ("-q",), ("--no-overwrite",)):
+        assert command(*words, *folder, *options) == 3
+        assert target.read_bytes() == b"precious"
+        (said,) = capsys.readouterr().err.splitlines()
+        assert f"{target.name}: exists" in said
+        assert ("--overwrite to replace it" in said) == ("--no-overwrite" not in options)
+
+    assert command(*words, *folder, "--overwrite") == 0
+    assert target.read_bytes() != b"precious"
+
+
+def test_file_of_a_name_that_was_asked_for_is_replaced_but_with_no_overwrite(
     command: Command, here: Path, small_rdc: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (here / "photo.rdc").write_bytes(b"precious")
 
-    assert command("encode", "photo.jpg", "--no-overwrite") == 3
+    assert command("encode", "photo.jpg", "-o", "photo.rdc", "--no-overwrite") == 3
     assert (here / "photo.rdc").read_bytes() == b"precious"
-    assert "photo.rdc" in capsys.readouterr().err
+    assert "photo.rdc: exists, and --no-overwrite was given" in capsys.readouterr().err
 
-    assert command("encode", "photo.jpg") == 0
+    assert command("encode", "photo.jpg", "-o", "photo.rdc") == 0
     assert (here / "photo.rdc").read_bytes() == small_rdc
+    assert command("encode", "photo.jpg", "--overwrite", "--no-overwrite") == 2
+
+
+def test_decoding_what_was_encoded_leaves_the_source(command: Command, here: Path) -> None:
+    with Image.open(here / "photo.jpg") as image:
+        image.save(here / "shot.png")
+    source = (here / "shot.png").read_bytes()
+
+    assert command("encode", "shot.png", "-q") == 0
+    assert command("decode", "shot.rdc", "-q") == 3
+    assert (here / "shot.png").read_bytes() == source
+
+
+def test_several_outputs_one_that_exists_does_not_stop_the_rest(command: Command, here: Path, small_rdc: bytes) -> None:
+    for name in ("a.rdc", "b.rdc", "c.rdc"):
+        (here / name).write_bytes(small_rdc)
+    (here / "b.png").write_bytes(b"precious")
+
+    assert command("decode", "a.rdc", "b.rdc", "c.rdc") == 3
+    assert (here / "b.png").read_bytes() == b"precious"
+    assert (here / "a.png").read_bytes() == (here / "c.png").read_bytes()
 
 
 def test_failure_leaves_an_existing_output_and_no_debris(command: Command, here: Path, small_rdc: bytes) -> None:
@@ -226,7 +274,7 @@ def test_failure_leaves_an_existing_output_and_no_debris(command: Command, here:
     (here / "cut.png").write_bytes(b"precious")
     before = names_in(here)
 
-    assert command("decode", "cut.rdc") == 4
+    assert command("decode", "cut.rdc", "-o", "cut.png") == 4
     assert (here / "cut.png").read_bytes() == b"precious"
     assert names_in(here) == before
 
@@ -315,7 +363,7 @@ def test_messages_one_line_each_unless_quiet(command: Command, capsys: pytest.Ca
     assert command("decode", "photo.rdc", "-q") == 0
     assert capsys.readouterr() == ("", "")
 
-    assert command("decode", "photo.rdc", "-v") == 0
+    assert command("decode", "photo.rdc", "-v", "-o", "photo.png") == 0
     assert "rdeic-rt: bundle " in capsys.readouterr().err
 
 
@@ -343,7 +391,9 @@ def test_debug_shows_the_traceback_of_an_error(command: Command, capsys: pytest.
         (["encode", "photo.jpg", "--rat", "0"], 2, "unrecognized arguments: --rat"),
         (["encode", "photo.jpg", "-o", "photo.jpg"], 2, "would be overwritten"),
         (["encode", "missing.jpg"], 3, "missing.jpg: No such file"),
-        (["encode", "photo.jpg", "-o", "no/such/folder.rdc"], 3, "No such file"),
+        (["encode", "photo.jpg", "-o", "no/such/folder.rdc"], 3, "rdeic-rt: no/such/folder.rdc: No such file"),
+        (["encode", "photo.jpg", "-o", "made.rdc/x.rdc"], 3, "rdeic-rt: made.rdc/x.rdc: Not a directory"),
+        (["encode", "photo.jpg", "-o", "made.rdc/"], 3, "rdeic-rt: made.rdc/: "),
         (["encode", "."], 3, "Is a directory"),
         (["encode", "made.rdc", "-o", "again.rdc"], 4, "made.rdc: "),
         (["encode", "photo.jpg", "--max-pixels", "100"], 4, "100"),

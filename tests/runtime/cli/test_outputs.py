@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rdeic_rt.cli.outputs import Job, UsageError, plan
+from rdeic_rt.cli.outputs import Job, UsageError, check_reports, plan
 
 
 @pytest.fixture(autouse=True)
@@ -64,3 +64,25 @@ def test_plan_output_linked_to_the_input_is_refused(tmp_path: Path) -> None:
     (tmp_path / "link.rdc").symlink_to("a.jpg")
     with pytest.raises(UsageError, match="would be overwritten"):
         plan(["a.jpg"], "link.rdc", ".rdc")
+
+
+def test_plan_only_a_name_after_o_is_named() -> None:
+    assert [job.is_named for job in plan(["a.jpg"], "x.rdc", ".rdc")] == [True]
+    assert [job.is_named for job in plan(["a.jpg"], "-", ".rdc")] == [True]
+    for output in (None, "out/", "."):
+        assert [job.is_named for job in plan(["a.jpg"], output, ".rdc")] == [False]
+
+
+def test_check_reports_refuses_inputs_each_other_and_missing_folders(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"")
+    (tmp_path / "link.json").symlink_to("a.jpg")
+    check_reports({"--json": "x.json", "--plot": "x.png", "--sheet": None}, ["a.jpg"])
+    check_reports({"--json": "-", "--plot": "/dev/null", "--sheet": "/dev/null"}, ["a.jpg"])
+    for path in ("a.jpg", "./a.jpg", "link.json"):
+        with pytest.raises(UsageError, match="is an input and would be overwritten"):
+            check_reports({"--json": path}, ["a.jpg"])
+    with pytest.raises(UsageError, match="--json and --plot would both become ./x"):
+        check_reports({"--json": "x", "--plot": "./x"}, [])
+    with pytest.raises(FileNotFoundError) as caught:
+        check_reports({"--json": "no/such/x.json"}, [])
+    assert caught.value.filename == "no/such/x.json"
