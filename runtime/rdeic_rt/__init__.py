@@ -6,16 +6,18 @@
     data = codec.encode(image)
     image = codec.decode(data)
 
-Importing this package imports nothing heavy: each name below comes from its module when it is first used.
+Importing this package imports nothing at all: each name below comes from its module when it is first used. The command
+is in it too, and Ctrl-C while Python gets to where it can be caught would be a traceback.
 """
 
 from __future__ import annotations
 
-import logging
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # as of typing, which type checkers take it for
 if TYPE_CHECKING:
+    from typing import Any
+
     from .codec import Codec, load
     from .container import Header, Metadata, RdcFile
     from .container import parse as read_header
@@ -105,9 +107,6 @@ _HOME = {
     "write_image": "pixels",
 }
 
-logging.getLogger(__name__).addHandler(logging.NullHandler())
-
-
 # Hidden from type checkers, for which any name would exist otherwise.
 if not TYPE_CHECKING:
 
@@ -117,8 +116,10 @@ if not TYPE_CHECKING:
 
             value: Any = version("rdeic-rt")
         elif name == "timing":
+            import_module(".log", __name__)
             value = import_module(".timing", __name__)
         elif name in __all__:
+            import_module(".log", __name__)
             module = import_module(f".{_HOME.get(name, 'errors')}", __name__)
             value = getattr(module, "parse" if name == "read_header" else name)
         else:

@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from . import families, limits, strict_json
@@ -25,6 +24,7 @@ from .bundle_file import BundleFile
 from .bundle_search import MANIFEST, find
 from .errors import BundleCorruptError, BundleError, BundleNotFoundError
 from .families import Family
+from .frozen import Frozen
 from .manifest import LEVEL, STEP, Bundle, GraphSpec, Levels, Rate
 from .schedule import Schedule
 from .tensor_spec import TensorSpec
@@ -191,16 +191,16 @@ class _Reader:
             family=family.name,
             decoding_roles=tuple(role for role in family.roles if role not in family.encoding),
             licence=doc["licence"],
-            provenance=MappingProxyType(doc["provenance"]),
+            provenance=Frozen(doc["provenance"]),
             size_multiple_px=doc["size_multiple_px"],
-            files=MappingProxyType(self._files),
-            graphs=MappingProxyType(graphs),
-            preferred=MappingProxyType({name: tuple(forms) for name, forms in doc["preferred"].items()}),
-            schedules=MappingProxyType(schedules),
+            files=Frozen(self._files),
+            graphs=Frozen(graphs),
+            preferred=Frozen({name: tuple(forms) for name, forms in doc["preferred"].items()}),
+            schedules=Frozen(schedules),
             rates=rates,
             default_rate=doc["default_rate"],
             levels=levels,
-            calibration=MappingProxyType(doc["calibration"]),
+            calibration=Frozen(doc["calibration"]),
         )
 
     def _graph(self, name: str, entry: Mapping[str, Any]) -> Mapping[str, GraphSpec]:
@@ -220,8 +220,8 @@ class _Reader:
             if file.size_bytes > limits.MAX_ONNX_BYTES:
                 raise self._error(f"graph {name!r} has {file.size_bytes} bytes; no ONNX file has more than 2 GiB")
             folder = path[: path.rfind("/") + 1]
-            forms[form] = GraphSpec(name, form, file, inputs, outputs, folder, MappingProxyType(self._files))
-        return MappingProxyType(forms)
+            forms[form] = GraphSpec(name, form, file, inputs, outputs, folder, Frozen(self._files))
+        return Frozen(forms)
 
     def _tensor(self, where: str, entry: Mapping[str, Any]) -> TensorSpec:
         tensor = TensorSpec(entry["name"], entry["dtype"], tuple(entry["shape"]))
@@ -282,12 +282,10 @@ class _Reader:
             label=entry["label"],
             bpp=float(entry["bpp"]),
             model_id=bytes.fromhex(entry["model_id"]),
-            graphs=MappingProxyType(dict(entry["graphs"])),
+            graphs=Frozen(dict(entry["graphs"])),
             entropy=self._listed(entry["entropy"], f"{where}: entropy model"),
             schedule=schedule,
-            step_tables=MappingProxyType(
-                {name: self._listed(file, f"{where}: step table") for name, file in tables.items()}
-            ),
+            step_tables=Frozen({name: self._listed(file, f"{where}: step table") for name, file in tables.items()}),
             lambda_r=float(entry["lambda_r"]) if "lambda_r" in entry else None,
             is_guided=entry.get("guided", True),
             bit_worth=float(entry.get("bit_worth", 0.0)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from . import user_cache
 from .errors import BundleNotFoundError
 
 MANIFEST = "bundle.json"
@@ -23,7 +24,7 @@ def find(source: str | Path | None = None) -> Path:
     name = DEFAULT_NAME if source is None else source
     looked = []
     if source is not None:
-        path = Path(name).expanduser()
+        path = _with_home(name)
         if (path / MANIFEST).is_file():
             return path.resolve()
         looked.append(path)
@@ -41,16 +42,22 @@ def find(source: str | Path | None = None) -> Path:
 def search_folders() -> tuple[Path, ...]:
     """Return the folders that hold bundles by name, first match first.
 
-    They are those listed in the environment variable ``RDEIC_RT_BUNDLES``, the user's cache folder, and the ``engines``
-    folder of the installed package or of the checkout it runs from.
+    They are those listed in the environment variable ``RDEIC_RT_BUNDLES``, the user's cache folder where there is a
+    user with a home, and the ``engines`` folder of the installed package or of the checkout it runs from.
     """
-    import platformdirs
-
-    listed = [Path(p).expanduser() for p in os.environ.get(SEARCH_VARIABLE, "").split(os.pathsep) if p]
-    cache = platformdirs.user_cache_path("rdeic-rt", appauthor=False) / "bundles"
+    listed = [_with_home(p) for p in os.environ.get(SEARCH_VARIABLE, "").split(os.pathsep) if p]
+    cache = user_cache.folder("bundles")
     package = Path(__file__).resolve().parent
     embedded = [package / "engines", package.parent.parent / "engines"]
-    return (*listed, cache, *embedded)
+    return (*listed, *([cache] if cache else []), *embedded)
+
+
+def _with_home(path: str | Path) -> Path:
+    """Return a path with ``~`` for the home it stands for; as it is where there is none."""
+    try:
+        return Path(path).expanduser()
+    except (RuntimeError, KeyError, OSError):
+        return Path(path)
 
 
 def installed() -> tuple[Path, ...]:

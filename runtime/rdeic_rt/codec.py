@@ -19,17 +19,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import bundle as bundles
-from . import closed_loop, container, families, loading, pipeline, pixels, target_size, tiles, timing
+from . import closed_loop, container, families, loading, pipeline, pixels, processes, target_size, tiles, timing
+from . import log as log
 from .backends import select
 from .backends.base import Backend, Recordings
 from .container import Header, Metadata, RdcFile
 from .decode_options import DecodeOptions
+from .errors import BundleCorruptError
 from .families.base import Stages, level_input
 from .latents import Cut, Latents
 from .lazy import Cache
@@ -72,7 +74,7 @@ class Codec:
     """Encodes and decodes with one bundle on one backend; made by `load`.
 
     Graphs and tables are loaded when first needed, so encoding never loads the denoiser. One codec may be used from
-    many threads at once.
+    many threads at once, in the process that has loaded it: in a child of ``fork()`` it raises BackendError.
     """
 
     def __init__(
@@ -91,7 +93,17 @@ class Codec:
         self._selection = selection
         self._limits = limits
         self._tile_px = tile_px
-        self._loaded = loading.Loaded(bundle, self._family, selection, precision, threads)
+        self._of_process = loading.Loaded(bundle, self._family, selection, precision, threads)
+        self._owner = processes.own(self)
+
+    @property
+    def _loaded(self) -> loading.Loaded:
+        """What is loaded so far; BackendError in a process that has forked from the codec's."""
+        processes.check(self._owner)
+        return self._of_process
+
+    def __reduce__(self) -> NoReturn:
+        raise processes.refuse_pickling()
 
     def __repr__(self) -> str:
         return f"<rdeic_rt.Codec {self._bundle.name!r} on {self.backend}>"
@@ -241,7 +253,10 @@ class Codec:
         given: dict[str, NDArray[Any]] = {"image": padded[None], **self._level_rows(rate, family.encoding)}
         with timing.stage("analysis"):
             values = at.run(("encode", rate.index), partial(_call, family.encode, encoder), given)
-            return {name: at.get(value) for name, value in zip(family.coded, values, strict=True)}
+            coded = {name: at.get(value) for name, value in zip(family.coded, values, strict=True)}
+        if not all(np.isfinite(array).all() for array in coded.values()):
+            raise BundleCorruptError("analysis gave values that are not finite: the bundle's weights are of no use")
+        return coded
 
     def _code(self, rate: Rate, size: Size, coded: _Coded, metadata: Metadata, fixed_size: bool) -> bytes:
         """Return the file that holds these tensors at a rate."""

@@ -1,15 +1,19 @@
 // The library as its users see it: rdeic.h and rdeic.hpp, linked to nothing else.
 
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <limits>
+#include <memory>
 #include <rdeic/rdeic.hpp>
 #include <thread>
 #include <vector>
@@ -204,6 +208,40 @@ TEST_F(ApiTest, OneDecoderServesManyThreads) {
     threads.emplace_back([&] { equal += std::ranges::equal(decoder.decode(data_).pixels(), expected.pixels()); });
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(equal, 4);
+}
+
+// A child of fork() has none of the threads that its parent's decoder works with.
+TEST_F(ApiTest, ChildOfForkIsRefusedAndEndsAndMakesADecoderOfItsOwn) {
+  const rdeic::DecoderOptions two_threads{.threads = 2};
+  auto decoder = std::make_unique<rdeic::Decoder>(bundle_, two_threads);
+  const rdeic::Image image = decoder->decode(data_);
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    alarm(60);  // what waits for those threads waits for ever
+    int failures = 0;
+    const auto refused = [&](auto&& use) {
+      try {
+        use();
+        ++failures;
+      } catch (const rdeic::Error& error) {
+        failures += error.result() != RDEIC_RESULT_BACKEND || !std::strstr(error.what(), "Create one in each process");
+      }
+    };
+    refused([&] { (void)decoder->decode(data_); });
+    refused([&] { decoder->prepare(0); });
+    decoder.reset();
+    {
+      rdeic::Decoder own(bundle_, two_threads);
+      failures += !std::ranges::equal(own.decode(data_).pixels(), image.pixels());
+    }
+    std::exit(failures);
+  }
+  int status = -1;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status)) << "ended by signal " << WTERMSIG(status);
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+  EXPECT_TRUE(std::ranges::equal(decoder->decode(data_).pixels(), image.pixels()));
 }
 
 TEST(ApiErrors, FirstFailureIsKept) {

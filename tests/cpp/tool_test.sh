@@ -51,6 +51,20 @@ done
 "$rdeic" --version | grep -q '^rdeic [0-9]'
 "$rdeic" --help | grep -q -- --allow-partial
 
+# Nothing of the libraries is left in the user's folders, or said.
+mkdir home
+(unset XDG_CACHE_HOME ORT_DISABLE_TELEMETRY; HOME=$work/home "$rdeic" decode photo.rdc -o home.png 2> err)
+[[ -z $(find home -type f) && ! -s err ]] || { echo "left in HOME:" "$(find home -type f)" >&2; cat err >&2; exit 1; }
+(unset HOME XDG_CACHE_HOME; "$rdeic" decode photo.rdc -o home.png)
+
+# However little memory there is, it is an error of one line. Sanitizers take far more from the start.
+for kilobytes in 200000 150000 100000 80000; do
+    (ulimit -v 2000000; "$rdeic" --version > /dev/null 2>&1) || break
+    status=0
+    (ulimit -v $kilobytes; "$rdeic" decode photo.rdc -o little.png 2> err) || status=$?
+    [[ $status == 0 || ( $status == 6 && $(wc -l <err) == 1 ) ]] || { echo "ulimit -v $kilobytes: $status" >&2; cat err >&2; exit 1; }
+done
+
 # Errors: the exit code tells the kind, the output is not touched, other inputs are done all the same.
 head -c 150 photo.rdc > cut.rdc
 printf 'GIF89a' > picture.rdc

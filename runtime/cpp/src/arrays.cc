@@ -110,7 +110,7 @@ class Archive {
     unclaimed_bytes_ -= info.compressed_size;
     bytes_ += info.uncompressed_size;
 
-    if (unzOpenCurrentFile(zip_.get()) != UNZ_OK) fail_member(place);
+    if (const int status = unzOpenCurrentFile(zip_.get()); status != UNZ_OK) fail_member(place, status);
     std::array<std::uint8_t, kMaxArrayHeaderBytes + 12> start{};
     const auto start_bytes = static_cast<std::size_t>(std::min<std::uint64_t>(start.size(), info.uncompressed_size));
     read_exactly(start.data(), start_bytes, place);
@@ -125,11 +125,14 @@ class Archive {
                    start.begin() + static_cast<std::ptrdiff_t>(start_bytes), array.data.begin(),
                    [](std::uint8_t byte) { return std::byte{byte}; });
     read_exactly(array.data.data() + there, array.data.size() - there, place);
-    if (unzCloseCurrentFile(zip_.get()) != UNZ_OK) fail_member(place);  // which compares the CRC-32
+    // Which compares the CRC-32.
+    if (const int status = unzCloseCurrentFile(zip_.get()); status != UNZ_OK) fail_member(place, status);
     return {std::move(name), std::move(array)};
   }
 
-  [[noreturn]] void fail_member(const std::string& place) const {
+  /// `status`: minizip's, which for want of memory is zlib's or that it cannot tell why.
+  [[noreturn]] void fail_member(const std::string& place, int status) const {
+    if (status == Z_MEM_ERROR || status == UNZ_INTERNALERROR) throw std::bad_alloc();
     fail(Result::kBundleCorrupt, "%s: cannot be unpacked. %s", place.c_str(), kHint);
   }
 
@@ -138,7 +141,7 @@ class Archive {
     auto* at = static_cast<std::byte*>(target);
     while (n_bytes > 0) {
       const int got = unzReadCurrentFile(zip_.get(), at, static_cast<unsigned>(std::min(n_bytes, kMost)));
-      if (got <= 0) fail_member(place);
+      if (got <= 0) fail_member(place, got);
       at += got;
       n_bytes -= static_cast<std::size_t>(got);
     }

@@ -1,6 +1,9 @@
 #include "codec.h"
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <map>
 #include <string>
@@ -70,6 +73,10 @@ struct Codec::State {
 
   Latents read_latents(const File& file, ProgressSteps& progress);
 
+  bool is_of_this_process() const { return owner == getpid(); }
+
+  const pid_t owner = getpid();
+  State* kept_before = nullptr;
   const CodecOptions options;
   entropy::Workers workers;
   Loaded loaded;
@@ -81,12 +88,28 @@ Codec::Codec(std::shared_ptr<const Bundle> bundle, const CodecOptions& options)
 Codec::Codec(std::shared_ptr<const Bundle> bundle, CodecOptions options, CodecParts parts)
     : state_(std::make_unique<State>(std::move(bundle), std::move(options), std::move(parts))) {}
 
-Codec::~Codec() = default;
+Codec::~Codec() {
+  if (!state_ || state_->is_of_this_process()) return;
+  // After fork() there are none of the threads that the state's end would wait for. What is kept stays reachable, for
+  // those who look for leaks.
+  static std::atomic<State*> kept;
+  State* const state = state_.release();
+  state->kept_before = kept.exchange(state);
+}
+
+void Codec::check_process() const {
+  if (state_->is_of_this_process()) return;
+  fail(
+      Result::kBackend,
+      "this decoder was made in another process, before fork(), and cannot run here. Create one in each process, after "
+      "it has started");
+}
 
 const Bundle& Codec::bundle() const { return state_->bundle(); }
 const Limits& Codec::limits() const { return state_->options.limits; }
 
 Decoded Codec::decode(std::span<const std::uint8_t> data, const Place& place, const DecodeOptions& options) {
+  check_process();
   check_options(options);
   File file = parse(data, limits(), options.allow_partial);
   const Size size = file.header.size;
@@ -123,6 +146,7 @@ Decoded Codec::decode(std::span<const std::uint8_t> data, const Place& place, co
 }
 
 Latents Codec::read_latents(std::span<const std::uint8_t> data, bool allow_partial) {
+  check_process();
   File file = parse(data, limits(), allow_partial);
   const Progress none;
   ProgressSteps progress(none, 1);
@@ -132,6 +156,7 @@ Latents Codec::read_latents(std::span<const std::uint8_t> data, bool allow_parti
 }
 
 void Codec::prepare(std::uint32_t rate_index, bool preview) {
+  check_process();
   if (rate_index >= bundle().rates.size()) {
     fail(Result::kInvalidArgument, "rate is %u; the bundle has %zu", rate_index, bundle().rates.size());
   }

@@ -74,7 +74,8 @@ struct CodecParts {
 };
 
 /// Decodes with one bundle on one backend. Graphs and tables are loaded when first needed. One codec may be used from
-/// many threads at once.
+/// many threads at once, in the process that made it: in a child of fork() it fails with kBackend, and its end gives
+/// nothing back.
 class Codec {
  public:
   /// Throws Error: kInvalidArgument, kBackendUnavailable, kBackend.
@@ -99,6 +100,7 @@ class Codec {
 
  private:
   struct State;
+  void check_process() const;
   std::unique_ptr<State> state_;
 };
 

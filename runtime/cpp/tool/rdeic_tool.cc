@@ -2,6 +2,7 @@
 // else to standard error. Exit codes are those of rdeic-rt: the tens of a result, 2 for a wrong command line.
 
 #include <getopt.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -326,6 +327,17 @@ void info(const std::string& input, const Options& options) {
   }
 }
 
+/// Throws std::bad_alloc where `ulimit -v` leaves so little that ONNX Runtime could not even start without complaints
+/// of its own.
+void check_address_space() {
+  constexpr std::uint64_t kLeast = 32 << 20;
+  rlimit limit{};
+  std::uint64_t pages = 0;
+  if (getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return;
+  if (!(std::ifstream("/proc/self/statm") >> pages)) return;
+  if (limit.rlim_cur < pages * static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE)) + kLeast) throw std::bad_alloc();
+}
+
 /// Runs what is done for one input; returns its exit code, and says on standard error what went wrong.
 template <typename Body>
 int attempt(const std::string& input, Body&& body) {
@@ -355,6 +367,7 @@ int run(int argc, char** argv) {
   std::optional<rdeic::Decoder> decoder;
   if (command == "decode") {
     check_outputs(options);
+    check_address_space();
     worst = attempt(options.bundle.value_or("tiny-2"),
                     [&] { decoder.emplace(rdeic::Bundle(options.bundle, options.bundle_flags), options.decoder); });
     if (worst) return worst;

@@ -9,7 +9,8 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..errors import BackendError, BackendUnavailableError
+from .. import address_space
+from ..errors import BackendError, BackendUnavailableError, DeviceMemoryError
 from ..manifest import AUTO, FORMS, PRECISIONS, Bundle, GraphSpec
 from .base import Backend, BackendAbsentError, Options
 
@@ -147,6 +148,8 @@ def _open_cpu(options: Options) -> Backend:
     try:
         from .cpu.ort import OrtBackend
     except ImportError as error:
+        if address_space.is_shortage(error):
+            raise DeviceMemoryError(f"cpu: too little memory to load onnxruntime ({error})") from None
         raise BackendUnavailableError(
             f"cpu: onnxruntime cannot be imported ({error}). Install it with `pip install onnxruntime`."
         ) from None
@@ -171,6 +174,12 @@ def _open_tensorrt(options: Options) -> Backend:
 
 
 def _open_openvino(options: Options) -> Backend:
+    left = address_space.left_bytes()
+    if left is not None and left < address_space.OPENVINO_BYTES:
+        raise BackendAbsentError(
+            f"openvino: {left // 2**20} MB of address space are left to this process (ulimit -v), and it may take "
+            f"{address_space.OPENVINO_BYTES // 2**20}. Use backend 'cpu'."
+        )
     try:
         from .cpu import openvino
     except ImportError as error:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
+from types import FrameType
 from typing import TextIO
 
-from ..errors import RdeicError
+from .. import address_space
+from ..errors import DeviceMemoryError, RdeicError
 from . import bench, decode, doctor, encode, eval, info
 from .batch import EXIT_BUG, EXIT_OS_ERROR, describe, exit_code
 from .console import PROGRAM, Console, printable, write_output
@@ -38,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `rdeic-rt` with these arguments (None: the process's own) and return its exit code."""
     _reserve_standard_streams()
     try:
-        status = _run(list(sys.argv[1:] if argv is None else argv))
+        with _Interruption() as interruption:
+            status = _run(list(sys.argv[1:] if argv is None else argv), interruption)
     except SystemExit as leave:  # argparse, after --help, --version or a wrong command line
         status = leave.code if isinstance(leave.code, int) else EXIT_BUG
     except BrokenPipeError:
@@ -66,10 +71,12 @@ def build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argument
     return parser, {name: module.add_parser(commands) for name, module in verbs.items()}
 
 
-def _run(argv: list[str]) -> int:
+def _run(argv: list[str], interruption: _Interruption) -> int:
     args, verb = _parse(argv)
     console = Console(sys.stderr, quiet=args.quiet, verbose=args.verbose, debug=args.debug)
     try:
+        if args.command != "info":
+            address_space.check()
         with console.messages_of("rdeic_rt"), console.python_warnings():
             status: int = args.run(args, console)
             return status or (EXIT_OS_ERROR if console.is_lost else 0)
@@ -77,13 +84,16 @@ def _run(argv: list[str]) -> int:
         verb.error(printable(str(error)))
     except BrokenPipeError:
         raise
-    except (RdeicError, OSError) as error:
-        console.error(describe(error), error)
-        return exit_code(error)
-    except KeyboardInterrupt as error:
-        console.error("interrupted", error)
-        return EXIT_INTERRUPTED
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, KeyboardInterrupt) or interruption.came:
+            console.error("interrupted", error)
+            return EXIT_INTERRUPTED
+        if isinstance(error, (RdeicError, OSError)):
+            console.error(describe(error), error)
+            return DeviceMemoryError.exit_code if address_space.is_shortage(error) else exit_code(error)
+        if address_space.is_shortage(error):
+            console.error(f"not enough memory, or threads: {describe(OSError(error))}", error)
+            return DeviceMemoryError.exit_code
         console.bug(error)
         return EXIT_BUG
 
@@ -125,6 +135,33 @@ def _reserve_standard_streams() -> None:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest that is free
+
+
+class _Interruption:
+    """Remembers that Ctrl-C came, as a library that is just imported may make an error of its own of it.
+
+    Attributes:
+        came: whether it did.
+    """
+
+    def __init__(self) -> None:
+        self.came = False
+        self._is_ours = False
+
+    def __enter__(self) -> _Interruption:
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, self._interrupt)
+            self._is_ours = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self.came = True
+        signal.default_int_handler(number, frame)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -29,6 +29,8 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
+from .. import address_space
+from ..errors import BackendError, DeviceMemoryError
 from .arrays import ArrayReader
 from .order import squeeze
 
@@ -53,19 +55,33 @@ def matmul_of_onnxruntime(threads: int | None = None, optimisation: str = "ORT_D
     Args:
         threads: of each call; None for one per core.
         optimisation: ONNX Runtime's name of a graph optimisation level; results do not depend on it.
+
+    Raises:
+        BackendError: it cannot be loaded; from a call, that it failed. DeviceMemoryError: for lack of memory.
     """
-    import onnxruntime as ort
+    from ..onnx_runtime import FAILED, ort, useful_threads
 
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or 0
+    options.intra_op_num_threads = useful_threads(threads)
     # Products are short and many: threads that wait by spinning double the time where another program wants the cores.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, optimisation)
     graph = resources.files(__package__).joinpath(_MATMUL_GRAPH).read_bytes()
-    session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+    def failed(error: Exception) -> BackendError:
+        kind = DeviceMemoryError if address_space.is_shortage(error) else BackendError
+        return kind(f"ONNX Runtime {ort.__version__}, integer matrix products: {error}")
+
+    try:
+        session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except FAILED as error:
+        raise failed(error) from None
 
     def matmul(a: NDArray[np.uint8], b: NDArray[np.int8]) -> NDArray[np.int32]:
-        product: NDArray[np.int32] = session.run(None, {"a": a, "b": b})[0]
+        try:
+            product: NDArray[np.int32] = session.run(None, {"a": a, "b": b})[0]
+        except FAILED as error:
+            raise failed(error) from None
         return product
 
     return matmul

@@ -16,7 +16,11 @@
  *
  * Threads: every function may be called from any thread. Bundles and decoders may be used by several threads at once,
  * images, too, as nothing changes them; destroying one is for when nobody uses it any more. The library has no state of
- * its own besides these objects. Its threads are a decoder's, and end with it: they load graphs and compute.
+ * its own besides these objects. Its threads are a decoder's, and end with it: they load graphs and compute. In a child of
+ * fork(), which has none of them, its parent's decoders fail with RDEIC_RESULT_BACKEND, and destroying one gives nothing
+ * back; the child may create its own.
+ *
+ * Environment: the first decoder sets ORT_DISABLE_TELEMETRY=1 for ONNX Runtime, unless the variable is there.
  *
  * Results: functions that can fail return a result, and write nothing to `out` but NULL or zeros if it is not
  * RDEIC_RESULT_OK. No C++ exception leaves the library, running out of memory included. The last argument, if not NULL,

@@ -4,10 +4,12 @@
 #include <onnxruntime_session_options_config_keys.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <iterator>
 #include <map>
 #include <optional>
 #include <string_view>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -28,15 +30,15 @@ struct Provider {
 
 bool is_no_memory(std::string_view message) {
   return message.find("Failed to allocate memory") != message.npos || message.find("out of memory") != message.npos ||
-         message.find("bad_alloc") != message.npos;
+         message.find("bad_alloc") != message.npos || message.find("pthread_create failed") != message.npos;
 }
 
 /// Throws what an exception of ONNX Runtime means while `what` was done.
 [[noreturn]] void fail_with(const Ort::Exception& error, const std::string& what) {
   const std::string message = printable(error.what(), 300);
   if (is_no_memory(error.what())) {
-    fail(Result::kOutOfMemory, "%s: ONNX Runtime found no memory (%s). Use smaller tiles (tile_px)", what.c_str(),
-         message.c_str());
+    fail(Result::kOutOfMemory, "%s: ONNX Runtime found too little memory, or threads (%s). Use smaller tiles (tile_px)",
+         what.c_str(), message.c_str());
   }
   fail(Result::kBackend, "ONNX Runtime %s, %s: %s", OrtGetApiBase()->GetVersionString(), what.c_str(), message.c_str());
 }
@@ -58,6 +60,15 @@ ONNXTensorElementDataType onnx_type(DType dtype) {
   const auto* const found = std::ranges::find(kTypes, dtype, [](const auto& pair) { return pair.first; });
   if (found == std::end(kTypes)) fail(Result::kInternal, "a graph's tensor cannot be %s", dtype_name(dtype));
   return found->second;
+}
+
+/// Turns ONNX Runtime's telemetry off, which it has from 1.29 on, unless the user has chosen.
+void keep_to_itself() {
+#if defined(_WIN32)
+  if (!std::getenv("ORT_DISABLE_TELEMETRY")) _putenv_s("ORT_DISABLE_TELEMETRY", "1");
+#else
+  setenv("ORT_DISABLE_TELEMETRY", "1", 0);
+#endif
 }
 
 /// Name of an input or output -> its type and rank, as text to compare and to show.
@@ -117,7 +128,8 @@ void check_io(const GraphSpec& spec, const Ort::Session& session) {
 Ort::SessionOptions session_options(const Provider& provider, unsigned threads) {
   Ort::SessionOptions options;
   options.SetLogSeverityLevel(ORT_LOGGING_LEVEL_FATAL);
-  options.SetIntraOpNumThreads(static_cast<int>(threads));
+  // More threads than there are cores gain nothing, and each session has its own.
+  options.SetIntraOpNumThreads(static_cast<int>(std::min(threads, std::max(std::thread::hardware_concurrency(), 1U))));
   // A pattern would be kept for every picture size ever seen.
   options.DisableMemPattern();
   // Each session has threads of its own: those of one graph must not spin while another one computes.
@@ -247,6 +259,7 @@ class OrtBackend final : public Backend {
            "ONNX Runtime %s is older than the headers this library was built with (API %d)", version, ORT_API_VERSION);
     }
     try {
+      keep_to_itself();
       env_ = Ort::Env(ORT_LOGGING_LEVEL_FATAL, "rdeic");
       if (*provider_.provider == '\0') return;
       const std::vector<std::string> available = Ort::GetAvailableProviders();
@@ -257,6 +270,7 @@ class OrtBackend final : public Backend {
       }
       session_options(provider_, threads_);  // loads the provider's library
     } catch (const Ort::Exception& error) {
+      if (is_no_memory(error.what())) fail_with(error, name_);
       fail(Result::kBackendUnavailable, "%s: ONNX Runtime %s cannot start it: %s", name_.c_str(), version,
            printable(error.what(), 300).c_str());
     }
@@ -272,6 +286,7 @@ class OrtBackend final : public Backend {
       add_weights(options, file.weights);
       return std::make_unique<OrtGraph>(provider_, env_, spec, options, std::move(file));
     } catch (const Ort::Exception& error) {
+      if (is_no_memory(error.what())) fail_with(error, spec.file.path.string());
       switch (error.GetOrtErrorCode()) {
         case ORT_NO_SUCHFILE:
         case ORT_NO_MODEL:

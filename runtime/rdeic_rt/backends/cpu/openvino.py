@@ -8,27 +8,30 @@ inference request of its own (0.03 ms), so that threads do not meet in one and r
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
 
-import openvino
 from numpy.typing import NDArray
-from openvino import Core
-from openvino.frontend import (
-    FrontEndManager,
-    GeneralFailure,
-    InitializationFailure,
-    NotImplementedFailure,
-    OpConversionFailure,
-    OpValidationFailure,
-)
 
-from ... import graph_file, onnx_walk
+from ... import address_space, graph_file, onnx_walk, telemetry
 from ...errors import BackendError, BackendUnavailableError, BundleCorruptError, DeviceMemoryError
 from ...manifest import GraphSpec
 from ..base import Buffer, Options
 from .host import HostArrays, check_tensors
+
+with telemetry.without_openvinos():
+    import openvino
+    from openvino import Core
+    from openvino.frontend import (
+        FrontEndManager,
+        GeneralFailure,
+        InitializationFailure,
+        NotImplementedFailure,
+        OpConversionFailure,
+        OpValidationFailure,
+    )
 
 _DEVICE = "CPU"
 _VERSION = openvino.__version__.partition("-")[0]
@@ -60,7 +63,7 @@ class OpenVinoBackend(HostArrays):
         self._core = core
         self._config = {"INFERENCE_PRECISION_HINT": arithmetic, "PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:
-            self._config["INFERENCE_NUM_THREADS"] = str(threads)
+            self._config["INFERENCE_NUM_THREADS"] = str(min(threads, os.cpu_count() or 1))
 
     def description(self) -> dict[str, str]:
         """Return the version of OpenVINO, the CPU, what it computes in and the number of threads."""
@@ -81,15 +84,17 @@ class OpenVinoBackend(HostArrays):
         reader = FrontEndManager().load_by_framework("onnx")
         try:
             model = reader.convert(reader.load(io.BytesIO(onnx)))
-        except (OpConversionFailure, NotImplementedFailure) as error:
-            raise BackendError(f"OpenVINO {_VERSION} cannot load {spec.path}: {_one_line(error)}") from None
+        except (MemoryError, OpConversionFailure, NotImplementedFailure) as error:
+            raise _cannot("load", spec, error) from None
         except (RuntimeError, GeneralFailure, InitializationFailure, OpValidationFailure) as error:
+            if address_space.is_shortage(error):
+                raise _cannot("load", spec, error) from None
             raise BundleCorruptError(f"{spec.path}: not a graph that OpenVINO can read: {_one_line(error)}") from None
         _check_io(spec, model)
         try:
             return OpenVinoGraph(spec, self._core.compile_model(model, _DEVICE, self._config), graph.weights)
-        except RuntimeError as error:
-            raise BackendError(f"OpenVINO {_VERSION} cannot compile {spec.path}: {_one_line(error)}") from None
+        except (RuntimeError, MemoryError) as error:
+            raise _cannot("compile", spec, error) from None
 
 
 class OpenVinoGraph:
@@ -107,7 +112,7 @@ class OpenVinoGraph:
             request.infer(dict(inputs), share_inputs=True)
         except (RuntimeError, MemoryError) as error:
             shapes = ", ".join(f"{name} {list(buffer.shape)}" for name, buffer in inputs.items())
-            if isinstance(error, MemoryError) or "bad_alloc" in str(error):
+            if address_space.is_shortage(error):
                 raise DeviceMemoryError(
                     f"graph {self.spec.id!r} on {shapes}: OpenVINO found no memory ({_one_line(error)}). "
                     "Use smaller tiles (tile_px, --tile), or decode fewer images at a time."
@@ -128,6 +133,11 @@ def open_backend(options: Options) -> OpenVinoBackend:
     # Said both ways: left alone, OpenVINO takes bfloat16 by itself where the CPU has it.
     arithmetic = _BF16 if has_bf16 and options.precision in _ALLOW_BF16 else _F32
     return OpenVinoBackend(core, arithmetic, options.threads)
+
+
+def _cannot(do: str, spec: GraphSpec, error: Exception) -> BackendError:
+    kind = DeviceMemoryError if address_space.is_shortage(error) else BackendError
+    return kind(f"OpenVINO {_VERSION} cannot {do} {spec.path}: {_one_line(error)}")
 
 
 def _check_io(spec: GraphSpec, model: openvino.Model) -> None:

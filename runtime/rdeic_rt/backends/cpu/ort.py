@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import onnxruntime as ort
 from numpy.typing import NDArray
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
-from ... import graph_file
+from ... import address_space, graph_file
 from ...errors import BackendError, BundleCorruptError, DeviceMemoryError
 from ...manifest import FORMS, GraphSpec
+from ...onnx_runtime import FAILED, ort, ort_state, useful_threads
 from ..base import Buffer
 from .host import HostArrays, check_tensors
 
@@ -26,11 +25,6 @@ _NOT_A_MODEL = (
     ort_state.InvalidArgument,
     ort_state.NoSuchFile,
     ort_state.NoModel,
-)
-# Everything that ONNX Runtime has a name for, some of it only in newer versions. Runs with a binding have none.
-FAILED: tuple[type[Exception], ...] = (
-    RuntimeError,
-    *(error for error in vars(ort_state).values() if isinstance(error, type) and issubclass(error, Exception)),
 )
 Weights = Mapping[str, NDArray[Any]]
 
@@ -72,7 +66,7 @@ class OrtGraph:
         try:
             return dict(zip(self._outputs, self._session.run(self._outputs, dict(inputs)), strict=True))
         except FAILED as error:
-            if "Failed to allocate memory" in str(error):
+            if address_space.is_shortage(error):
                 shapes = ", ".join(f"{name} {list(buffer.shape)}" for name, buffer in inputs.items())
                 raise DeviceMemoryError(
                     f"graph {self.spec.id!r} on {shapes}: ONNX Runtime found no memory ({error}). "
@@ -100,9 +94,13 @@ def open_session(
             values = [ort.OrtValue.ortvalue_from_numpy(array) for array in graph.weights.values()]
             options.add_external_initializers(list(graph.weights), values)
         session = ort.InferenceSession(graph.onnx, options, providers=providers)
-    except _NOT_A_MODEL as error:
-        raise BundleCorruptError(f"{spec.path}: not a graph that ONNX Runtime can read: {error}") from None
     except FAILED as error:
+        if address_space.is_shortage(error):
+            raise DeviceMemoryError(
+                f"ONNX Runtime {ort.__version__} finds too little memory, or threads, to load {spec.path} ({error})"
+            ) from None
+        if isinstance(error, _NOT_A_MODEL):
+            raise BundleCorruptError(f"{spec.path}: not a graph that ONNX Runtime can read: {error}") from None
         raise BackendError(f"ONNX Runtime {ort.__version__} cannot load {spec.path}: {error}") from None
     # The session would keep the file's bytes, to start anew with other providers.
     session._model_bytes = None
@@ -114,7 +112,7 @@ def _session_options(threads: int | None) -> ort.SessionOptions:
     options = ort.SessionOptions()
     # Fatal: what goes wrong is raised, and not for a library to print.
     options.log_severity_level = 4
-    options.intra_op_num_threads = threads or 0
+    options.intra_op_num_threads = useful_threads(threads)
     # A pattern would be kept for every image size ever seen.
     options.enable_mem_pattern = False
     # Each session has threads of its own: those of one graph must not spin while another one computes.

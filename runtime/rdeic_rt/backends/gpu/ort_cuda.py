@@ -18,13 +18,13 @@ from typing import Any
 from weakref import WeakSet
 
 import numpy as np
-import onnxruntime as ort
 
 from ...bundle_file import BundleFile
 from ...errors import BackendError, BackendUnavailableError, DeviceMemoryError
 from ...manifest import GraphSpec
+from ...onnx_runtime import FAILED, ort
 from ..base import WEIGHTED_SUM, BackendAbsentError, Buffer, Options
-from ..cpu.ort import FAILED, Weights, open_session
+from ..cpu.ort import Weights, open_session
 from .buffers import DeviceBuffer
 from .cuda import Device, call, device_facts
 from .device import DeviceBackend, Workspace, device_buffer

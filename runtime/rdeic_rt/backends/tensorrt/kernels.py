@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ... import user_cache
 from ...errors import BackendError
 from ..gpu.cuda import Device
 from .plans import Plan
@@ -75,6 +76,5 @@ def _writable_folder(plan: Plan) -> Path:
     folder = plan.path.parent
     if os.access(folder, os.W_OK):
         return folder
-    import platformdirs
-
-    return platformdirs.user_cache_path("rdeic-rt", appauthor=False) / "kernels" / f"{folder.name}-{plan.sha256[:12]}"
+    cache = user_cache.folder("kernels")
+    return folder if cache is None else cache / f"{folder.name}-{plan.sha256[:12]}"
