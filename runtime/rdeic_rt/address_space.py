@@ -56,17 +56,17 @@ def is_shortage(error: BaseException) -> bool:
 
 
 def check() -> None:
-    """See to it that numpy can be loaded, and takes no memory for threads that it does not need.
+    """See to it that numpy can be loaded; to be called in a process of our own, before it is.
 
     Raises:
         DeviceMemoryError: there is too little address space for it.
     """
+    # For threads that are hardly used here, OpenBLAS takes memory for each core. Where it gets none, it prints lines of
+    # its own and sends the process SIGINT, which is no Ctrl-C.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     left = left_bytes()
-    if left is None:
-        return
-    if left < NUMPY_BYTES:
+    if left is not None and left < NUMPY_BYTES:
         raise DeviceMemoryError(
             f"{max(left, 0) // 2**20} MB of address space are left to this process, and to load its libraries takes "
             f"{NUMPY_BYTES // 2**20} MB. Raise the limit (ulimit -v, ulimit -d)."
         )
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -1,4 +1,4 @@
-"""ONNX Runtime, which every module takes from here: loaded without its telemetry."""
+"""ONNX Runtime, which every module takes from here: without its telemetry, and without lines of its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ telemetry.turn_off_onnx_runtimes()
 import onnxruntime as ort  # noqa: E402
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state  # noqa: E402
 
-__all__ = ["FAILED", "ort", "ort_state", "useful_threads"]
+__all__ = ["FAILED", "Session", "ort", "ort_state", "useful_threads"]
 
 # Everything that ONNX Runtime has a name for, some of it only in newer versions. Runs with a binding have none.
 FAILED: tuple[type[Exception], ...] = (
@@ -19,6 +19,12 @@ FAILED: tuple[type[Exception], ...] = (
     RuntimeError,
     *(error for error in vars(ort_state).values() if isinstance(error, type) and issubclass(error, Exception)),
 )
+
+
+class Session(ort.InferenceSession):  # type: ignore[misc]
+    """A session that raises where it fails; ONNX Runtime's own prints to standard output, and tries other providers."""
+
+    _enable_fallback = property(lambda self: False, lambda self, value: None)
 
 
 def useful_threads(threads: int | None) -> int:

@@ -7,7 +7,7 @@ import pytest
 from rdeic_rt import address_space
 from rdeic_rt.backends import select
 from rdeic_rt.errors import BackendUnavailableError, DeviceMemoryError
-from rdeic_rt.onnx_runtime import FAILED, ort_state, useful_threads
+from rdeic_rt.onnx_runtime import FAILED, Session, ort, ort_state, useful_threads
 
 
 @pytest.mark.parametrize(
@@ -63,3 +63,19 @@ def test_useful_threads_are_no_more_than_cores(monkeypatch: pytest.MonkeyPatch) 
 
 def test_failed_has_every_error_of_onnx_runtime() -> None:
     assert {ort_state.Fail, ort_state.InvalidGraph, RuntimeError, MemoryError} <= set(FAILED)
+
+
+def test_session_that_cannot_be_made_raises_and_prints_nothing(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    attempts: list[object] = []
+
+    def fail(self: object, providers: object, *_: object) -> None:
+        attempts.append(providers)
+        raise RuntimeError("pthread_create failed")
+
+    monkeypatch.setattr(ort.InferenceSession, "_create_inference_session", fail)
+    with pytest.raises(RuntimeError, match="pthread_create failed"):
+        Session(b"", providers=["CPUExecutionProvider"])
+    assert len(attempts) == 1
+    assert capfd.readouterr() == ("", "")

@@ -59,7 +59,7 @@ def matmul_of_onnxruntime(threads: int | None = None, optimisation: str = "ORT_D
     Raises:
         BackendError: it cannot be loaded; from a call, that it failed. DeviceMemoryError: for lack of memory.
     """
-    from ..onnx_runtime import FAILED, ort, useful_threads
+    from ..onnx_runtime import FAILED, Session, ort, useful_threads
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = useful_threads(threads)
@@ -73,7 +73,7 @@ def matmul_of_onnxruntime(threads: int | None = None, optimisation: str = "ORT_D
         return kind(f"ONNX Runtime {ort.__version__}, integer matrix products: {error}")
 
     try:
-        session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        session = Session(graph, options, providers=["CPUExecutionProvider"])
     except FAILED as error:
         raise failed(error) from None
 

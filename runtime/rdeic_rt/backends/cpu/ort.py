@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ... import address_space, graph_file
 from ...errors import BackendError, BundleCorruptError, DeviceMemoryError
 from ...manifest import FORMS, GraphSpec
-from ...onnx_runtime import FAILED, ort, ort_state, useful_threads
+from ...onnx_runtime import FAILED, Session, ort, ort_state, useful_threads
 from ..base import Buffer
 from .host import HostArrays, check_tensors
 
@@ -93,7 +93,7 @@ def open_session(
         if graph.weights:
             values = [ort.OrtValue.ortvalue_from_numpy(array) for array in graph.weights.values()]
             options.add_external_initializers(list(graph.weights), values)
-        session = ort.InferenceSession(graph.onnx, options, providers=providers)
+        session = Session(graph.onnx, options, providers=providers)
     except FAILED as error:
         if address_space.is_shortage(error):
             raise DeviceMemoryError(
