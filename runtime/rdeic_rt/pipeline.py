@@ -24,6 +24,7 @@ ImageSource: TypeAlias = Source | Any
 """A file of an image, or whatever `Codec.encode` takes."""
 OnError: TypeAlias = Callable[[Any, RdeicError | OSError], None]
 
+MAX_WORKERS = 64  # more feed nothing faster, and each keeps a thread and an image
 _S = TypeVar("_S")
 _T = TypeVar("_T")
 _U = TypeVar("_U")
@@ -47,7 +48,7 @@ def in_order(
         sources: any.
         ahead: called by the workers.
         then: called by the caller.
-        workers: how many, 1 or more.
+        workers: how many, 1 or more; no more than `MAX_WORKERS` are taken.
         on_error: called with a source and its RdeicError or OSError, which is otherwise raised.
 
     Raises:
@@ -55,7 +56,7 @@ def in_order(
     """
     if workers < 1:
         raise ValueError(f"workers is {workers}; it must be at least 1")
-    return _yield_in_order(sources, ahead, then, workers, on_error)
+    return _yield_in_order(sources, ahead, then, min(workers, MAX_WORKERS), on_error)
 
 
 def _yield_in_order(

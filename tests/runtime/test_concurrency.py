@@ -1,13 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
+from threading import Barrier, get_ident
 
 import numpy as np
 from numpy.typing import NDArray
 
 import rdeic_rt
-from rdeic_rt import Codec, DecodeOptions
+from rdeic_rt import Codec, DecodeOptions, pipeline
 
 N_THREADS = 8
 
@@ -39,3 +40,22 @@ def test_eight_threads_on_one_file_agree(codec: Codec, photo: NDArray[np.uint8])
     with ThreadPoolExecutor(N_THREADS) as pool:
         for decoded in pool.map(lambda _: codec.decode(data), range(2 * N_THREADS)):
             np.testing.assert_array_equal(decoded, image)
+
+
+def test_absurd_number_of_workers_takes_few_threads_and_reads_little_ahead() -> None:
+    taken: list[int] = []
+    threads: set[int] = set()
+
+    def sources() -> Iterator[int]:
+        for number in range(1000):
+            taken.append(number)
+            yield number
+
+    def ahead(number: int) -> int:
+        threads.add(get_ident())
+        return number
+
+    for expected, (source, made) in enumerate(pipeline.in_order(sources(), ahead, lambda n: 2 * n, 10**9, None)):
+        assert (source, made) == (expected, 2 * expected)
+        assert len(taken) <= expected + 1 + pipeline.MAX_WORKERS
+    assert len(threads) <= pipeline.MAX_WORKERS
