@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from .. import address_space
 from ..errors import RdeicError
 from ..files import STREAM
 from .console import Console
@@ -44,8 +45,8 @@ def report(error: Exception, source: str, console: Console) -> int:
         raise error
     if isinstance(error, (RdeicError, OSError, UsageError)):
         console.error(describe(error, source), error)
-        return exit_code(error)
-    if isinstance(error, MemoryError):
+        return EXIT_OUT_OF_MEMORY if address_space.is_shortage(error) else exit_code(error)
+    if address_space.is_shortage(error):
         console.error(f"{source}: not enough memory; scale the image down, or give a smaller --tile", error)
         return EXIT_OUT_OF_MEMORY
     console.bug(error, source)

@@ -138,7 +138,7 @@ def test_python_warnings_of_libraries_are_details(
     stream = io.StringIO()
     for verbosity, is_shown in (([], False), (["-v"], False), (["-vv"], True)):
         monkeypatch.setattr(sys, "stderr", stream)
-        assert command("encode", "photo.jpg", *verbosity) == 0
+        assert command("encode", "photo.jpg", "--overwrite", *verbosity) == 0
         assert ("a hint for programmers" in stream.getvalue()) == is_shown
 
 
@@ -230,11 +230,11 @@ def test_encode_metadata_that_says_nothing_takes_no_bytes(
     assert "ICC profile of 588 bytes is that of sRGB; it is left out" in said
     assert "kept: ICC profile 'Display P3', 492 bytes" in said
     assert "kept: EXIF, " in said
-    assert command("encode", "wide.png", "--target-size", "60") == 4
+    assert command("encode", "wide.png", "-o", "wide.rdc", "--target-size", "60") == 4
     (line,) = capsys.readouterr().err.splitlines()
     assert f", {sizes['wide'] - sizes['plain']} bytes of which are metadata. " in line
     assert line.endswith("or leave out its metadata (--strip)")
-    assert command("encode", "plain.png", "--target-size", "40") == 4
+    assert command("encode", "plain.png", "-o", "plain.rdc", "--target-size", "40") == 4
     assert "metadata" not in capsys.readouterr().err
 
 
