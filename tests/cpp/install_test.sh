@@ -70,6 +70,12 @@ printf '#include <rdeic/rdeic.h>\n' >"$work/alone.c"
 cc -std=c99 -pedantic-errors -Wall -Wextra -Werror -I"$prefix/include" -c "$work/alone.c" -o "$work/alone.o"
 c++ -x c++ -std=c++17 -pedantic-errors -Wall -Wextra -Werror -I"$prefix/include" -c "$work/alone.c" -o "$work/alone.o"
 
+echo "== and it needs no exceptions, which rdeic.hpp says that it does"
+c++ -x c++ -std=c++17 -fno-exceptions -fno-rtti -Wall -Wextra -Werror -I"$prefix/include" -c "$work/alone.c" -o "$work/alone.o"
+printf '#include <rdeic/rdeic.hpp>\n' >"$work/alone.cc"
+c++ -std=c++20 -I"$prefix/include" -c "$work/alone.cc" -o "$work/alone.o"
+(c++ -std=c++20 -fno-exceptions -I"$prefix/include" -c "$work/alone.cc" -o "$work/alone.o" 2>&1 || true) | grep -q 'use rdeic.h'
+
 echo "== nothing but the C functions is visible"
 nm -D --defined-only "$lib/librdeic.so" | awk '{ print $3 }' | sort >"$work/exported"
 grep -o 'RDEIC_API [^(;]*(' "$source/runtime/cpp/include/rdeic/rdeic.h" | sed -n 's/.*[ *]\(rdeic_[a-z_]*\)($/\1/p' | sort >"$work/declared"

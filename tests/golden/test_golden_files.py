@@ -16,11 +16,13 @@ import rdeic_rt
 
 VERSIONS = sorted(p for p in Path(__file__).parent.glob("v*") if p.is_dir())
 FILES = [path for version in VERSIONS for path in sorted(version.glob("*.rdc"))]
-# A process that has never encoded, with another number of threads, prints the latents' hash.
+# A process that has never encoded, with another number of threads or another range coder, prints the latents' hash.
 FRESH = """
-import hashlib, sys, rdeic_rt
+import hashlib, sys
+if sys.argv[3] == "without": sys.modules["constriction"] = None
+import rdeic_rt
 codec = rdeic_rt.load(sys.argv[1], backend="cpu", threads=int(sys.argv[2]))
-for path in sys.argv[3:]:
+for path in sys.argv[4:]:
     print(hashlib.sha256(codec.read_latents(open(path, "rb").read()).tensors["y_hat"].tobytes()).hexdigest())
 """
 
@@ -49,11 +51,11 @@ def test_decode_golden_file_matches(path: Path) -> None:
     assert mse == 0 or 10 * np.log10(255**2 / mse) >= limits["psnr_db"]["value"]
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_decode_fresh_process_any_threads_gives_the_same_latents(threads: int) -> None:
+@pytest.mark.parametrize(("threads", "constriction"), [(1, "with"), (2, "with"), (1, "without")])
+def test_decode_fresh_process_gives_the_same_latents(threads: int, constriction: str) -> None:
     for version in VERSIONS:
         files = [path for path in FILES if path.parent == version]
-        command = [sys.executable, "-c", FRESH, str(version / "bundle"), str(threads), *map(str, files)]
+        command = [sys.executable, "-c", FRESH, str(version / "bundle"), str(threads), constriction, *map(str, files)]
         printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
         expected = [np.load(path.with_suffix(".npz"))["y_hat"] for path in files]
         assert printed == [hashlib.sha256(y_hat.tobytes()).hexdigest() for y_hat in expected]

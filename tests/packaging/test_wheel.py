@@ -13,6 +13,7 @@ from email.parser import BytesParser
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[2]
 MAX_WHEEL_BYTES = 40_000_000
@@ -95,6 +96,28 @@ def test_wheel_requires_nothing_heavy_without_an_extra(wheel: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("sys_platform", "platform_machine", "expected"),
+    [
+        ("linux", "x86_64", True),
+        ("linux", "aarch64", False),
+        ("darwin", "arm64", True),
+        ("darwin", "x86_64", True),
+        ("win32", "AMD64", True),
+        ("win32", "ARM64", False),
+    ],
+)
+def test_wheel_requires_constriction_where_there_are_wheels_of_it(
+    wheel: Path, sys_platform: str, platform_machine: str, expected: bool
+) -> None:
+    requirements = [Requirement(text) for text in metadata_of(wheel).get_all("Requires-Dist") or []]
+    (constriction,) = [found for found in requirements if found.name == "constriction"]
+    environment = {"sys_platform": sys_platform, "platform_machine": platform_machine}
+
+    assert constriction.marker is not None
+    assert constriction.marker.evaluate(environment) is expected
+
+
 def test_wheel_has_the_extras_and_the_licence(wheel: Path) -> None:
     metadata = metadata_of(wheel)
 
@@ -106,11 +129,13 @@ def test_wheel_has_the_extras_and_the_licence(wheel: Path) -> None:
     assert any(name.endswith("/licenses/LICENSE") for name in names_in(wheel))
 
 
+@pytest.mark.parametrize("constriction", ["with constriction", "without constriction"])
 def test_installed_wheel_encodes_and_decodes_outside_the_checkout(
-    installed: Path, photo_paths: list[Path], tmp_path: Path
+    installed: Path, photo_paths: list[Path], tmp_path: Path, constriction: str
 ) -> None:
     script = """
 import sys
+if sys.argv[3] == "without constriction": sys.modules["constriction"] = None
 import rdeic_rt
 from rdeic_rt.cli.main import main
 
@@ -122,7 +147,7 @@ assert not loaded, loaded
 """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RDEIC_RT_")}
     environment |= {"PYTHONPATH": str(installed), "PYTHONSAFEPATH": "1"}
-    arguments = [sys.executable, "-c", script, str(installed), str(photo_paths[0])]
+    arguments = [sys.executable, "-c", script, str(installed), str(photo_paths[0]), constriction]
     done = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
 
     assert done.returncode == 0, done.stdout + done.stderr

@@ -20,10 +20,27 @@ write_basic_package_version_file(${PROJECT_BINARY_DIR}/rdeicConfigVersion.cmake 
 install(FILES ${PROJECT_BINARY_DIR}/rdeicConfig.cmake ${PROJECT_BINARY_DIR}/rdeicConfigVersion.cmake
   DESTINATION ${RDEIC_CMAKE_DIR})
 
-# Relative, so that `cmake --install --prefix` and a package that is moved work too.
-file(RELATIVE_PATH RDEIC_PREFIX_FROM_PC "${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig" "${CMAKE_INSTALL_PREFIX}")
-configure_file(${CMAKE_CURRENT_LIST_DIR}/rdeic.pc.in ${PROJECT_BINARY_DIR}/rdeic.pc @ONLY)
-install(FILES ${PROJECT_BINARY_DIR}/rdeic.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+# A folder that is absolute, as some distributions have them, stays where it is whatever the prefix.
+foreach(KIND LIBDIR INCLUDEDIR)
+  if(IS_ABSOLUTE "${CMAKE_INSTALL_${KIND}}")
+    set(RDEIC_PC_${KIND} "${CMAKE_INSTALL_${KIND}}")
+  else()
+    set(RDEIC_PC_${KIND} "\${prefix}/${CMAKE_INSTALL_${KIND}}")
+  endif()
+endforeach()
+set(RDEIC_PC ${PROJECT_BINARY_DIR}/rdeic.pc)
+if(IS_ABSOLUTE "${CMAKE_INSTALL_LIBDIR}")
+  # The prefix is known when `cmake --install` runs, which may be given another one.
+  set(RDEIC_PC_PREFIX "@CMAKE_INSTALL_PREFIX@")
+  configure_file(${CMAKE_CURRENT_LIST_DIR}/rdeic.pc.in ${RDEIC_PC}.in @ONLY)
+  install(CODE "configure_file(\"${RDEIC_PC}.in\" \"${RDEIC_PC}\" @ONLY)" COMPONENT pkgconfig)
+else()
+  # Relative, so that `cmake --install --prefix` and a package that is moved work too.
+  file(RELATIVE_PATH RDEIC_PREFIX_FROM_PC "${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig" "${CMAKE_INSTALL_PREFIX}")
+  set(RDEIC_PC_PREFIX "\${pcfiledir}/${RDEIC_PREFIX_FROM_PC}")
+  configure_file(${CMAKE_CURRENT_LIST_DIR}/rdeic.pc.in ${RDEIC_PC} @ONLY)
+endif()
+install(FILES ${RDEIC_PC} DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig COMPONENT pkgconfig)
 
 if(RDEIC_INSTALL_ENGINES)
   # All of it, the encoder too: a bundle is checked as a whole.

@@ -68,10 +68,13 @@ def run(args: argparse.Namespace, console: Console) -> int:
     """Write the findings to standard output; return the exit code of what is wrong, the highest first."""
     if args.gpu:
         return _run_gpu(args, console)
+    from ..entropy import coder
+
     self_test, status = _self_test(args)
     facts: dict[str, Any] = {
         "system": system_facts(),
         "versions": package_versions(),
+        "range_coder": coder.implementation().NAME,
         "gpu": _gpu(),
         "backends": _backends(),
         "bundles": _bundles(),

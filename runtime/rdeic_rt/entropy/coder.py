@@ -1,20 +1,23 @@
-"""Range coding of integer symbols; the only caller of constriction, whose errors become `BitstreamError` here.
+"""Range coding of integer symbols, on the library constriction or, where there is none, on `range_coder`.
 
-A section is the shortest string of bytes inside the coder's final interval (docs/format.md, "Range coder"):
-constriction gives 32-bit words, `_shortest` replaces the last of them by what is needed, and zero bytes at the end are
-left out. There is exactly one section for given symbols. `SymbolDecoder.finish` encodes what was decoded and compares,
+A section is the shortest string of bytes inside the coder's final interval (docs/format.md, "Range coder"): both
+coders give a value of it, `_shortest` takes the one that ends in the most zeros, and zero bytes at the end are left
+out. There is exactly one section for given symbols. `SymbolDecoder.finish` encodes what was decoded and compares,
 so that surplus or needlessly different bytes are found, not only those that no symbol fits. Bytes that are missing read
 as zeros and give other symbols; finding that is left to the file's checksum.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final, NoReturn
+from functools import cache
+from types import ModuleType
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BitstreamError
+from .range_coder import NoSymbolError
 
 PRECISION_BITS: Final = 24
 TOTAL_MASS: Final = 1 << PRECISION_BITS
@@ -27,6 +30,18 @@ _POWERS: Final = np.left_shift(1, np.arange(1, 16), dtype=np.int64)  # 2, 4, 8 .
 _STATE_BYTES: Final = 8
 
 
+@cache
+def implementation() -> ModuleType:
+    """Return `constriction_coder`, or `range_coder` where constriction cannot be imported; both give the same bytes."""
+    try:
+        from . import constriction_coder
+    except ImportError:
+        from . import range_coder
+
+        return range_coder
+    return constriction_coder
+
+
 class Distribution:
     """A fixed distribution over ``n`` symbols, given by 24-bit masses.
 
@@ -35,15 +50,10 @@ class Distribution:
     """
 
     def __init__(self, masses: NDArray[np.integer[Any]]) -> None:
-        import constriction
-
         if masses.ndim != 1 or masses.size < 2 or masses.min() < 1 or int(masses.sum(dtype=np.int64)) != TOTAL_MASS:
             raise ValueError(f"masses must be two or more positive integers of sum {TOTAL_MASS}")
         self.size = masses.size
-        # constriction gives every symbol one unit and shares out the rest in proportion. Weights that are the masses
-        # less that unit add up to the rest, so its factor is 1 and no rounding takes place.
-        weights = (masses - 1).astype(np.float64)
-        self.model = constriction.stream.model.Categorical(weights, perfect=False)
+        self.model = implementation().Model(masses)
 
 
 class GaussianTable:
@@ -72,15 +82,11 @@ class SymbolEncoder:
     """Writes symbols to one section; `finish` returns it."""
 
     def __init__(self) -> None:
-        import constriction
-
-        self._coder = constriction.stream.queue.RangeEncoder()
-        self._uniform = constriction.stream.model.Uniform()
+        self._coder = implementation().Encoder()
 
     def put(self, distribution: Distribution, symbols: NDArray[np.int32]) -> None:
         """Encode symbols, int32 [n], each in 0 ... size - 1."""
-        if symbols.size:
-            self._coder.encode(np.ascontiguousarray(symbols), distribution.model)
+        self._coder.put(distribution.model, symbols)
 
     def put_group(self, table: GaussianTable, symbols: NDArray[np.int32]) -> None:
         """Encode a group, int32 [n], of magnitudes <= `MAX_SYMBOL`: all bins, then what the escapes stand for."""
@@ -97,15 +103,10 @@ class SymbolEncoder:
 
     def finish(self) -> bytes:
         """Return the section; nothing can be encoded after."""
-        words = np.asarray(self._coder.get_compressed())
-        if words.size == 0:
-            return b""
-        n_words, (lower, extent) = self._coder.pos()
-        return _shortest(words.astype(">u4").tobytes(), 4 * n_words + _STATE_BYTES, lower, extent)
+        return _shortest(*self._coder.finish())
 
     def _put_uniform(self, symbols: NDArray[Any], sizes: NDArray[Any]) -> None:
-        if symbols.size:
-            self._coder.encode(symbols.astype(np.int32), self._uniform, sizes.astype(np.int32))
+        self._coder.put_uniform(symbols.astype(np.int32), sizes.astype(np.int32))
 
 
 class SymbolDecoder:
@@ -117,30 +118,26 @@ class SymbolDecoder:
     """
 
     def __init__(self, data: bytes, what: str) -> None:
-        import constriction
-
-        words = np.frombuffer(data + bytes(-len(data) % 4), ">u4").astype(np.uint32)
-        self._coder = constriction.stream.queue.RangeDecoder(words)
-        self._uniform = constriction.stream.model.Uniform()
+        self._coder = implementation().Decoder(data)
         self._again = SymbolEncoder()
         self._data, self._what = data, what
 
     def get(self, distribution: Distribution, n: int) -> NDArray[np.int32]:
         """Return the next n symbols, int32 [n]; BitstreamError if the bytes cannot be such symbols."""
-        symbols = self._decode(distribution.model, n)
+        symbols = self._get(distribution, n)
         self._again.put(distribution, symbols)
         return symbols
 
     def get_group(self, table: GaussianTable, n: int) -> NDArray[np.int32]:
         """Return a group of n symbols, int32 [n]; BitstreamError if the bytes cannot be such symbols."""
-        symbols = self._decode(table.bins.model, n) - np.int32(table.radius)
+        symbols = self._get(table.bins, n) - np.int32(table.radius)
         escaped = np.flatnonzero(symbols > table.radius)
         if escaped.size:
-            prefixes = self._decode(self._uniform, np.full(escaped.shape, _ESCAPE_SIZES, np.int32))
+            prefixes = self._get_uniform(np.full(escaped.shape, _ESCAPE_SIZES, np.int32))
             excess = np.left_shift(np.int32(1), prefixes >> 1)
             more = np.flatnonzero(prefixes >= 2)
             if more.size:
-                excess[more] += self._decode(self._uniform, excess[more].copy())
+                excess[more] += self._get_uniform(excess[more].copy())
             magnitudes = excess + np.int32(table.radius)
             if magnitudes.max() > MAX_SYMBOL:
                 raise BitstreamError(
@@ -162,16 +159,22 @@ class SymbolDecoder:
             found = "other bytes" if same else f"{len(self._data)} bytes, not {len(expected)},"
             raise BitstreamError(f"{self._what}: {found} for the symbols decoded from it. {_HINT}")
 
-    def _decode(self, model: Any, amount: int | NDArray[np.int32]) -> NDArray[np.int32]:
+    def _get(self, distribution: Distribution, n: int) -> NDArray[np.int32]:
         try:
-            return np.asarray(self._coder.decode(model, amount), np.int32)
-        except BaseException as error:  # a Rust panic derives from BaseException only
-            if isinstance(error, AssertionError) or type(error).__name__ == "PanicException":
-                self._fail(error)
-            raise
+            symbols: NDArray[np.int32] = self._coder.get(distribution.model, n)
+        except NoSymbolError as error:
+            raise self._unfit() from error
+        return symbols
 
-    def _fail(self, error: BaseException) -> NoReturn:
-        raise BitstreamError(f"{self._what}: no symbols give these {len(self._data)} bytes. {_HINT}") from error
+    def _get_uniform(self, sizes: NDArray[np.int32]) -> NDArray[np.int32]:
+        try:
+            symbols: NDArray[np.int32] = self._coder.get_uniform(sizes)
+        except NoSymbolError as error:
+            raise self._unfit() from error
+        return symbols
+
+    def _unfit(self) -> BitstreamError:
+        return BitstreamError(f"{self._what}: no symbols give these {len(self._data)} bytes. {_HINT}")
 
 
 class CutSymbolDecoder:

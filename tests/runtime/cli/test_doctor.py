@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import platform
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from rdeic_rt.backends import select
 from rdeic_rt.cli import cpu
 from rdeic_rt.codec import Codec
+from rdeic_rt.entropy import coder
 
 from ..backends import fake_tensorrt
 from .conftest import Command
@@ -33,7 +35,7 @@ def test_doctor_json_reports_and_passes(command: Command, codec: Codec, capsys: 
     assert command("doctor", "--json") == 0
 
     facts = json.loads(capsys.readouterr().out)
-    assert list(facts) == ["system", "versions", "gpu", "backends", "bundles", "self_test"]
+    assert list(facts) == ["system", "versions", "range_coder", "gpu", "backends", "bundles", "self_test"]
     assert list(facts["backends"]) == list(select.NAMES)
     assert facts["system"]["cpu"] == cpu.model_name()
     assert list(facts["system"]["cpu_features"]) == ["avx2", "avx512", "vnni", "bf16"]
@@ -53,6 +55,20 @@ def test_doctor_says_why_auto_passed_a_backend_over(command: Command, capsys: py
     if chosen == "cpu":
         assert facts["backends"]["openvino"] == "can run"
         assert "slower than cpu in float32" in facts["self_test"]["passed_over"]["openvino"]
+
+
+@pytest.mark.parametrize("name", ["constriction_coder", "range_coder"])
+def test_doctor_names_the_range_coder(
+    command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    module = importlib.import_module(f"rdeic_rt.entropy.{name}")
+    monkeypatch.setattr(coder, "implementation", lambda: module)
+
+    assert command("doctor", "--json") == 0
+
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["range_coder"] == module.NAME
+    assert facts["range_coder"].startswith("constriction" if name == "constriction_coder" else "rdeic_rt's own")
 
 
 def test_doctor_text_names_versions(command: Command, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,10 @@
 #ifndef RDEIC_RDEIC_HPP
 #define RDEIC_RDEIC_HPP
 
+#if !defined(__cpp_exceptions) && !defined(_CPPUNWIND)
+#error "rdeic.hpp reports errors as exceptions, which are switched off here: use rdeic.h, which needs none"
+#endif
+
 #include <cstddef>
 #include <cstdint>
 #include <exception>

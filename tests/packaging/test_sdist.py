@@ -1,0 +1,83 @@
+"""The sdist holds what the wheel and librdeic are built from, and nothing that only tests need."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that the sdist unpacks to."""
+    folder = tmp_path_factory.mktemp("sdist")
+    build = [sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    done = subprocess.run(build, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (archive,) = folder.glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder, filter="data")
+    (unpacked,) = [path for path in folder.iterdir() if path.is_dir()]
+    return unpacked
+
+
+def test_sdist_holds_these_folders_and_no_tests(unpacked: Path) -> None:
+    assert {path.name for path in unpacked.iterdir()} == {
+        *("runtime", "export", "engines", "docs", "CMakeLists.txt", "pyproject.toml"),
+        *("LICENSE", "README.md", "CHANGELOG.md", "PKG-INFO", ".gitignore"),
+    }
+    assert not list(unpacked.rglob("*fuzz*"))
+    assert not (unpacked / "engines" / "tiny-2" / "plans").exists()
+
+
+def test_sdist_holds_every_source_of_the_library(unpacked: Path) -> None:
+    text = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
+    named = re.findall(r"\$\{RDEIC_DIR\}/([\w./-]+\.(?:cc|h|hpp|map|cmake))", text)
+    assert len(named) > 40
+
+    for name in named:
+        assert (unpacked / "runtime" / "cpp" / name).is_file(), name
+    sources = ROOT / "runtime" / "cpp"
+    for path in (*sources.glob("src/**/*"), *sources.glob("cmake/*"), *sources.glob("include/**/*")):
+        assert (unpacked / path.relative_to(ROOT)).exists(), path
+
+
+def test_sdist_holds_every_page_that_the_readme_links_to(unpacked: Path) -> None:
+    readme = (unpacked / "README.md").read_text(encoding="utf-8")
+    links = set(re.findall(r"\]\((docs/[^)#]+|runtime/[^)#]+)\)", readme))
+
+    assert links
+    assert not [link for link in links if (ROOT / link).exists() and not (unpacked / link).exists()]
+
+
+def test_wheel_is_built_of_the_sdist(unpacked: Path, tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(unpacked)]
+    done = subprocess.run(build, capture_output=True, text=True, timeout=300)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list(tmp_path.glob("rdeic_rt-*-py3-none-any.whl"))
+
+
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="there is no cmake")
+def test_librdeic_is_configured_of_the_sdist(unpacked: Path, tmp_path: Path) -> None:
+    command = ["cmake", "-S", str(unpacked), "-B", str(tmp_path)]
+    root = ROOT / "runtime" / "cpp" / ".dependencies" / "onnxruntime"
+    done = subprocess.run(
+        [*command, *([f"-DONNXRUNTIME_ROOT={root}"] if root.is_dir() else [])],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    said = done.stdout + done.stderr
+    if done.returncode and re.search(r"Could (NOT find|not find a package configuration file)", said):
+        pytest.skip("what librdeic needs is not installed")
+
+    assert done.returncode == 0, said
+    assert (tmp_path / "rdeic.pc").is_file()
