@@ -25,7 +25,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import bundle as bundles
-from . import closed_loop, container, families, loading, pipeline, pixels, processes, target_size, tiles, timing
+from . import (
+    closed_loop,
+    container,
+    families,
+    loading,
+    memory_estimate,
+    pipeline,
+    pixels,
+    processes,
+    stopping,
+    target_size,
+    tiles,
+    timing,
+)
 from . import log as log
 from .backends import select
 from .backends.base import Backend, Recordings
@@ -38,7 +51,7 @@ from .lazy import Cache
 from .limits import DEFAULT_LIMITS, Limits, Size
 from .manifest import AUTO, Bundle, Rate
 from .pipeline import ImageSource, OnError, Source
-from .placement import Placement, StageList, Tiled, Value, Whole
+from .placement import Placement, Stage, StageList, Tiled, Value, Whole
 from .progress import Progress
 from .tensor_spec import BATCH, COLUMNS, ROWS
 
@@ -189,6 +202,19 @@ class Codec:
         """
         _check_targets(rate, target_bytes, target_bpp)
         _check_effort(effort)
+        with stopping.asked_by(Progress(max_seconds=self._limits.max_seconds).why_stop):
+            return self._encoded(image, rate, target_bytes, target_bpp, fixed_size, effort, metadata)
+
+    def _encoded(
+        self,
+        image: object,
+        rate: float | None,
+        target_bytes: int | None,
+        target_bpp: float | None,
+        fixed_size: bool,
+        effort: int,
+        metadata: Metadata | None,
+    ) -> bytes:
         chosen = self._bundle.choose_rate(rate)
         if fixed_size:
             self.fixed_size_bytes(Size(1, 1), rate)
@@ -319,6 +345,7 @@ class Codec:
         """
         chosen = self._bundle.choose_rate(rate)
         self._limits.check_size(size)
+        self._check_memory(chosen, size, ())
         graphs = {name: self._bundle.reference(chosen.graphs[role]) for name, role in self._family.latents.items()}
         shapes = self._latent_shapes(chosen, size)
         tensors = {name: np.zeros(shape, graphs[name].input(name).dtype) for name, shape in shapes.items()}
@@ -345,7 +372,8 @@ class Codec:
                 is no checksum then that could find a byte that has changed. A file of full length is treated as
                 without it.
         """
-        return self._entropy_decoded(*self._parsed(data, allow_partial=allow_partial))
+        with stopping.asked_by(Progress(max_seconds=self._limits.max_seconds).why_stop):
+            return self._entropy_decoded(*self._parsed(data, allow_partial=allow_partial))
 
     def decode_many(
         self,
@@ -371,11 +399,15 @@ class Codec:
 
         def read(source: Source) -> _Ready:
             data = pipeline.content_of(source, self._limits.max_file_bytes)
-            latents = self.read_latents(data, allow_partial=options.allow_partial)
-            progress = self._progress(latents.rate, options, before=0)
-            return self._ready(latents, options, progress)
+            with stopping.asked_by(Progress(0, None, options.cancel, self._limits.max_seconds).why_stop):
+                file, rate = self._parsed(data, allow_partial=options.allow_partial)
+                self._check_memory(rate, file.header.size, self._stages(rate, options))
+                latents = self._entropy_decoded(file, rate)
+                progress = self._progress(rate, options, before=0)
+                return self._ready(latents, options, progress)
 
         def denoise(ready: _Ready) -> NDArray[np.uint8]:
+            ready.progress.restart_clock()  # how long it has waited is the caller's affair
             at, image, size = self._reconstructed(ready)
             with timing.stage("pixels"):
                 return at.crop(image, size)
@@ -434,13 +466,26 @@ class Codec:
         options.check()
         if isinstance(source, Latents):
             progress = self._progress(source.rate, options, before=0)
-            return self._reconstructed(self._ready(source, options, progress))
+            stages, key = self._stages_of(source.rate, options)
+            with stopping.asked_by(progress.why_stop):
+                self._check_memory(source.rate, source.size, stages[key].stages)
+                return self._reconstructed(self._ready(source, options, progress))
         file, rate = self._parsed(source, allow_partial=options.allow_partial)
         progress = self._progress(rate, options, before=1)
-        progress.begin("entropy")
         stages, key = self._stages_of(rate, options)
-        stages.begin(key)  # graphs are loaded while symbols are decoded
-        return self._reconstructed(self._ready(self._entropy_decoded(file, rate), options, progress))
+        with stopping.asked_by(progress.why_stop):
+            self._check_memory(rate, file.header.size, ())
+            progress.begin("entropy")
+            stages.begin(key)  # graphs are loaded while symbols are decoded
+            latents = self._entropy_decoded(file, rate)
+            self._check_memory(rate, latents.size, stages[key].stages)
+            return self._reconstructed(self._ready(latents, options, progress))
+
+    def _check_memory(self, rate: Rate, size: Size, stages: tuple[Stage, ...]) -> None:
+        """Raise LimitExceededError if entropy decoding, and these stages, hold more than is allowed."""
+        padded = pixels.padded_size(size, self._bundle.size_multiple_px)
+        outputs = [output for stage in stages for output in stage.outputs]
+        memory_estimate.check(outputs, self._latent_shapes(rate, size), self._units(padded), size, self._limits)
 
     def _stages_of(self, rate: Rate, options: DecodeOptions) -> tuple[Cache[Any, Stages], Hashable]:
         """Return where the stages of a decode are loaded, and their key."""
@@ -458,13 +503,15 @@ class Codec:
         self._bundle.check_sharpness(rate, options.sharpness)
         schedule = self._bundle.choose_schedule(rate, options.steps)
         parts = self._family.n_parts(schedule, preview=options.preview)
-        return Progress(before + parts, options.on_progress, options.cancel)
+        return Progress(before + parts, options.on_progress, options.cancel, self._limits.max_seconds)
 
     def _parsed(self, data: bytes | bytearray | memoryview, *, allow_partial: bool) -> tuple[RdcFile, Rate]:
         """Return the container, and the rate that it was made with."""
         with timing.stage("container"):
             file = container.parse(data, self._limits, allow_partial=allow_partial)
-            return file, self._bundle.rate_of(file.header.model_id, file.header.rate)
+            rate = self._bundle.rate_of(file.header.model_id, file.header.rate)
+        self._check_memory(rate, file.header.size, ())
+        return file, rate
 
     def _entropy_decoded(self, file: RdcFile, rate: Rate) -> Latents:
         """Return what the sections of a file hold."""
@@ -504,7 +551,9 @@ class Codec:
     def _reconstructed(self, ready: _Ready) -> tuple[Placement, Value, Size]:
         """Return the padded image, where it lies, and the size of the image in it: the inexact half of `decode`."""
         at = self._placement(self._selection.backend, ready.stages, ready.padded, ready.progress)
-        image = at.run(ready.key, ready.run, ready.given)
+        with stopping.asked_by(ready.progress.why_stop):
+            image = at.run(ready.key, ready.run, ready.given)
+            stopping.go_on()
         ready.progress.end()
         return at, image, ready.size
 

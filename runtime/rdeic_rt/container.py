@@ -27,7 +27,7 @@ from .errors import (
     TruncatedError,
     UnsupportedVersionError,
 )
-from .limits import DEFAULT_LIMITS, Limits, Size
+from .limits import DEFAULT_LIMITS, MAX_METADATA_RECORDS, Limits, Size
 
 __all__ = ["SIGNATURE", "VERSION", "Header", "Metadata", "RdcFile", "Size", "metadata_bytes", "pack", "parse"]
 
@@ -330,8 +330,14 @@ def _parse_metadata(section: bytes, at: int, limits: Limits) -> Metadata:
         advice=_NO_ENCODER,
     )
     found: dict[int, bytes] = {}
+    n_records = 0
     while reader.left:
         start = reader.at
+        n_records += 1
+        if n_records > MAX_METADATA_RECORDS:
+            raise LimitExceededError(
+                f"{reader.place('record', start)}: more than {MAX_METADATA_RECORDS}, which is all that there may be"
+            )
         tag = reader.u8("record tag")
         data = reader.take(reader.varint("record length"), "record")
         if tag in (_TAG_ICC, _TAG_EXIF):

@@ -23,8 +23,8 @@ class DecodeOptions:
             family has: ``synthesis``, ``denoise``, ``vae``), the number of parts done and of all parts; again, with the
             same numbers, before each further tile of a part; in the end with ``done``. Work that is replayed as one
             recording on a GPU is told of as a whole.
-        cancel: asked before each of these parts and tiles; a `threading.Event` will do. Once it is set, decoding ends
-            in `CancelledError`.
+        cancel: a `threading.Event` will do. Once it is set, decoding ends in `CancelledError`. It is asked in every
+            loop that takes long and, while a graph runs on a CPU, every 50 ms by a thread beside it: docs/serving.md.
     """
 
     sharpness: float = 1.0

@@ -43,7 +43,7 @@ class UnsupportedVersionError(FileFormatError):
 
 
 class LimitExceededError(FileFormatError):
-    """Something is larger than `limits.Limits` allows; nothing was allocated for it."""
+    """Something is larger than `limits.Limits` allows, and nothing was allocated for it; or has taken longer."""
 
 
 class ChecksumError(FileFormatError):

@@ -32,12 +32,18 @@ class Limits:
             bits a sample takes 403 MB uncompressed; .rdc files are a thousand times smaller.
         max_metadata_bytes: of an .rdc file's metadata section, inflated. A few kilobytes of zlib can become gigabytes;
             the largest RGB profiles in use take about 2 MB, and the EXIF of a JPEG 64 kB.
+        max_memory_bytes: of what one decode holds in proportion to the image, as `memory_estimate` counts it, before
+            anything is allocated for it; None for no ceiling. Full-size models stay under 4 GiB at ``max_pixels``.
+        max_seconds: that one decode, preview, `Codec.read_latents` or encode may take; None for no ceiling. How long an
+            image takes depends on the machine, so there is none unless it is set.
     """
 
     max_pixels: int = 2**26
     max_side_px: int = 65_535
     max_file_bytes: int = 2**29
     max_metadata_bytes: int = 2**22
+    max_memory_bytes: int | None = 2**32
+    max_seconds: float | None = None
 
     def check_size(self, size: Size) -> None:
         """Check an image's size.
@@ -62,6 +68,9 @@ DEFAULT_LIMITS = Limits()
 # The ceilings below are fixed, as no honest bundle comes near them; how many rates, files and so on a bundle.json may
 # list is said in bundle.schema.json. The C++ runtime has the same numbers in input_limits.h, and a test compares them.
 
+# Of records in an .rdc file's metadata section, of which there are two. Two million empty ones fit in four megabytes,
+# and inflate from four kilobytes.
+MAX_METADATA_RECORDS = 1024
 # Of a bundle.json. One of a full-size model has about 20 kB; a megabyte stops a wrong or hostile file before it is
 # parsed.
 MAX_MANIFEST_BYTES = 1 << 20

@@ -13,6 +13,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from . import stopping
+
+_BLOCK_PAIRS = 1 << 18  # some milliseconds, and 20 MB of intermediate results
+
 
 def gaussian(shape: tuple[int, ...], seed: int, draw: int) -> NDArray[np.float32]:
     """Return standard normal noise, filled in C order.
@@ -31,10 +35,14 @@ def gaussian(shape: tuple[int, ...], seed: int, draw: int) -> NDArray[np.float32
         raise ValueError(f"seed {seed} and draw {draw} must be from 0 to 2**64 - 1")
     count = math.prod(shape)
     pairs = (count + 1) // 2
-    raw = np.random.Philox(key=int(seed) + (int(draw) << 64)).random_raw(2 * pairs).reshape(pairs, 2) >> np.uint64(11)
-    radius = np.sqrt(-2.0 * np.log((raw[:, 0] + np.uint64(1)) * 2.0**-53))
-    angle = (2.0 * np.pi) * (raw[:, 1] * 2.0**-53)
+    generator = np.random.Philox(key=int(seed) + (int(draw) << 64))
     values = np.empty((pairs, 2), np.float32)
-    values[:, 0] = radius * np.cos(angle)
-    values[:, 1] = radius * np.sin(angle)
+    for start in range(0, pairs, _BLOCK_PAIRS):
+        stopping.go_on()
+        block = values[start : start + _BLOCK_PAIRS]
+        raw = generator.random_raw(2 * len(block)).reshape(-1, 2) >> np.uint64(11)
+        radius = np.sqrt(-2.0 * np.log((raw[:, 0] + np.uint64(1)) * 2.0**-53))
+        angle = (2.0 * np.pi) * (raw[:, 1] * 2.0**-53)
+        block[:, 0] = radius * np.cos(angle)
+        block[:, 1] = radius * np.sin(angle)
     return values.reshape(-1)[:count].reshape(shape)

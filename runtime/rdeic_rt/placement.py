@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from . import pixels, tiles
+from . import pixels, stopping, tiles
 from .backends.base import Backend, Buffer, Graph
 from .errors import BundleCorruptError
 from .limits import Size
@@ -146,6 +146,7 @@ class Tiled:
             }
             outputs = self.backend.execute((self._key, stage.name, stage.number), stage.run, pieces)
             for canvas, output in zip(canvases, outputs, strict=True):
+                stopping.go_on()
                 canvas.add(tile, self.backend.get(output))
         return tuple(canvas.array for canvas in canvases)
 

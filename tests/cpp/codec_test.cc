@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "expect_error.h"
+#include "rdc_builder.h"
 #include "temporary_folder.h"
 
 namespace rdeic {
@@ -225,6 +226,38 @@ TEST(Codec, ProgressIsToldInOrderAndEndsWithAllPartsDone) {
                                                            {Part::kVae, 4},     {Part::kDone, 5}};
   EXPECT_EQ(told, expected);
   EXPECT_EQ(parts, 5U);
+}
+
+/// Returns a file of no more than a header, of the golden bundle's first rate.
+Bytes empty_file(std::uint32_t side) {
+  testing::FileParts parts;
+  const ModelId id = golden_bundle()->rates[0].model_id;
+  parts.start = {0x89, 'R', 'D', 'C', 1, 0, id[0], id[1], id[2], id[3], 0};
+  parts.width = parts.height = testing::varint(side);
+  parts.z = parts.y = {};
+  return parts.file();
+}
+
+TEST(Codec, ProgressIsAskedWithinSlicesOfLargeImages) {
+  const auto asked = [](std::uint32_t side, unsigned most) {
+    unsigned calls = 0;
+    expect_error(Result::kCancelled, "cancelled", [&] {
+      decode(codec(), empty_file(side),
+             {.progress = [&](Part part, unsigned, unsigned) { return part == Part::kEntropy && calls++ < most; }});
+    });
+    return calls;
+  };
+  const unsigned slices = asked(64, 1000), large = asked(2048, 1000);
+  EXPECT_GT(large, slices + 3);
+  EXPECT_EQ(large, asked(2048, 1000)) << "it is counted, not timed";
+  EXPECT_EQ(asked(2048, large - 1), large);
+}
+
+TEST(Codec, FileOf21BytesIsRefusedByItsMemory) {
+  const Bytes data = empty_file(8192);
+  EXPECT_EQ(data.size(), 21U);
+  Codec bounded(golden_bundle(), {.threads = 1, .limits = {.max_memory_bytes = 500U << 20}});
+  expect_error(Result::kLimitExceeded, "max_memory_bytes", [&] { decode(bounded, data, {}); });
 }
 
 TEST(Codec, CancelEndsTheDecodeAtAnyPart) {

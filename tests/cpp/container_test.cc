@@ -192,6 +192,14 @@ TEST(Container, RejectsMetadataThatInflatesBeyondItsLimit) {
   expect_refused(damaged.file(), Result::kLimitExceeded, "max_metadata_bytes", limits);
 }
 
+TEST(Container, RejectsMoreRecordsThanThereMayBe) {
+  Bytes records;
+  for (std::size_t i = 0; i < kMaxMetadataRecords; ++i) records += record(0, {});
+  EXPECT_NO_THROW(parse(with_metadata(records).file(), {}));
+  records += record(0, {});
+  expect_refused(with_metadata(records).file(), Result::kLimitExceeded, "more than 1024");
+}
+
 TEST(Container, TakesWhatIsThereOfACutFileWhenAsked) {
   const Bytes icc(40, 5);
   const FileParts parts = with_metadata(record(1, icc));

@@ -44,7 +44,9 @@ def test_numbers_are_those_of_the_c_header() -> None:
     assert in_c == {name: value for name, value in in_python.items() if name != "MAX_PLAN_KEY_BYTES"}
 
     members = dict(re.findall(r"^  std::uint\d+_t (max_\w+) = ([^;]+);$", header, re.MULTILINE))
-    assert {name: c_number(text) for name, text in members.items()} == asdict(DEFAULT_LIMITS) | {"max_memory_bytes": 0}
+    # librdeic has no clock of its own: its `progress` can look at one.
+    expected = {name: value for name, value in asdict(DEFAULT_LIMITS).items() if name != "max_seconds"}
+    assert {name: c_number(text) for name, text in members.items()} == expected
 
 
 def c_number(text: str) -> int:

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <cstdint>
 #include <map>
 #include <string>
 #include <thread>
@@ -26,6 +27,10 @@ using families::StageList;
 
 // Layers of entropy decoding are short: with more threads they take no less time.
 constexpr unsigned kMaxEntropyThreads = 8;
+
+// Products between two questions to `progress` within entropy decoding, besides those before each slice: less than a
+// tenth of a second on one core. Counted, and not timed, so that a decode asks as often whenever it is run.
+constexpr std::uint64_t kAskEvery = std::uint64_t{1} << 31;
 
 unsigned entropy_threads(unsigned asked) {
   const unsigned threads = asked > 0 ? asked : std::thread::hardware_concurrency();
@@ -176,7 +181,13 @@ void Codec::prepare(std::uint32_t rate_index, bool preview) {
 Latents Codec::State::read_latents(const File& file, ProgressSteps& progress) {
   progress.begin(Part::kEntropy);
   const Rate& rate = bundle().rate_of(file.header.model_id, file.header.rate);
-  const entropy::Compute compute{entropy::available_kernels().front(), workers};
+  std::uint64_t since = 0;
+  const entropy::Compute compute{entropy::available_kernels().front(), workers, [&](std::uint64_t products) {
+                                   since += products;
+                                   if (since < kAskEvery) return;
+                                   since = 0;
+                                   progress.go_on(Part::kEntropy);
+                                 }};
   entropy::Decoded decoded =
       loaded.model(rate)->decode(compute, file, latent_shapes(rate, sizes(file.header.size)), [&](std::size_t slice) {
         if (slice > 0) progress.go_on(Part::kEntropy);

@@ -95,8 +95,11 @@ Metadata parse_metadata(std::span<const std::uint8_t> section, std::size_t at, c
   const std::vector<std::uint8_t> data = inflated(section, place, limits.max_metadata_bytes);
   Reader reader(data, " of the inflated metadata", Result::kBitstream, kNoEncoder);
   Metadata metadata;
-  while (reader.left() > 0) {
+  for (std::size_t n_records = 1; reader.left() > 0; ++n_records) {
     const std::size_t start = reader.at();
+    if (n_records > kMaxMetadataRecords)
+      fail(Result::kLimitExceeded, "%s: more than %zu, which is all that there may be",
+           reader.place("record", start).c_str(), kMaxMetadataRecords);
     const std::uint8_t tag = reader.u8("record tag");
     const std::uint32_t length = reader.varint("record length");
     const std::span<const std::uint8_t> record = reader.take(length, "record");

@@ -30,13 +30,16 @@ struct Limits {
   std::uint64_t max_file_bytes = std::uint64_t{1} << 29;
   /// Of a metadata section, inflated. A few kilobytes of zlib can become gigabytes.
   std::uint64_t max_metadata_bytes = std::uint64_t{1} << 22;
-  /// Of what one decode holds in proportion to the picture, as memory_estimate.h counts it; 0 for no ceiling.
-  std::uint64_t max_memory_bytes = 0;
+  /// Of what one decode holds in proportion to the picture, as memory_estimate.h counts it; 0 for no ceiling. Full-size
+  /// models stay under it at max_pixels.
+  std::uint64_t max_memory_bytes = std::uint64_t{1} << 32;
 
   /// Throws Error(kLimitExceeded) if a side or the number of pixels is over its limit; `place` begins the message.
   void check_size(Size size, const char* place) const;
 };
 
+/// Of records in a metadata section, of which there are two. Two million empty ones inflate from four kilobytes.
+inline constexpr std::size_t kMaxMetadataRecords = 1024;
 /// Of a bundle.json. One of a full-size model has about 20 kB; a megabyte stops a wrong or hostile file before it is
 /// parsed.
 inline constexpr std::uint64_t kMaxManifestBytes = std::uint64_t{1} << 20;

@@ -13,8 +13,8 @@ namespace rdeic {
 enum class Part { kEntropy, kSynthesis, kDenoise, kVae, kDone };
 
 /// Called in the thread that decodes, before each part, with the number of parts done and of all parts; again, with the
-/// same numbers, within parts that take long: between slices of y and between tiles. Returning false ends the decode
-/// with Result::kCancelled.
+/// same numbers, within parts that take long: at least every tenth of a second of entropy decoding, and between tiles.
+/// Returning false ends the decode with Result::kCancelled.
 using Progress = std::function<bool(Part part, unsigned done, unsigned total)>;
 
 /// Counts the parts of one decode, and asks before each whether to go on.

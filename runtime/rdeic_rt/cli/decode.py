@@ -6,7 +6,9 @@ import argparse
 import time
 from typing import TYPE_CHECKING
 
+from .. import stopping
 from ..files import STREAM
+from ..progress import Progress
 from . import options, outputs
 from .batch import run_batch
 from .console import Console
@@ -55,7 +57,7 @@ examples:
         "Default: refuse it",
     )
     options.add_device(parser)
-    options.add_limits(parser)
+    options.add_limits(parser, memory=True, time=True)
     options.add_messages(parser)
     parser.set_defaults(run=run)
     return parser
@@ -71,7 +73,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
     limits = options.limits_from(args)
     codec = options.codec_from(args, limits)
     outputs.make_folder(jobs, args.output)
-    return run_batch(jobs, lambda job: decode_one(job, codec, args, limits), console)
+
+    def decode(job: outputs.Job) -> str:
+        with stopping.asked_by(Progress(max_seconds=limits.max_seconds).why_stop):
+            return decode_one(job, codec, args, limits)
+
+    return run_batch(jobs, decode, console)
 
 
 def decode_one(job: outputs.Job, codec: Codec, args: argparse.Namespace, limits: Limits) -> str:

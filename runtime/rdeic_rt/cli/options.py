@@ -194,8 +194,8 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_limits(parser: argparse.ArgumentParser) -> None:
-    """Add the ceilings on untrusted input."""
+def add_limits(parser: argparse.ArgumentParser, *, memory: bool = False, time: bool = False) -> None:
+    """Add the ceilings on untrusted input, and those on the memory of a decode and on the time of any work."""
     group = parser.add_argument_group("limits")
     group.add_argument(
         "--max-pixels",
@@ -203,6 +203,21 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
         type=whole_number(1, 2**40),
         help="refuse images with more than N pixels (width times height). Default: see docs/format.md",
     )
+    if memory:
+        group.add_argument(
+            "--max-memory",
+            metavar="N[M|G]",
+            type=memory_bytes,
+            help="refuse files whose decoding would hold more than N bytes, MiB (M) or GiB (G), counted before it "
+            "begins; models, and the work on a tile, come to that. Default: 4G",
+        )
+    if time:
+        group.add_argument(
+            "--max-seconds",
+            metavar="S",
+            type=seconds,
+            help="give up on a file that takes longer than S seconds. Default: no limit",
+        )
 
 
 def add_messages(parser: argparse.ArgumentParser) -> None:
@@ -219,7 +234,12 @@ def limits_from(args: argparse.Namespace) -> Limits:
 
     from ..limits import DEFAULT_LIMITS
 
-    return DEFAULT_LIMITS if args.max_pixels is None else replace(DEFAULT_LIMITS, max_pixels=args.max_pixels)
+    given = {
+        "max_pixels": args.max_pixels,
+        "max_memory_bytes": getattr(args, "max_memory", None),
+        "max_seconds": getattr(args, "max_seconds", None),
+    }
+    return replace(DEFAULT_LIMITS, **{name: value for name, value in given.items() if value is not None})
 
 
 def codec_from(args: argparse.Namespace, limits: Limits, *, capture: bool = True) -> Codec:
@@ -298,6 +318,14 @@ def memory_bytes(text: str) -> int:
     if not 1 <= value < 2**63:
         raise argparse.ArgumentTypeError(f"{text} is not between 1 byte and 2^63")
     return int(value)
+
+
+def seconds(text: str) -> float:
+    """Return the value of `--max-seconds`: a number over 0, at most a million."""
+    value = _number(text)
+    if not 0.0 < value <= 1e6:
+        raise argparse.ArgumentTypeError(f"{text} is not over 0 and at most 1000000")
+    return value
 
 
 def sharpness(text: str) -> float:

@@ -9,6 +9,7 @@ as zeros and give other symbols; finding that is left to the file's checksum.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from types import ModuleType
 from typing import Any, Final
@@ -16,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import stopping
 from ..errors import BitstreamError
 from .range_coder import NoSymbolError
 
@@ -28,6 +30,8 @@ MAX_SYMBOL: Final = 32_767
 _ESCAPE_SIZES: Final = 32
 _POWERS: Final = np.left_shift(1, np.arange(1, 16), dtype=np.int64)  # 2, 4, 8 ...: how many are <= x is floor(log2(x))
 _STATE_BYTES: Final = 8
+_PIECE: Final = 1 << 15
+"""Symbols that are coded before it is asked again whether to go on: a few hundredths of a second in Python."""
 
 
 @cache
@@ -86,7 +90,8 @@ class SymbolEncoder:
 
     def put(self, distribution: Distribution, symbols: NDArray[np.int32]) -> None:
         """Encode symbols, int32 [n], each in 0 ... size - 1."""
-        self._coder.put(distribution.model, symbols)
+        for piece in _pieces(symbols.size):
+            self._coder.put(distribution.model, symbols[piece])
 
     def put_group(self, table: GaussianTable, symbols: NDArray[np.int32]) -> None:
         """Encode a group, int32 [n], of magnitudes <= `MAX_SYMBOL`: all bins, then what the escapes stand for."""
@@ -106,7 +111,8 @@ class SymbolEncoder:
         return _shortest(*self._coder.finish())
 
     def _put_uniform(self, symbols: NDArray[Any], sizes: NDArray[Any]) -> None:
-        self._coder.put_uniform(symbols.astype(np.int32), sizes.astype(np.int32))
+        for piece in _pieces(symbols.size):
+            self._coder.put_uniform(symbols[piece].astype(np.int32), sizes[piece].astype(np.int32))
 
 
 class SymbolDecoder:
@@ -160,15 +166,19 @@ class SymbolDecoder:
             raise BitstreamError(f"{self._what}: {found} for the symbols decoded from it. {_HINT}")
 
     def _get(self, distribution: Distribution, n: int) -> NDArray[np.int32]:
+        symbols = np.empty(n, np.int32)
         try:
-            symbols: NDArray[np.int32] = self._coder.get(distribution.model, n)
+            for piece in _pieces(n):
+                symbols[piece] = self._coder.get(distribution.model, piece.stop - piece.start)
         except NoSymbolError as error:
             raise self._unfit() from error
         return symbols
 
     def _get_uniform(self, sizes: NDArray[np.int32]) -> NDArray[np.int32]:
+        symbols = np.empty(sizes.size, np.int32)
         try:
-            symbols: NDArray[np.int32] = self._coder.get_uniform(sizes)
+            for piece in _pieces(sizes.size):
+                symbols[piece] = self._coder.get_uniform(sizes[piece])
         except NoSymbolError as error:
             raise self._unfit() from error
         return symbols
@@ -213,6 +223,13 @@ class CutSymbolDecoder:
 
 
 _HINT: Final = "The file is damaged, or was written with another model; fetch it again"
+
+
+def _pieces(n: int) -> Iterator[slice]:
+    """Yield slices of n symbols in order, and ask before each whether to go on."""
+    for start in range(0, n, _PIECE):
+        stopping.go_on()
+        yield slice(start, min(start + _PIECE, n))
 
 
 def pack_fixed(values: NDArray[np.integer[Any]], bits: int) -> bytes:

@@ -19,6 +19,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import stopping
 from ..errors import BundleCorruptError
 from . import arrays as arrays_module
 from .arrays import ArrayReader, Arrays
@@ -230,9 +231,15 @@ def _code_slices(model: Hyperprior, vq_indices: NDArray[np.int32], code_pass: _P
                 contexts.append(nets.local_context(matmul, y_levels))
             scales, means = nets.parameters(matmul, contexts, anchors=anchors)
             symbols = code_pass(part, anchors, model.tables.scale_index(scales.ravel()), means.ravel())
+            stopping.go_on()
             values = means + (symbols.reshape(means.shape) << GRID_BITS)
             scatter(y_grid[..., part.channels], values, anchors=anchors)
+            stopping.go_on()
             scatter(y_levels[..., part.channels], nets.quantise(values), anchors=anchors)
-    y_hat = y_grid.transpose(2, 0, 1)[None].astype(np.float32)
-    y_hat *= np.float32(1 / (1 << GRID_BITS))
+    y_hat = np.empty((1, model.y_channels, height, width), np.float32)
+    for nets in model.slices:
+        stopping.go_on()
+        channels = nets.slice.channels
+        y_hat[0, channels] = y_grid[..., channels].transpose(2, 0, 1)
+        y_hat[0, channels] *= np.float32(1 / (1 << GRID_BITS))
     return y_hat

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-from .. import address_space
+from .. import address_space, stopping
 from ..errors import BackendError, DeviceMemoryError
 from .arrays import ArrayReader
 from .order import squeeze
@@ -232,11 +232,11 @@ class Layer:
         views = [part.windows(grid) for grid, part in zip(grids, self.inputs, strict=True)]
         out = np.empty((height, width, self.outputs), dtype)
         widest = max(self.outputs, *(part.high.shape[0] // 8 for part in self.inputs))
-        for rows in _bands(height, width * widest):
+        for rows in bands(height, width * widest):
             t = np.empty(0, np.int64)
             for planes, part in zip(views, self.inputs, strict=True):
-                bands = [v[rows] if anchors is None else squeeze(v[rows], anchors=anchors) for v in planes]
-                scaled = part.scaled_sum(matmul, bands)
+                band = [v[rows] if anchors is None else squeeze(v[rows], anchors=anchors) for v in planes]
+                scaled = part.scaled_sum(matmul, band)
                 t = scaled if part is self.inputs[0] else np.add(t, scaled, out=t)
             t += self.offset
             t >>= self.shift
@@ -302,8 +302,12 @@ def _windows(plane: NDArray[np.uint8], zero: NDArray[np.uint8] | None, kernel: i
     return as_strided(padded, (height, width, kernel, kernel * channels), (row, column, row, 1), writeable=False)
 
 
-def _bands(height: int, row_elements: int) -> Iterator[slice]:
-    """Yield slices of an even number of rows each (but for the last), of about `_BAND_ELEMENTS` elements."""
+def bands(height: int, row_elements: int) -> Iterator[slice]:
+    """Yield slices of an even number of rows each (but for the last), of about `_BAND_ELEMENTS` elements.
+
+    Before each it is asked whether to go on.
+    """
     rows = max(2, _BAND_ELEMENTS // row_elements // 2 * 2)
     for start in range(0, height, rows):
+        stopping.go_on()
         yield slice(start, min(start + rows, height))

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .arrays import ArrayReader
-from .layers import WIDE_LIMIT, Layer, Levels, MatMul, Requantize, Wide
+from .layers import WIDE_LIMIT, Layer, Levels, MatMul, Requantize, Wide, bands
 from .order import Slice
 
 SLOPE_BITS: Final = 16
@@ -64,7 +64,12 @@ class HyperBlock:
         """Return the block's output, uint16 [H, W, outputs] or [2H, 2W, outputs], of x, uint16 [H, W, channels]."""
         shuffle = pixel_shuffle if self.doubles else _unchanged
         hidden = shuffle(self.first.levels(matmul, x))
-        return self.out(leaky(self.second.wide(matmul, hidden), self.slope) + shuffle(self.skip.wide(matmul, x)))
+        main, skipped = self.second.wide(matmul, hidden), shuffle(self.skip.wide(matmul, x))
+        height, width, channels = main.shape
+        out = np.empty(main.shape, np.uint16)
+        for rows in bands(height, width * channels):
+            out[rows] = self.out(leaky(main[rows], self.slope) + skipped[rows])
+        return out
 
 
 @dataclass(frozen=True)

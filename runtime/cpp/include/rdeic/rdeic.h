@@ -101,7 +101,7 @@ typedef struct rdeic_limits {
   uint64_t max_file_bytes;     /* 2^29 */
   uint64_t max_metadata_bytes; /* of ICC profile and EXIF together, inflated: 2^22 */
   uint64_t max_memory_bytes;   /* of all buffers for one picture, but for those that ONNX Runtime works in, which
-                                * tile_px bounds; 0: no ceiling */
+                                * tile_px bounds: 2^32; 0: no ceiling */
   uint64_t max_side_px;        /* 65535 */
 } rdeic_limits;
 
@@ -198,9 +198,9 @@ typedef enum rdeic_stage {
   RDEIC_STAGE_DONE = 4
 } rdeic_stage;
 
-/* Told before each part, and within longer ones, in the thread that called, with the number of parts done and of all;
- * `user` is yours. Return 0 to go on; anything else ends the decode with RDEIC_RESULT_CANCELLED. It must not throw or
- * jump out. */
+/* Told before each part, and within longer ones (between tiles, and about every tenth of a second of entropy decoding),
+ * in the thread that called, with the number of parts done and of all; `user` is yours. Return 0 to go on; anything
+ * else ends the decode with RDEIC_RESULT_CANCELLED. It must not throw or jump out. */
 typedef int (*rdeic_progress)(void* user, rdeic_stage stage, uint32_t done, uint32_t total);
 
 /* How one file is decoded. */

@@ -11,6 +11,7 @@ namespace {
 
 constexpr int kGridBits = 8;  // y_hat and means are multiples of 2^-8
 constexpr const char* kTensor = "y_hat";
+constexpr std::uint64_t kProductsOfASymbol = 512;  // that take as long as decoding one
 
 std::vector<std::size_t> read_widths(ModelReader& reader) {
   reader.number("version", Hyperprior::kVersion, Hyperprior::kVersion);
@@ -52,7 +53,8 @@ class GroupReader {
 };
 
 /// Returns the symbols of a pass by number.
-std::vector<std::int32_t> decode_pass(const Tables& tables, GroupReader& reader, const Grid<std::int32_t>& parameters) {
+std::vector<std::int32_t> decode_pass(const Compute& compute, const Tables& tables, GroupReader& reader,
+                                      const Grid<std::int32_t>& parameters) {
   const std::size_t width = parameters.channels() / 2;
   const std::size_t n = parameters.height() * parameters.width() * width;
   if (n > std::numeric_limits<std::uint32_t>::max()) {
@@ -65,6 +67,7 @@ std::vector<std::int32_t> decode_pass(const Tables& tables, GroupReader& reader,
   std::vector<std::int32_t> symbols(n), group_symbols;
   const Groups groups(scale_indices, tables.skip_below());
   for (const Group& group : groups.all()) {
+    compute.ask(group.numbers.size() * kProductsOfASymbol);
     group_symbols.resize(group.numbers.size());
     if (!reader.get_group(tables.gaussian(group.scale_index), group_symbols)) break;
     for (std::size_t i = 0; i < group_symbols.size(); ++i) symbols[group.numbers[i]] = group_symbols[i];
@@ -163,7 +166,7 @@ Decoded Hyperprior::decode(const Compute& compute, const File& file, const std::
       std::vector<View<const std::uint16_t>> views;
       for (const auto& context : contexts) views.push_back(context.view());
       const Grid<std::int32_t> parameters = nets.parameters(compute, views, pass);
-      values.put(nets, pass, parameters, decode_pass(tables_, reader, parameters));
+      values.put(nets, pass, parameters, decode_pass(compute, tables_, reader, parameters));
     }
     if (!reader.at_end()) ++decoded.complete_slices;
   }

@@ -16,6 +16,8 @@ constexpr std::size_t kLutSize = 4096;
 constexpr std::size_t kMaxProducts = std::size_t{1} << 17;
 // Positions that a thread works on at a time: what is between two steps then stays in the cache.
 constexpr std::size_t kBand = 96;
+// Of the largest layers, some hundredths of a second on one core.
+constexpr std::size_t kBandsAtOnce = 16;
 
 Requantisation read_requantisation(ModelReader& reader, const std::string& name, std::size_t outputs) {
   const auto offset = reader.take<std::int64_t>(name + ".offset", {outputs});
@@ -163,7 +165,7 @@ Grid<T> Layer::run(const Compute& compute, std::span<const View<const std::uint1
   std::vector<Input::Planes> planes;
   for (std::size_t i = 0; i < inputs_.size(); ++i) planes.push_back(inputs_[i].planes(grids[i]));
   const std::size_t n_positions = out.height() * width;
-  compute.workers.run((n_positions + kBand - 1) / kBand, [&](std::size_t band) {
+  const auto one = [&](std::size_t band) {
     const std::size_t first = band * kBand;
     const std::size_t n = std::min(kBand, n_positions - first);
     std::array<Position, kBand> positions;
@@ -180,7 +182,15 @@ Grid<T> Layer::run(const Compute& compute, std::span<const View<const std::uint1
     }
     T* to = out.values().data() + first * outputs();
     for (std::size_t i = 0; i < n * outputs(); ++i) to[i] = finish(t[i] >> requantisation_.shift);
-  });
+  };
+  // Some bands at a time, and between them the question whether to go on.
+  const std::size_t n_bands = (n_positions + kBand - 1) / kBand;
+  std::uint64_t products = 0;  // of one position
+  for (const Input& input : inputs_) products += input.products();
+  for (std::size_t start = 0; start < n_bands; start += kBandsAtOnce) {
+    compute.ask(products * std::min(kBandsAtOnce * kBand, n_positions - start * kBand));
+    compute.workers.run(std::min(kBandsAtOnce, n_bands - start), [&](std::size_t band) { one(start + band); });
+  }
   return out;
 }
 

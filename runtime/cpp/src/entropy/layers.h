@@ -14,6 +14,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <span>
 #include <string>
@@ -33,6 +34,13 @@ inline constexpr std::int32_t kWideLimit = 1 << 20;
 struct Compute {
   const Kernels& kernels;
   Workers& workers;
+  /// Called in the thread that decodes, before each so many products of two numbers, or work that takes as long; what
+  /// it throws ends the work.
+  std::function<void(std::uint64_t products)> go_on = {};
+
+  void ask(std::uint64_t products) const {
+    if (go_on) go_on(products);
+  }
 };
 
 /// One input of a layer: its weights, and what brings the sum to the layer's grid.
@@ -42,6 +50,8 @@ class Input {
   Input(ModelReader& reader, const std::string& name, std::size_t channels, std::size_t outputs);
 
   std::size_t outputs() const { return mult_.size(); }
+  /// Returns how many products of a byte and a weight a position takes.
+  std::uint64_t products() const { return std::uint64_t{kernel_} * kernel_ * channels_ * outputs() * (fine_ ? 3 : 1); }
   /// Returns the largest magnitude of acc * mult for an output.
   double bound(std::size_t output) const;
 

@@ -75,7 +75,9 @@ Grid<std::uint16_t> HyperBlock::operator()(const Compute& compute, const Grid<st
   }
   const Grid<std::int32_t> w = second_.wide(compute, p.view());
   Grid<std::uint16_t> out(w.height(), w.width(), w.channels());
+  constexpr std::size_t kAskEvery = 1 << 20, kProductsOfAValue = 64;
   for (std::size_t i = 0, channel = 0; i < out.values().size(); ++i) {
+    if (i % kAskEvery == 0) compute.ask(kAskEvery * kProductsOfAValue);
     std::int64_t value = w.values()[i];
     if (value < 0) value = (value * slope_ + (1 << (kSlopeBits - 1))) >> kSlopeBits;
     out.values()[i] = out_(static_cast<std::int32_t>(value) + q.values()[i], channel);

@@ -15,7 +15,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ... import address_space, graph_file, onnx_walk, telemetry
+from ... import address_space, graph_file, onnx_walk, stopping, telemetry
 from ...errors import BackendError, BackendUnavailableError, BundleCorruptError, DeviceMemoryError
 from ...manifest import GraphSpec
 from ..base import Buffer, Options
@@ -109,7 +109,8 @@ class OpenVinoGraph:
         """Return the outputs by name; errors as in `base.Graph.run`."""
         request = self._compiled.create_infer_request()
         try:
-            request.infer(dict(inputs), share_inputs=True)
+            with stopping.watch(request.cancel):
+                request.infer(dict(inputs), share_inputs=True)
         except (RuntimeError, MemoryError) as error:
             shapes = ", ".join(f"{name} {list(buffer.shape)}" for name, buffer in inputs.items())
             if address_space.is_shortage(error):

@@ -11,7 +11,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ... import address_space, graph_file
+from ... import address_space, graph_file, stopping
 from ...errors import BackendError, BundleCorruptError, DeviceMemoryError
 from ...manifest import FORMS, GraphSpec
 from ...onnx_runtime import FAILED, Session, ort, ort_state, useful_threads
@@ -64,7 +64,7 @@ class OrtGraph:
     def run(self, inputs: Mapping[str, Buffer]) -> dict[str, Buffer]:
         """Return the outputs by name; errors as in `base.Graph.run`."""
         try:
-            return dict(zip(self._outputs, self._session.run(self._outputs, dict(inputs)), strict=True))
+            return dict(zip(self._outputs, self._run(dict(inputs)), strict=True))
         except FAILED as error:
             if address_space.is_shortage(error):
                 shapes = ", ".join(f"{name} {list(buffer.shape)}" for name, buffer in inputs.items())
@@ -73,6 +73,18 @@ class OrtGraph:
                     "Use smaller tiles (tile_px, --tile), or decode fewer images at a time."
                 ) from None
             raise BackendError(f"ONNX Runtime {ort.__version__}, graph {self.spec.id!r}: {error}") from None
+
+    def _run(self, inputs: dict[str, Any]) -> list[Any]:
+        """Run the session, which ONNX Runtime leaves between two nodes once the work is to stop."""
+        if stopping.current() is None:
+            outputs: list[Any] = self._session.run(self._outputs, inputs)
+            return outputs
+        options = ort.RunOptions()
+        options.log_severity_level = 4
+        outputs = []
+        with stopping.watch(lambda: setattr(options, "terminate", True)):
+            outputs = self._session.run(self._outputs, inputs, options)
+        return outputs
 
 
 def open_session(
