@@ -401,7 +401,8 @@ class Codec:
             data = pipeline.content_of(source, self._limits.max_file_bytes)
             with stopping.asked_by(Progress(0, None, options.cancel, self._limits.max_seconds).why_stop):
                 file, rate = self._parsed(data, allow_partial=options.allow_partial)
-                self._check_memory(rate, file.header.size, self._stages(rate, options))
+                stages, key = self._stages_of(rate, options)
+                self._check_memory(rate, file.header.size, stages[key].stages)
                 latents = self._entropy_decoded(file, rate)
                 progress = self._progress(rate, options, before=0)
                 return self._ready(latents, options, progress)

@@ -72,9 +72,9 @@ def test_file_of_21_bytes_is_refused_before_anything_is_allocated(monkeypatch: p
 
 def test_default_limits_bound_memory_and_allow_the_largest_image(cpu: Codec) -> None:
     assert DEFAULT_LIMITS.max_memory_bytes is not None
-    cpu._check_memory(
-        cpu.bundle.choose_rate(None), Size(8192, 8192), cpu._stages(cpu.bundle.choose_rate(None), DecodeOptions())
-    )
+    rate = cpu.bundle.choose_rate(None)
+    stages, key = cpu._stages_of(rate, DecodeOptions())
+    cpu._check_memory(rate, Size(8192, 8192), stages[key].stages)
 
 
 def test_memory_of_a_preview_is_less_where_the_hint_is_not_handed_on(cpu: Codec) -> None:
@@ -298,13 +298,11 @@ def test_record_that_is_cut_off_is_what_it_was() -> None:
 def test_golden_bundle_says_how_much_a_decode_takes() -> None:
     codec = rdeic_rt.load(Path(__file__).resolve().parents[1] / "golden" / "v1" / "bundle", backend="cpu")
     rate = codec.bundle.choose_rate(0)
-    sizes = [
-        memory_estimate.decode_bytes(
-            [output for stage in codec._stages(rate, DecodeOptions(preview=preview)) for output in stage.outputs],
-            codec._latent_shapes(rate, Size(512, 512)),
-            {"batch": 1, "hz": 8, "wz": 8},
-            Size(512, 512),
-        )
-        for preview in (False, True)
-    ]
+    sizes = []
+    for preview in (False, True):
+        stages, key = codec._stages_of(rate, DecodeOptions(preview=preview))
+        outputs = [output for stage in stages[key].stages for output in stage.outputs]
+        shapes = codec._latent_shapes(rate, Size(512, 512))
+        units = {"batch": 1, "hz": 8, "wz": 8}
+        sizes.append(memory_estimate.decode_bytes(outputs, shapes, units, Size(512, 512)))
     assert sizes[0] >= sizes[1] > 3 * 512 * 512
