@@ -16,9 +16,9 @@
  *
  * Threads: every function may be called from any thread. Bundles and decoders may be used by several threads at once,
  * images, too, as nothing changes them; destroying one is for when nobody uses it any more. The library has no state of
- * its own besides these objects. Its threads are a decoder's, and end with it: they load graphs and compute. In a child of
- * fork(), which has none of them, its parent's decoders fail with RDEIC_RESULT_BACKEND, and destroying one gives nothing
- * back; the child may create its own.
+ * its own besides these objects. Its threads are a decoder's, and end with it: they load graphs and compute. In a child
+ * of fork(), which has none of them, its parent's decoders fail with RDEIC_RESULT_BACKEND, and destroying one gives
+ * nothing back; the child may create its own.
  *
  * Environment: the first decoder sets ORT_DISABLE_TELEMETRY=1 for ONNX Runtime, unless the variable is there.
  *
