@@ -247,10 +247,10 @@ TEST(Codec, ProgressIsAskedWithinSlicesOfLargeImages) {
     });
     return calls;
   };
-  const unsigned slices = asked(64, 1000), large = asked(2048, 1000);
+  const unsigned slices = asked(64, 1000), large = asked(4096, 1000);
   EXPECT_GT(large, slices + 3);
-  EXPECT_EQ(large, asked(2048, 1000)) << "it is counted, not timed";
-  EXPECT_EQ(asked(2048, large - 1), large);
+  EXPECT_EQ(large, asked(4096, 1000)) << "it is counted, not timed";
+  EXPECT_EQ(asked(4096, large - 1), large);
 }
 
 TEST(Codec, FileOf21BytesIsRefusedByItsMemory) {

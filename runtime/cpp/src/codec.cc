@@ -30,7 +30,7 @@ constexpr unsigned kMaxEntropyThreads = 8;
 
 // Products between two questions to `progress` within entropy decoding, besides those before each slice: less than a
 // tenth of a second on one core. Counted, and not timed, so that a decode asks as often whenever it is run.
-constexpr std::uint64_t kAskEvery = std::uint64_t{1} << 31;
+constexpr std::uint64_t kAskEvery = std::uint64_t{1} << 30;
 
 unsigned entropy_threads(unsigned asked) {
   const unsigned threads = asked > 0 ? asked : std::thread::hardware_concurrency();
