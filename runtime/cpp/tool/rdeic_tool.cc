@@ -59,7 +59,7 @@ device
       --tile N           larger pictures than N x N are worked on in tiles (1024)
 limits
       --max-pixels N     of a picture (67108864)
-      --max-memory N     bytes for a picture, without what ONNX Runtime works in (no limit)
+      --max-memory N     bytes for a picture, without what ONNX Runtime works in (4294967296)
 
 exit code: 0 done; 1 a bug; 2 wrong command line; 3 a file cannot be read or written; 4 a bad file; 5 a bad bundle, or
 another one's file; 6 the backend cannot run, or memory ran out. With several inputs the others are done, too.
@@ -252,7 +252,12 @@ void check_outputs(const Options& options) {
       throw UsageError(output + " is an input and would be overwritten; give another name with -o");
     const auto [first, is_new] = made_by.emplace(place, input);
     if (!is_new)
-      throw UsageError(first->second + " and " + input + " would both become " + output + "; decode them apart");
+      throw UsageError(std::string(first->second)
+                           .append(" and ")
+                           .append(input)
+                           .append(" would both become ")
+                           .append(output)
+                           .append("; decode them apart"));
   }
 }
 
