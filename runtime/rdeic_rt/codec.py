@@ -345,7 +345,7 @@ class Codec:
         """
         chosen = self._bundle.choose_rate(rate)
         self._limits.check_size(size)
-        self._check_memory(chosen, size, ())
+        self._check_memory(self._latent_shapes(chosen, size), size, ())
         graphs = {name: self._bundle.reference(chosen.graphs[role]) for name, role in self._family.latents.items()}
         shapes = self._latent_shapes(chosen, size)
         tensors = {name: np.zeros(shape, graphs[name].input(name).dtype) for name, shape in shapes.items()}
@@ -402,7 +402,7 @@ class Codec:
             with stopping.asked_by(Progress(0, None, options.cancel, self._limits.max_seconds).why_stop):
                 file, rate = self._parsed(data, allow_partial=options.allow_partial)
                 stages, key = self._stages_of(rate, options)
-                self._check_memory(rate, file.header.size, stages[key].stages)
+                self._check_memory(self._latent_shapes(rate, file.header.size), file.header.size, stages[key].stages)
                 latents = self._entropy_decoded(file, rate)
                 progress = self._progress(rate, options, before=0)
                 return self._ready(latents, options, progress)
@@ -469,24 +469,25 @@ class Codec:
             progress = self._progress(source.rate, options, before=0)
             stages, key = self._stages_of(source.rate, options)
             with stopping.asked_by(progress.why_stop):
-                self._check_memory(source.rate, source.size, stages[key].stages)
+                shapes = {name: tensor.shape for name, tensor in source.tensors.items()}
+                self._check_memory(shapes, source.size, stages[key].stages)
                 return self._reconstructed(self._ready(source, options, progress))
         file, rate = self._parsed(source, allow_partial=options.allow_partial)
         progress = self._progress(rate, options, before=1)
         stages, key = self._stages_of(rate, options)
         with stopping.asked_by(progress.why_stop):
-            self._check_memory(rate, file.header.size, ())
+            self._check_memory(self._latent_shapes(rate, file.header.size), file.header.size, ())
             progress.begin("entropy")
             stages.begin(key)  # graphs are loaded while symbols are decoded
             latents = self._entropy_decoded(file, rate)
-            self._check_memory(rate, latents.size, stages[key].stages)
+            self._check_memory(self._latent_shapes(rate, latents.size), latents.size, stages[key].stages)
             return self._reconstructed(self._ready(latents, options, progress))
 
-    def _check_memory(self, rate: Rate, size: Size, stages: tuple[Stage, ...]) -> None:
-        """Raise LimitExceededError if entropy decoding, and these stages, hold more than is allowed."""
+    def _check_memory(self, latents: Mapping[str, tuple[int, ...]], size: Size, stages: tuple[Stage, ...]) -> None:
+        """Raise LimitExceededError if entropy decoding to such latents, and these stages, hold more than is allowed."""
         padded = pixels.padded_size(size, self._bundle.size_multiple_px)
         outputs = [output for stage in stages for output in stage.outputs]
-        memory_estimate.check(outputs, self._latent_shapes(rate, size), self._units(padded), size, self._limits)
+        memory_estimate.check(outputs, latents, self._units(padded), size, self._limits)
 
     def _stages_of(self, rate: Rate, options: DecodeOptions) -> tuple[Cache[Any, Stages], Hashable]:
         """Return where the stages of a decode are loaded, and their key."""
@@ -511,7 +512,7 @@ class Codec:
         with timing.stage("container"):
             file = container.parse(data, self._limits, allow_partial=allow_partial)
             rate = self._bundle.rate_of(file.header.model_id, file.header.rate)
-        self._check_memory(rate, file.header.size, ())
+        self._check_memory(self._latent_shapes(rate, file.header.size), file.header.size, ())
         return file, rate
 
     def _entropy_decoded(self, file: RdcFile, rate: Rate) -> Latents:

@@ -74,7 +74,8 @@ def test_default_limits_bound_memory_and_allow_the_largest_image(cpu: Codec) -> 
     assert DEFAULT_LIMITS.max_memory_bytes is not None
     rate = cpu.bundle.choose_rate(None)
     stages, key = cpu._stages_of(rate, DecodeOptions())
-    cpu._check_memory(rate, Size(8192, 8192), stages[key].stages)
+    size = Size(8192, 8192)
+    cpu._check_memory(cpu._latent_shapes(rate, size), size, stages[key].stages)
 
 
 def test_memory_of_a_preview_is_less_where_the_hint_is_not_handed_on(cpu: Codec) -> None:
