@@ -9,6 +9,7 @@ has its price in bits, which a coarser level pays, so that the file with the lea
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Final
 
@@ -19,6 +20,12 @@ MAX_EFFORT: Final = 4
 """Rounds at most; each takes as long as encoding to a target does, and a decode."""
 SHARE: Final = 0.1
 """How much of the error is added in a round. A quarter costs more bits than it is worth at small rates."""
+
+
+def check_effort(effort: int) -> None:
+    """Raise ValueError unless it is 0 to `MAX_EFFORT`."""
+    if not 0 <= operator.index(effort) <= MAX_EFFORT:
+        raise ValueError(f"effort is {effort}; it must be a whole number from 0 to {MAX_EFFORT}")
 
 
 def improved(

@@ -5,7 +5,8 @@
     preview  .rdc bytes ─ as for decode ─ latents ─ family.preview ─ crop ─▶ image
 
 Everything up to the latents is exact on every machine; what follows agrees between backends to a tolerance. What a
-family does is in `families`, where it runs in `placement`.
+family does is in `families`, where it runs in `placement`. The module is long because every call that a user makes of a
+codec is in it, and what these calls share.
 """
 
 from __future__ import annotations
@@ -200,8 +201,8 @@ class Codec:
             LimitExceededError: the image is larger than ``limits`` allow a file to say.
             BackendError: the graph could not be run.
         """
-        _check_targets(rate, target_bytes, target_bpp)
-        _check_effort(effort)
+        target_size.check(rate, target_bytes, target_bpp)
+        closed_loop.check_effort(effort)
         with stopping.asked_by(Progress(max_seconds=self._limits.max_seconds).why_stop):
             return self._encoded(image, rate, target_bytes, target_bpp, fixed_size, effort, metadata)
 
@@ -224,7 +225,7 @@ class Codec:
             self._limits.check_size(size)
         kept = pixels.for_upright_image(metadata or Metadata())
         encode = partial(self._encoder, metadata=kept, fixed_size=fixed_size)
-        most_bytes = _most_bytes(size, target_bytes, target_bpp)
+        most_bytes = target_size.most_bytes(size, target_bytes, target_bpp)
         if most_bytes == math.inf:
             data = encode(rgb)(chosen)
             most_bytes = len(data)
@@ -345,9 +346,9 @@ class Codec:
         """
         chosen = self._bundle.choose_rate(rate)
         self._limits.check_size(size)
-        self._check_memory(self._latent_shapes(chosen, size), size, ())
-        graphs = {name: self._bundle.reference(chosen.graphs[role]) for name, role in self._family.latents.items()}
         shapes = self._latent_shapes(chosen, size)
+        self._check_memory(shapes, size, ())
+        graphs = {name: self._bundle.reference(chosen.graphs[role]) for name, role in self._family.latents.items()}
         tensors = {name: np.zeros(shape, graphs[name].input(name).dtype) for name, shape in shapes.items()}
         _ = self._loaded.entropy_models[chosen.entropy]
         for _ in range(1 if self.recordings() is None else 2):  # what comes a second time is recorded
@@ -439,8 +440,8 @@ class Codec:
         Raises:
             ValueError: an option is out of range. OSError: a file cannot be read. RdeicError: as for `encode`.
         """
-        _check_targets(rate, target_bytes, target_bpp)
-        _check_effort(effort)
+        target_size.check(rate, target_bytes, target_bpp)
+        closed_loop.check_effort(effort)
         encode = partial(
             self.encode,
             rate=rate,
@@ -476,7 +477,6 @@ class Codec:
         progress = self._progress(rate, options, before=1)
         stages, key = self._stages_of(rate, options)
         with stopping.asked_by(progress.why_stop):
-            self._check_memory(self._latent_shapes(rate, file.header.size), file.header.size, ())
             progress.begin("entropy")
             stages.begin(key)  # graphs are loaded while symbols are decoded
             latents = self._entropy_decoded(file, rate)
@@ -647,24 +647,3 @@ def load(
 def _call(stages: Callable[..., Any], loaded: Stages, at: Placement, given: Mapping[str, Any]) -> Any:
     """Call a family's list of stages as `Placement.run` does."""
     return stages(at, loaded, given)
-
-
-def _check_targets(rate: float | None, target_bytes: int | None, target_bpp: float | None) -> None:
-    if sum(choice is not None for choice in (rate, target_bytes, target_bpp)) > 1:
-        raise ValueError("give only one of rate, target_bytes and target_bpp")
-    for name, target in (("target_bytes", target_bytes), ("target_bpp", target_bpp)):
-        if target is not None and not (math.isfinite(target) and target > 0):
-            raise ValueError(f"{name} is {target}; it must be a finite number over 0")
-
-
-def _check_effort(effort: int) -> None:
-    if not 0 <= operator.index(effort) <= closed_loop.MAX_EFFORT:
-        raise ValueError(f"effort is {effort}; it must be a whole number from 0 to {closed_loop.MAX_EFFORT}")
-
-
-def _most_bytes(size: Size, target_bytes: int | None, target_bpp: float | None) -> float:
-    """Return the length that a file of an image of this size may have; infinite without a target."""
-    if target_bpp is not None:
-        # A file's own bits per pixel are rounded, and as a target must allow that file.
-        return target_bpp * (size.height * size.width) / 8 * (1 + 1e-12)
-    return math.inf if target_bytes is None else target_bytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Final
 
@@ -12,6 +13,23 @@ from .manifest import Bundle, Rate
 NEAR: Final = 31
 """Levels that are tried for a file a little smaller than another one; about 30 % of its bytes."""
 EncodeAt = Callable[[Rate], bytes]
+
+
+def check(rate: float | None, target_bytes: int | None, target_bpp: float | None) -> None:
+    """Raise ValueError if more than one of these is given, or a target is not a finite number over 0."""
+    if sum(choice is not None for choice in (rate, target_bytes, target_bpp)) > 1:
+        raise ValueError("give only one of rate, target_bytes and target_bpp")
+    for name, target in (("target_bytes", target_bytes), ("target_bpp", target_bpp)):
+        if target is not None and not (math.isfinite(target) and target > 0):
+            raise ValueError(f"{name} is {target}; it must be a finite number over 0")
+
+
+def most_bytes(size: Size, target_bytes: int | None, target_bpp: float | None) -> float:
+    """Return the length that a file of an image of this size may have; infinite without a target."""
+    if target_bpp is not None:
+        # A file's own bits per pixel are rounded, and as a target must allow that file.
+        return target_bpp * (size.height * size.width) / 8 * (1 + 1e-12)
+    return math.inf if target_bytes is None else target_bytes
 
 
 def best(bundle: Bundle, encode_at: EncodeAt, most_bytes: float, size: Size, metadata_bytes: int = 0) -> bytes:

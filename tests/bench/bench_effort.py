@@ -30,8 +30,7 @@ def main() -> None:
     photos = [np.asarray(Image.open(path).convert("RGB")) for path in find_photos([args.photos])[: args.limit]]
     codec = rdeic_rt.load(args.bundle)
     codec.decode(codec.encode(photos[0]))
-    sets = ", ".join(name for name, has in cpu.features().items() if has)
-    print(f"{cpu.model_name()} ({sets}), {len(photos)} photos\n")
+    print(f"{cpu.summary()}, {len(photos)} photos\n")
     print("| rate | effort | bytes | preview dB | decode dB | time | better than effort 0 |")
     print("|---|---|---|---|---|---|---|")
     for rate in codec.bundle.rates:

@@ -72,8 +72,7 @@ def main() -> None:
         order = (args.before, ROOT) if number % 2 else (ROOT, args.before)
         times = {checkout: measured(checkout, args.backend, args.runs) for checkout in order}
         rounds.append((times[args.before], times[ROOT]))
-    has = ", ".join(name for name, there in cpu.features().items() if there)
-    print(f"{cpu.model_name()} ({has}); {SIZE[0]}x{SIZE[1]}, backend {args.backend}, {args.rounds} rounds")
+    print(f"{cpu.summary()}; {SIZE[0]}x{SIZE[1]}, backend {args.backend}, {args.rounds} rounds")
     print(f"{'':24} {'before ms':>10} {'after ms':>10} {'ratio':>7}")
     for case in rounds[0][0]:
         before, after = ([times[case] for times in side] for side in zip(*rounds, strict=True))

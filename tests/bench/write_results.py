@@ -41,12 +41,11 @@ def filled(page: str, evaluation: Json) -> str:
 
 def means(evaluation: Json) -> str:
     """Return ours and each codec at our size, downscaled where it had to be, without intervals."""
-    rows = []
-    for summary in evaluation["summary"]:
-        codec = summary["codec"]
-        if codec == PREVIEW or (downscaled(codec), summary["rate"]) in _rows(evaluation):
-            continue
-        rows.append([*_names(summary, evaluation), *(_mean(summary, metric) for metric in METRICS)])
+    rows = [
+        [*_names(summary, evaluation), *(_mean(summary, metric) for metric in METRICS)]
+        for summary in _at_our_size(evaluation)
+        if summary["codec"] != PREVIEW
+    ]
     return _table(["rate", "codec", "bpp", *(metric.label for metric in METRICS)], rows)
 
 
@@ -75,8 +74,7 @@ def faults(evaluation: Json) -> str:
     """Return errors over large areas and lattices."""
     rows = [
         [*_names(summary, evaluation), *(_mean(summary, fault) for fault in FAULTS)]
-        for summary in evaluation["summary"]
-        if (downscaled(summary["codec"]), summary["rate"]) not in _rows(evaluation)
+        for summary in _at_our_size(evaluation)
     ]
     return _table(["rate", "codec", "bpp", *(fault.label for fault in FAULTS)], rows)
 
@@ -97,6 +95,12 @@ TABLES: Mapping[str, Callable[[Json], str]] = MappingProxyType(
 
 def _rows(evaluation: Json) -> dict[tuple[str, int], Json]:
     return {(summary["codec"], summary["rate"]): summary for summary in evaluation["summary"]}
+
+
+def _at_our_size(evaluation: Json) -> list[Json]:
+    """Return what each codec did at our size: downscaled, where it had to be."""
+    rows = _rows(evaluation)
+    return [summary for (codec, rate), summary in rows.items() if (downscaled(codec), rate) not in rows]
 
 
 def _names(summary: Json, evaluation: Json) -> list[str]:

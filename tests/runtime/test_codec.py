@@ -36,10 +36,10 @@ from rdeic_rt import (
     Size,
     container,
     noise,
+    target_size,
     timing,
 )
 from rdeic_rt.backends import select
-from rdeic_rt.codec import _most_bytes
 from tests.images import high_frequency_energy, psnr_db
 
 Rgb = NDArray[np.uint8]
@@ -185,7 +185,7 @@ def test_encode_to_the_bits_per_pixel_of_a_file_allows_that_file() -> None:
     for n_pixels in (300 * 451, 7, 96 * 80):
         for n_bytes in range(1, 2000):
             size = Size(height=n_pixels, width=1)
-            assert math.floor(_most_bytes(size, None, 8 * n_bytes / n_pixels)) == n_bytes
+            assert math.floor(target_size.most_bytes(size, None, 8 * n_bytes / n_pixels)) == n_bytes
 
 
 def test_encode_to_a_target_counts_metadata(codec: Codec, part: Rgb) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -91,23 +92,29 @@ def test_share_follows_the_clock_where_minutes_are_given() -> None:
     assert [schedule.share(step, seconds) for step, seconds in ((99, 0.0), (0, 60.0), (500, 120.0))] == [0.0, 0.5, 1.0]
 
 
-def test_run_for_some_minutes_ends_by_the_clock_and_says_what_share_is_done(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = iter(range(0, 10_000, 2))
-    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
-    layer, shares = nn.Linear(2, 2), []
-    schedule = loop.TrainingSchedule(steps=10**6, batch=1, lr=1e-2, minutes=1.0, checkpoint_minutes=10)
+def run_on_ones(schedule: loop.TrainingSchedule, out: Path, after_step: Callable[[int, float], None]) -> None:
+    """Train a layer to make little of ones."""
+    layer = nn.Linear(2, 2)
     loop.run(
         nn.ModuleDict({"m": layer}),
         lambda step: torch.ones(1, 2),
         lambda x: (layer(x).square().mean(), {}),
         lambda: (np.zeros((4, 4, 3), np.uint8), {}),
         schedule,
-        tmp_path,
+        out,
         **HOW,
-        after_step=lambda step, share: shares.append(share),
+        after_step=after_step,
     )
+
+
+def test_run_for_some_minutes_ends_by_the_clock_and_says_what_share_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 10_000, 2))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
+    shares: list[float] = []
+    schedule = loop.TrainingSchedule(steps=10**6, batch=1, lr=1e-2, minutes=1.0, checkpoint_minutes=10)
+    run_on_ones(schedule, tmp_path, lambda step, share: shares.append(share))
     assert 3 < len(shares) < 30
     assert shares == sorted(shares) and 0 <= shares[0] < 0.2 and 0.7 < shares[-1] < 1
     assert (tmp_path / "weights.safetensors").exists()
@@ -146,18 +153,9 @@ def train_by_the_clock(rank: int, folder: str) -> None:
     distributed.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=60))
     clock = time.monotonic
     time.monotonic = lambda: (rank + 1) * clock()
-    layer, steps = nn.Linear(2, 2), []
+    steps: list[int] = []
     schedule = loop.TrainingSchedule(steps=1, batch=1, lr=1e-2, minutes=0.025)
-    loop.run(
-        nn.ModuleDict({"m": layer}),
-        lambda step: torch.ones(1, 2),
-        lambda x: (layer(x).square().mean(), {}),
-        lambda: (np.zeros((4, 4, 3), np.uint8), {}),
-        schedule,
-        Path(folder) / f"rank_{rank}",
-        **HOW,
-        after_step=lambda step, share: steps.append(step),
-    )
+    run_on_ones(schedule, Path(folder) / f"rank_{rank}", lambda step, share: steps.append(step))
     (Path(folder) / f"steps_{rank}").write_text(str(len(steps)))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from .. import address_space
-from ..errors import RdeicError
+from ..errors import DeviceMemoryError, RdeicError
 from ..files import STREAM
 from .console import Console
 from .outputs import Job, UsageError
@@ -13,7 +13,6 @@ from .outputs import Job, UsageError
 EXIT_BUG = 1
 EXIT_USAGE = 2
 EXIT_OS_ERROR = 3
-EXIT_OUT_OF_MEMORY = 6
 
 
 def run_batch(jobs: Sequence[Job], work: Callable[[Job], str], console: Console) -> int:
@@ -45,10 +44,10 @@ def report(error: Exception, source: str, console: Console) -> int:
         raise error
     if isinstance(error, (RdeicError, OSError, UsageError)):
         console.error(describe(error, source), error)
-        return EXIT_OUT_OF_MEMORY if address_space.is_shortage(error) else exit_code(error)
+        return exit_code(error)
     if address_space.is_shortage(error):
         console.error(f"{source}: not enough memory; scale the image down, or give a smaller --tile", error)
-        return EXIT_OUT_OF_MEMORY
+        return DeviceMemoryError.exit_code
     console.bug(error, source)
     return EXIT_BUG
 
@@ -59,7 +58,9 @@ def worst(codes: Sequence[int]) -> int:
 
 
 def exit_code(error: RdeicError | OSError | UsageError) -> int:
-    """Return the exit code of an error's class."""
+    """Return the exit code of an error's class, or that of too little memory, whatever class says so."""
+    if address_space.is_shortage(error):
+        return DeviceMemoryError.exit_code
     if isinstance(error, RdeicError):
         return error.exit_code
     return EXIT_USAGE if isinstance(error, UsageError) else EXIT_OS_ERROR

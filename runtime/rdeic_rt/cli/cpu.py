@@ -32,6 +32,11 @@ def features() -> dict[str, bool | None]:
     return {name: None if found is None else not names.isdisjoint(found) for name, names in _FLAGS.items()}
 
 
+def summary() -> str:
+    """Return the model's name and, in brackets, what of `features` it has."""
+    return f"{model_name()} ({', '.join(name for name, has in features().items() if has)})"
+
+
 def _cpuinfo() -> dict[str, str]:
     """Return what Linux says of the first CPU; nothing elsewhere."""
     try:

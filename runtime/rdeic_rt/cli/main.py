@@ -90,7 +90,7 @@ def _run(argv: list[str], interruption: _Interruption) -> int:
             return EXIT_INTERRUPTED
         if isinstance(error, (RdeicError, OSError)):
             console.error(describe(error), error)
-            return DeviceMemoryError.exit_code if address_space.is_shortage(error) else exit_code(error)
+            return exit_code(error)
         if address_space.is_shortage(error):
             console.error(f"not enough memory, or threads: {describe(OSError(error))}", error)
             return DeviceMemoryError.exit_code
