@@ -1,4 +1,7 @@
-"""What the stages of DiffO share: one rate's model and settings, its latents, and how well it does on photos."""
+"""What the stages of DiffO share: all rates' networks and settings, their latents, and how well they do on photos.
+
+Rates are trained together, on the same crops: they share D, which learns to decode all of them.
+"""
 
 from __future__ import annotations
 
@@ -21,38 +24,61 @@ from rdeic_export.weights.diffo_recipe import MODELS
 from rdeic_export.weights.state import read_state
 
 from . import common, data, loop
+from .codebook import Codebook
 from .common import Setup
 
-DiffoSetup: TypeAlias = Setup[DiffoModel]
 CONFIG = Path(__file__).parent / "configs" / "diffo-tiny.toml"
+SHARED = "vqgan"  # E and D of all rates; what begins keys of a rate's own networks is the rate's name
 SHEET_PHOTOS = 4
 STD_BATCHES = 8  # of crops, that the scales of latents are measured on
+
+
+class DiffoRates(nn.Module):
+    """The networks of several rates; keys are ``vqgan.*``, and ``RATE.codec.*`` and ``RATE.unet.*`` of each rate.
+
+    Attributes:
+        models: by name, complete models of which ``vqgan`` is one and the same.
+        vqgan: E and D.
+    """
+
+    def __init__(self, configs: Mapping[str, DiffoConfig]) -> None:
+        super().__init__()
+        self.models = {name: DiffoModel(config) for name, config in configs.items()}  # no modules of this one
+        first = next(iter(self.models.values())).vqgan
+        if not isinstance(first, LinearVae):
+            raise TypeError(f"E and D are a {type(first).__name__}, no LinearVae: no VQGAN can be trained here")
+        self.vqgan = first
+        for name, model in self.models.items():
+            model.vqgan = first
+            self.add_module(name, nn.ModuleDict({"codec": model.codec, "unet": model.unet}))
+
+
+DiffoSetup: TypeAlias = Setup[DiffoRates]
 
 
 def parser(description: str) -> argparse.ArgumentParser:
     """Return a parser with the options that every stage of DiffO takes."""
     p = common.parser(description)
     p.set_defaults(config=CONFIG)
-    p.add_argument("--rate", required=True, help="which of the configuration's rates")
     p.add_argument("--init", type=Path, required=True, help="weights that the stage before left")
     return p
 
 
 def prepare(args: argparse.Namespace, stage: str, *, sqrt_eta: float | None = None) -> DiffoSetup:
-    """Return the set-up of one stage of one rate.
+    """Return the set-up of one stage.
 
     Args:
         args: of `parser`.
         stage: its settings are the table of that name in the configuration file.
-        sqrt_eta: noise instead of the configuration's.
+        sqrt_eta: noise of all rates, instead of the configuration's.
     """
-    return common.prepare(args, stage, lambda settings: DiffoModel(rate_config(settings, args.rate, sqrt_eta)))
+    return common.prepare(args, stage, lambda settings: DiffoRates(configs(settings, sqrt_eta)))
 
 
-def rate_config(settings: Mapping[str, Any], rate: str, sqrt_eta: float | None = None) -> DiffoConfig:
-    """Return the networks of a rate of a configuration file; KeyError if it has none of this name."""
-    numbers = {**settings["rates"][rate], **({} if sqrt_eta is None else {"sqrt_eta": sqrt_eta})}
-    return MODELS[settings["model"]].at(**numbers)
+def configs(settings: Mapping[str, Any], sqrt_eta: float | None = None) -> dict[str, DiffoConfig]:
+    """Return the networks of each rate of a configuration file, by name."""
+    own = {} if sqrt_eta is None else {"sqrt_eta": sqrt_eta}
+    return {name: MODELS[settings["model"]].at(**{**numbers, **own}) for name, numbers in settings["rates"].items()}
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -60,17 +86,14 @@ def read_settings(path: Path) -> dict[str, Any]:
     return tomllib.loads(path.read_text())
 
 
-def linear_vae(model: DiffoModel) -> LinearVae:
-    """Return a model's E and D, which must be the small model's: no VQGAN can be trained here."""
-    if not isinstance(model.vqgan, LinearVae):
-        raise TypeError(f"E and D are a {type(model.vqgan).__name__}, no LinearVae")
-    return model.vqgan
-
-
 @torch.no_grad()
 def start_from_rdeic(setup: DiffoSetup, weights: Path) -> None:
-    """Take E and D from weights of the small RDEIC model, ``vae.*``, with latents scaled to a variance of one."""
-    vae = linear_vae(setup.model)
+    """Take E and D from weights of the small RDEIC model, ``vae.*``, with latents scaled to a variance of one.
+
+    They must be those of its stage *codec*, whose D decodes latents themselves; later stages' D decodes what their
+    denoiser makes of them.
+    """
+    vae = setup.model.vqgan
     state = {key.removeprefix("vae."): value for key, value in read_state(weights).items() if key.startswith("vae.")}
     vae.load_state_dict({key: value.float() for key, value in state.items()})
     places, crop_px = range(setup.schedule.batch), setup.schedule.crop_px  # all processes must find the same
@@ -78,49 +101,60 @@ def start_from_rdeic(setup: DiffoSetup, weights: Path) -> None:
     vae.rescale(1 / torch.cat([vae.latents(images) for images in batches]).std((0, 2, 3)))
 
 
-def latent_weights(model: DiffoModel) -> Tensor:
+def latent_weights(vae: LinearVae) -> Tensor:
     """Return what an error of each channel of the latent is worth in pixels, float [C, 1, 1], 1 on average."""
-    basis = linear_vae(model).basis
-    squares = 1 / basis.square().sum(1)  # rows are orthogonal
+    squares = 1 / vae.basis.square().sum(1)  # rows are orthogonal
     return (squares / squares.mean())[:, None, None]
 
 
+def codebooks(setup: DiffoSetup) -> dict[str, Codebook]:
+    """Return what keeps each rate's codebook up to date, by name."""
+    return {name: Codebook(model.codec.quantize) for name, model in setup.model.models.items()}
+
+
 def validate(
-    setup: DiffoSetup, decode: Callable[[Tensor], tuple[Tensor, Tensor]]
+    setup: DiffoSetup, decode: Callable[[str, Tensor], tuple[Tensor, Tensor]]
 ) -> tuple[NDArray[np.uint8], loop.Metrics]:
-    """Return a sheet of validation photos and what they are decoded to, and measures on all photos.
+    """Return a sheet of validation photos and what they are decoded to at each rate, and measures on all photos.
 
     Args:
         setup: has the photos.
-        decode: images in [-1, 1] -> (decoded, indices).
+        decode: rate, images in [-1, 1] -> (decoded, indices).
     """
-    errors, sheets, counts = [], [], torch.zeros(setup.model.config.codebook_size)
-    for image in torch.split(setup.validation, SHEET_PHOTOS):
-        decoded, indices = decode(image)
-        decoded = decoded.float().clamp(-1, 1)
-        errors += ((decoded - image) * 127.5).square().mean((1, 2, 3)).tolist()
-        sheets.append(data.to_images(decoded))
-        counts += torch.bincount(indices.flatten().cpu(), minlength=len(counts))
-    share = counts[counts > 0] / counts.sum()
-    bits = float(-(share * share.log2()).sum())
-    metrics = {
-        "psnr": float(np.mean([psnr_of_mse(error, 255) for error in errors])),
-        "bpp": bits / setup.model.config.index_px**2,  # by a prior of these very photos: a lower bound
-        "codes": float((counts > 0).sum()),
-    }
-    return loop.sheet(data.to_images(setup.validation[:SHEET_PHOTOS]), sheets[0]), metrics
+    columns, metrics = [data.to_images(setup.validation[:SHEET_PHOTOS])], {}
+    for name, model in setup.model.models.items():
+        errors, sheets, counts = [], [], torch.zeros(model.config.codebook_size)
+        for image in torch.split(setup.validation, SHEET_PHOTOS):
+            decoded, indices = decode(name, image)
+            decoded = decoded.float().clamp(-1, 1)
+            errors += ((decoded - image) * 127.5).square().mean((1, 2, 3)).tolist()
+            sheets.append(data.to_images(decoded))
+            counts += torch.bincount(indices.flatten().cpu(), minlength=len(counts))
+        share = counts[counts > 0] / counts.sum()
+        bits = float(-(share * share.log2()).sum())
+        metrics |= {
+            f"{name}.psnr": float(np.mean([psnr_of_mse(error, 255) for error in errors])),
+            f"{name}.bpp": bits / model.config.index_px**2,  # by a prior of these very photos: a lower bound
+            f"{name}.codes": float((counts > 0).sum()),
+        }
+        columns.append(sheets[0])
+    return loop.sheet(*columns), metrics
 
 
 def run(
     setup: DiffoSetup,
-    trained: Mapping[str, nn.Module],
+    books: Mapping[str, Codebook],
     loss: Callable[[Tensor], tuple[Tensor, loop.Parts]],
     samples: Callable[[], tuple[NDArray[np.uint8], loop.Metrics]],
-    after_step: Callable[[int, float], None],
 ) -> None:
-    """Run a stage; arguments as of `loop.run`."""
+    """Run a stage; ``loss`` and ``samples`` as of `loop.run`, which also says what is left in the folder."""
+
+    def after_step(step: int, share: float) -> None:
+        for book in books.values():
+            book.after_step(step, share)
+
     loop.run(
-        nn.ModuleDict(trained),
+        setup.model,
         setup.batch,
         loss,
         samples,

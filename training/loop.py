@@ -66,7 +66,7 @@ class TrainingSchedule:
 
 
 def run(
-    trained: nn.ModuleDict,
+    trained: nn.Module,
     batch: Callable[[int], Tensor],
     loss: Callable[[Tensor], tuple[Tensor, Parts]],
     samples: Callable[[], tuple[NDArray[np.uint8], Metrics]],
@@ -324,7 +324,7 @@ def _log(out: Path, step: int, metrics: Metrics, name: str = "metrics.jsonl") ->
 def _write_samples(
     out: Path,
     step: int,
-    trained: nn.ModuleDict,
+    trained: nn.Module,
     average: dict[str, Tensor],
     samples: Callable[[], tuple[NDArray[np.uint8], Metrics]],
 ) -> None:
@@ -341,7 +341,7 @@ def _write_samples(
 
 def _save_checkpoint(
     path: Path,
-    trained: nn.ModuleDict,
+    trained: nn.Module,
     optimiser: torch.optim.Optimizer,
     average: dict[str, Tensor],
     step: int,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -174,18 +175,27 @@ class PixelLoss:
 
     def __call__(self, decoded: Tensor, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss, a scalar, and its parts, of two batches [B, 3, H, W] in [-1, 1]."""
-        parts = {}
-        for name, network in self._networks.items():
-            with torch.no_grad():
-                target = network.features(image)
-            parts[name] = feature_distance(network.features(decoded), target)
-        with torch.autocast(image.device.type, enabled=False):
-            decoded = decoded.float()
-            parts |= {
-                "pixel": F.mse_loss(decoded, image),
-                "structure": structural_dissimilarity(decoded, image, self._window),
-                "means": F.mse_loss(block_means(decoded), block_means(image)),
-                "lattice": lattice(decoded, image),
+        return self.against(image)(decoded)
+
+    def against(self, image: Tensor) -> Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]:
+        """Return the same as a function of ``decoded``, with the features of ``image`` computed once."""
+        with torch.no_grad():
+            targets = {name: network.features(image) for name, network in self._networks.items()}
+
+        def loss_of(decoded: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            parts = {
+                name: feature_distance(network.features(decoded), targets[name])
+                for name, network in self._networks.items()
             }
-        loss = sum((self._weights[name] * part for name, part in parts.items()), image.new_zeros(()))
-        return loss, {name: part.detach() for name, part in parts.items()}
+            with torch.autocast(image.device.type, enabled=False):
+                decoded = decoded.float()
+                parts |= {
+                    "pixel": F.mse_loss(decoded, image),
+                    "structure": structural_dissimilarity(decoded, image, self._window),
+                    "means": F.mse_loss(block_means(decoded), block_means(image)),
+                    "lattice": lattice(decoded, image),
+                }
+            loss = sum((self._weights[name] * part for name, part in parts.items()), image.new_zeros(()))
+            return loss, {name: part.detach() for name, part in parts.items()}
+
+        return loss_of

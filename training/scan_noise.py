@@ -1,11 +1,11 @@
-"""Which noise a rate of DiffO should start from: stage *one_step*, shortened, with each, and a table of the results.
+"""Which noise each rate of DiffO should start from: stage *one_step*, shortened, with each, and a table of the results.
 
-    python -m training.scan_noise --rate low --sqrt-eta 0.1 0.2 0.4 0.8 --steps 2000 --crops runs/crops.npy \
-        --validation val.tar --init runs/low/base/weights.safetensors --out runs/low/scan
+    python -m training.scan_noise --sqrt-eta 0.1 0.2 0.4 0.8 --steps 2000 --crops runs/crops.npy --validation val.tar \
+        --init runs/diffo/base/weights.safetensors --out runs/diffo/scan
 
 Each noise has a folder of its own under ``--out``, in which an interrupted training goes on, and one that is done is
-only read. The table is ``noise.md`` there, for the model card; the best by the loss on validation photos belongs into
-the configuration.
+only read. The table is ``noise.md`` there, for the model card; the best of a rate by the loss on validation photos
+belongs into the configuration.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from . import diffo, loop, train_diffo
 
-COLUMNS = ("loss", "psnr", "perceptual", "bpp", "codes")
+COLUMNS = ("loss", "psnr", "perceptual", "resnet", "bpp")
 
 
 def main() -> None:
@@ -31,14 +31,16 @@ def main() -> None:
             loop.load_weights(setup.model, args.init)
             train_diffo.run(setup)
         rows[sqrt_eta] = _last(args.out / "validation.jsonl")
-    (out / "noise.md").write_text(table(rows))
+    (out / "noise.md").write_text(table(list(diffo.read_settings(args.config)["rates"]), rows))
 
 
-def table(rows: dict[float, dict[str, float]]) -> str:
-    """Return measures by noise as a table in Markdown, the best first."""
-    lines = [f"| sqrt eta | {' | '.join(COLUMNS)} |", "|---" * (1 + len(COLUMNS)) + "|"]
-    for sqrt_eta, measures in sorted(rows.items(), key=lambda row: row[1]["loss"]):
-        lines.append(f"| {sqrt_eta:g} | {' | '.join(f'{measures[name]:.4g}' for name in COLUMNS)} |")
+def table(rates: list[str], rows: dict[float, dict[str, float]]) -> str:
+    """Return measures by rate and noise as a table in Markdown, the best noise of a rate first."""
+    lines = [f"| rate | sqrt eta | {' | '.join(COLUMNS)} |", "|---" * (2 + len(COLUMNS)) + "|"]
+    for rate in rates:
+        for sqrt_eta, measures in sorted(rows.items(), key=lambda row: row[1][f"{rate}.loss"]):
+            numbers = " | ".join(f"{measures[f'{rate}.{name}']:.4g}" for name in COLUMNS)
+            lines.append(f"| {rate} | {sqrt_eta:g} | {numbers} |")
     return "\n".join(lines) + "\n"
 
 

@@ -1,16 +1,18 @@
-"""Stage *base* of DiffO: latent autoencoder and codebook learn what of a photo's latents indices can tell.
+"""Stage *base* of DiffO: latent autoencoders and codebooks learn what of a photo's latents indices can tell.
 
-    python -m training.train_diffo_base --rate low --crops runs/crops.npy --validation val.tar \
-        --init runs/decoder/weights.safetensors --out runs/low/base
+    python -m training.train_diffo_base --crops runs/crops.npy --validation val.tar \
+        --init runs/codec/weights.safetensors --out runs/diffo/base
 
-E and D are the small RDEIC model's, of which ``--init`` has ``vae.*``. The loss is squared error of latents, weighted
-as pixels see it; D is not run, so that steps are short. The codebook starts from clusters of z_e.
+E and D are the small RDEIC model's after its stage *codec*, of which ``--init`` has ``vae.*``. The loss is squared error
+of latents, weighted as pixels see it; D is not run, so that steps are short. A codebook starts from clusters of z_e.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from rdeic_export.modules.diffo.model import DiffoModel
 
 from . import diffo, loop
 from .codebook import Codebook, vectors_of
@@ -19,40 +21,44 @@ START_VECTORS = 16  # vectors a code that clusters are found among
 
 
 def main() -> None:
-    """Run the stage; the result is ``weights.safetensors`` with keys ``vqgan.*`` and ``codec.*``."""
+    """Run the stage; the result is ``weights.safetensors`` with the keys of `diffo.DiffoRates`."""
     args = diffo.parser(__doc__ or "").parse_args()
     setup = diffo.prepare(args, "base")
-    model, options = setup.model, setup.options
+    vae, models = setup.model.vqgan, setup.model.models
     diffo.start_from_rdeic(setup, args.init)
-    model.vqgan.requires_grad_(False)
-    weights = diffo.latent_weights(model)
-    codebook = Codebook(model.codec.quantize)
+    vae.requires_grad_(False)
+    for model in models.values():
+        model.unet.requires_grad_(False)
+    weights = diffo.latent_weights(vae)
+    books = diffo.codebooks(setup)
     if not (setup.out / loop.CHECKPOINT).exists():
-        _start(setup, codebook)
+        for name, model in models.items():
+            _start(setup, model, books[name])
 
     def loss(image: Tensor) -> tuple[Tensor, loop.Parts]:
-        z_start = model.vqgan.latents(image).detach()
-        made = codebook.quantise(model.codec.encode(z_start))
-        error = (weights * (model.codec.decode(made.z_y).float() - z_start).square()).mean()
-        total = error + options["commitment_weight"] * made.commitment
-        return total, {
-            "latent": error.detach(),
-            "commitment": made.commitment.detach(),
-            "codes": codebook.used(),
-        }
+        z_start = vae.latents(image).detach()
+        total, parts = z_start.new_zeros(()), {}
+        for name, model in models.items():
+            made = books[name].quantise(model.codec.encode(z_start))
+            error = (weights * (model.codec.decode(made.z_y).float() - z_start).square()).mean()
+            total = total + error + setup.options["commitment_weight"] * made.commitment
+            parts |= {
+                f"{name}.base": error.detach(),
+                f"{name}.commitment": made.commitment.detach(),
+                f"{name}.codes": books[name].used(),
+            }
+        return total, parts
 
-    def decode(image: Tensor) -> tuple[Tensor, Tensor]:
-        indices = model.analyse(image)
-        return model.vqgan.decode(model.codec.synthesise(indices)[1]), indices
+    def decode(rate: str, image: Tensor) -> tuple[Tensor, Tensor]:
+        indices = models[rate].analyse(image)
+        return vae.decode(models[rate].codec.synthesise(indices)[1]), indices
 
-    trained = {"vqgan": model.vqgan, "codec": model.codec}
-    diffo.run(setup, trained, loss, lambda: diffo.validate(setup, decode), codebook.after_step)
+    diffo.run(setup, books, loss, lambda: diffo.validate(setup, decode))
 
 
 @torch.no_grad()
-def _start(setup: diffo.DiffoSetup, codebook: Codebook) -> None:
-    """Start the codebook from clusters of what the untrained VQ-E makes of photos."""
-    model = setup.model
+def _start(setup: diffo.DiffoSetup, model: DiffoModel, codebook: Codebook) -> None:
+    """Start a codebook from clusters of what the untrained VQ-E makes of photos."""
     found: list[Tensor] = []
     while sum(len(vectors) for vectors in found) < START_VECTORS * model.config.codebook_size:
         found.append(vectors_of(model.codec.encode(model.vqgan.latents(setup.batch(len(found))))))

@@ -12,12 +12,12 @@ from safetensors.torch import load_file, save_file
 
 from rdeic_export.modules.config import TINY_2
 from rdeic_export.modules.diffo.config import DIFFO_TINY
-from rdeic_export.modules.diffo.model import DiffoModel
 from rdeic_export.modules.linear_vae import LinearVae
 from rdeic_export.modules.model import RdeicModel
 from rdeic_export.weights import any_recipe, diffo_recipe
 from rdeic_export.weights.diffo_recipe import DiffoRecipe
-from training import data, diffo, pack_diffo, scan_noise, train_diffo, train_diffo_base, transforms
+from training import data, diffo, loop, pack_diffo, scan_noise, train_diffo, train_diffo_base, transforms
+from .host_copies import WatchedLoop
 
 PHOTOS = Path(__file__).parents[2] / "tests" / "data" / "photos"
 CONFIG = """
@@ -71,9 +71,8 @@ def common(folder: Path) -> list[object]:
 
 def test_rescaled_latents_have_a_variance_of_one_and_decode_to_the_same(folder: Path) -> None:
     torch.manual_seed(0)
-    model = DiffoModel(DIFFO_TINY)
+    vae = diffo.DiffoRates({"one": DIFFO_TINY}).vqgan
     rdeic = load_file(folder / "rdeic.safetensors")
-    vae = diffo.linear_vae(model)
     vae.load_state_dict({k.removeprefix("vae."): v for k, v in rdeic.items() if k.startswith("vae.")})
     image = data.to_tensor(np.load(folder / "crops.npy"))
     with torch.no_grad():
@@ -84,73 +83,94 @@ def test_rescaled_latents_have_a_variance_of_one_and_decode_to_the_same(folder: 
         torch.testing.assert_close(after.std((0, 2, 3)), torch.ones(24))
         torch.testing.assert_close(vae.decode(after[:2]), expected, rtol=1e-4, atol=1e-4)
     # An error of z_0 weighs what it does to pixels: D's linear part is orthogonal.
-    weights = diffo.latent_weights(model)
+    weights = diffo.latent_weights(vae)
     assert weights.mean() == pytest.approx(1, rel=1e-5)
     assert weights[0] == weights.max()
 
 
-@pytest.mark.parametrize("rate", ["coarse", "fine"])
 def test_stages_chain_resume_and_make_a_bundle(
-    rate: str, folder: Path, common: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, common: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base, one_step = tmp_path / "base", tmp_path / "one_step"
-    of_base = [*common, "--rate", rate, "--init", folder / "rdeic.safetensors"]
+    of_base = [*common, "--init", folder / "rdeic.safetensors"]
     run(train_diffo_base.main, monkeypatch, *of_base, "--steps", 1, "--out", base)
     run(train_diffo_base.main, monkeypatch, *of_base, "--steps", 3, "--out", base)  # goes on
     run(train_diffo_base.main, monkeypatch, *of_base, "--steps", 3, "--out", tmp_path / "unbroken")
     first, unbroken = (load_file(path / "weights.safetensors") for path in (base, tmp_path / "unbroken"))
-    assert {key.split(".")[0] for key in first} == {"vqgan", "codec"}
-    for key in ("vqgan.basis", "codec.quantize.cluster_size"):
+    for key in ("vqgan.basis", "coarse.codec.quantize.cluster_size"):
         torch.testing.assert_close(first[key], unbroken[key], rtol=0.2, atol=1e-3)  # a learning rate fell in between
 
-    of_step = [*common, "--rate", rate, "--init", base / "weights.safetensors"]
+    of_step = [*common, "--init", base / "weights.safetensors"]
     run(train_diffo.main, monkeypatch, *of_step, "--steps", 2, "--out", one_step)
     second = load_file(one_step / "weights.safetensors")
-    config = diffo.rate_config(diffo.read_settings(folder / "config.toml"), rate)
-    assert second.keys() == DiffoModel(config).state_dict().keys()
-    assert all(torch.equal(first[key], second[key]) for key in first if key.startswith("vqgan."))
+    assert first.keys() == second.keys()
     learnt = {key for key in first if not torch.equal(first[key], second[key])}
-    assert {
-        "codec.encoder.conv_in.weight",
-        "codec.decoder.conv_out.weight",
-        "codec.quantize.embedding.weight",
-    } <= learnt
-    assert second["unet.out.2.weight"].abs().max() > 0
+    assert "vqgan.basis" not in learnt  # files would not be those of the base
+    assert "vqgan.linear.weight" in learnt
+    for rate in ("coarse", "fine"):
+        assert {
+            f"{rate}.codec.encoder.conv_in.weight",
+            f"{rate}.codec.decoder.conv_out.weight",
+            f"{rate}.codec.quantize.embedding.weight",
+        } <= learnt
+        assert second[f"{rate}.unet.out.2.weight"].abs().max() > 0
     assert (one_step / "samples" / "000002.png").exists()
 
     packed = tmp_path / "packed"
-    run(pack_diffo.main, monkeypatch, f"{rate}={one_step}", "--config", folder / "config.toml", "--out", packed)
+    weights = one_step / "weights.safetensors"
+    run(pack_diffo.main, monkeypatch, weights, "--config", folder / "config.toml", "--out", packed)
     recipe = any_recipe.load(packed / "recipe.toml")
     assert isinstance(recipe, DiffoRecipe)
-    assert recipe.rates[0].config == config
-    assert isinstance(diffo_recipe.build_model(recipe, recipe.rates[0]).vqgan, LinearVae)
+    configs = diffo.configs(diffo.read_settings(folder / "config.toml"))
+    assert {rate.label: rate.config for rate in recipe.rates} == configs
+    for rate in recipe.rates:
+        model = diffo_recipe.build_model(recipe, rate)
+        assert isinstance(model.vqgan, LinearVae)
+        torch.testing.assert_close(model.vqgan.basis, second["vqgan.basis"], rtol=1e-3, atol=1e-3)
+        codes = second[f"{rate.label}.codec.quantize.embedding.weight"]
+        torch.testing.assert_close(model.codec.quantize.embedding.weight, codes, rtol=1e-3, atol=1e-3)
 
 
 def test_scan_trains_with_each_noise_and_reads_what_is_done(
     folder: Path, common: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
-    config = diffo.rate_config(diffo.read_settings(folder / "config.toml"), "coarse")
-    model = DiffoModel(config)
+    model = diffo.DiffoRates(diffo.configs(diffo.read_settings(folder / "config.toml")))
     rdeic = load_file(folder / "rdeic.safetensors")
-    diffo.linear_vae(model).load_state_dict(
-        {k.removeprefix("vae."): v for k, v in rdeic.items() if k.startswith("vae.")}
-    )
-    state = {k: v.contiguous() for k, v in model.state_dict().items() if not k.startswith("unet.")}
-    save_file(state, tmp_path / "base.safetensors")
-    options = [*common, "--rate", "coarse", "--init", tmp_path / "base.safetensors", "--steps", 1]
+    model.vqgan.load_state_dict({k.removeprefix("vae."): v for k, v in rdeic.items() if k.startswith("vae.")})
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, tmp_path / "base.safetensors")
+    options = [*common, "--init", tmp_path / "base.safetensors", "--steps", 1]
     for _ in range(2):
         run(scan_noise.main, monkeypatch, *options, "--sqrt-eta", 0.1, 0.8, "--out", tmp_path / "scan")
-    table = (tmp_path / "scan" / "noise.md").read_text().splitlines()
-    assert len(table) == 4
-    assert {row.split("|")[1].strip() for row in table[2:]} == {"0.1", "0.8"}
+    table = [row.split(" | ") for row in (tmp_path / "scan" / "noise.md").read_text().splitlines()]
+    assert len(table) == 2 + 4
+    assert {(row[0].strip("| "), row[1]) for row in table[2:]} == {
+        (rate, noise) for rate in ("coarse", "fine") for noise in ("0.1", "0.8")
+    }
     assert len((tmp_path / "scan" / "0.1" / "metrics.jsonl").read_text().splitlines()) == 1
 
 
+def test_a_step_neither_reads_a_value_back_nor_copies_one_from_the_host(
+    folder: Path, common: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = WatchedLoop()
+    monkeypatch.setattr(loop, "run", watched)
+    run(train_diffo_base.main, monkeypatch, *common, "--init", folder / "rdeic.safetensors", "--out", tmp_path / "base")
+    rates = diffo.DiffoRates(diffo.configs(diffo.read_settings(folder / "config.toml")))
+    loop.save_weights(tmp_path / "weights.safetensors", rates.state_dict())
+    run(
+        train_diffo.main,
+        monkeypatch,
+        *common,
+        "--init",
+        tmp_path / "weights.safetensors",
+        "--out",
+        tmp_path / "one_step",
+    )
+    assert watched.found == [set(), set()]
+
+
 def test_settings_have_the_rates_that_were_meant() -> None:
-    settings = diffo.read_settings(diffo.CONFIG)
-    bits = {
-        name: np.log2(config.codebook_size) / config.index_px**2
-        for name, config in ((name, diffo.rate_config(settings, name)) for name in settings["rates"])
-    }
-    assert bits == pytest.approx({"low": 0.0098, "high": 0.03125}, rel=0.01)
+    configs = diffo.configs(diffo.read_settings(diffo.CONFIG))
+    bits = {name: np.log2(config.codebook_size) / config.index_px**2 for name, config in configs.items()}
+    assert bits == pytest.approx({"low": 0.0107, "high": 0.03125}, rel=0.01)

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from rdeic_eval.psnr import psnr_of_mse
 from rdeic_export.modules.compression import SlicePrediction
@@ -23,6 +21,8 @@ from rdeic_export.modules.gained import GainedCompressionModel, rate_between
 from rdeic_export.modules.linear_vae import LinearVae
 from rdeic_export.modules.model import RdeicModel
 from training import cut_crops, data, loop, losses, pack_weights, train_codec, train_decoder, train_texture, transforms
+
+from .host_copies import WatchedLoop
 
 ROOT = Path(__file__).parents[2]
 PHOTOS = ROOT / "tests" / "data" / "photos"
@@ -93,35 +93,11 @@ def test_stages_chain_produces_every_weight_of_the_model(tmp_path: Path, monkeyp
     assert not [key for key in changed if key.startswith(frozen)]
 
 
-class HostCopies(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Names operations that, on a GPU, would read a value back or copy one from the host: no CUDA graph has these."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.found: set[str] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        if name in ("_local_scalar_dense", "lift_fresh", "nonzero", "_unique2", "bincount", "masked_select"):
-            self.found.add(name)
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("stage", ["codec", "decoder", "texture"])
 def test_a_step_neither_reads_a_value_back_nor_copies_one_from_the_host(
     stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = []
-
-    def watched(trained: object, batch: Any, loss: Any, *rest: object, after_step: Any, **options: object) -> None:
-        crops = batch(0)
-        with HostCopies() as copies, torch.autocast("cpu", torch.bfloat16):
-            value, parts = loss(crops)
-            value.backward()
-        after_step(0, 0.0)
-        assert all(isinstance(part, Tensor) and not part.requires_grad for part in parts.values())
-        found.append(copies.found)
-
+    watched = WatchedLoop()
     weights = tmp_path / "weights.safetensors"
     loop.save_weights(weights, {k: v for k, v in RdeicModel(TINY_2).state_dict().items() if k != "context"})
     np.save(tmp_path / "crops.npy", np.stack(list(data.cut(data.load_photos([PHOTOS], 128), 4, 128, seed=0))))
@@ -129,7 +105,7 @@ def test_a_step_neither_reads_a_value_back_nor_copies_one_from_the_host(
     options = ["--crops", tmp_path / "crops.npy", "--validation", PHOTOS, "--batch", 2, "--samples", 1]
     options += ["--device", "cpu", "--init", weights, "--out", tmp_path / stage]
     run({"codec": train_codec, "decoder": train_decoder, "texture": train_texture}[stage].main, monkeypatch, *options)
-    assert found == [set()]
+    assert watched.found == [set()]
 
 
 def test_linear_start_codes_photos_as_well_as_its_components_allow(linear: RdeicModel, squares: np.ndarray) -> None:
