@@ -19,12 +19,11 @@ from torch import Tensor, nn
 from rdeic_eval.psnr import psnr_of_mse
 from rdeic_export.modules.diffo.config import DiffoConfig
 from rdeic_export.modules.diffo.model import DiffoModel
-from rdeic_export.modules.linear_vae import LinearVae
+from rdeic_export.modules.linear_vae import LinearVae, zero
 from rdeic_export.weights.diffo_recipe import MODELS
 from rdeic_export.weights.state import read_state
 
 from . import common, data, loop
-from .codebook import Codebook
 from .common import Setup
 
 CONFIG = Path(__file__).parent / "configs" / "diffo-tiny.toml"
@@ -50,7 +49,14 @@ class DiffoRates(nn.Module):
         self.vqgan = first
         for name, model in self.models.items():
             model.vqgan = first
+            zero(_last(model))  # the UNet starts by adding nothing to the base
             self.add_module(name, nn.ModuleDict({"codec": model.codec, "unet": model.unet}))
+
+
+def _last(model: DiffoModel) -> nn.Conv2d:
+    last = model.unet.out[-1]
+    assert isinstance(last, nn.Conv2d)
+    return last
 
 
 DiffoSetup: TypeAlias = Setup[DiffoRates]
@@ -107,11 +113,6 @@ def latent_weights(vae: LinearVae) -> Tensor:
     return (squares / squares.mean())[:, None, None]
 
 
-def codebooks(setup: DiffoSetup) -> dict[str, Codebook]:
-    """Return what keeps each rate's codebook up to date, by name."""
-    return {name: Codebook(model.codec.quantize) for name, model in setup.model.models.items()}
-
-
 def validate(
     setup: DiffoSetup, decode: Callable[[str, Tensor], tuple[Tensor, Tensor]]
 ) -> tuple[NDArray[np.uint8], loop.Metrics]:
@@ -121,7 +122,8 @@ def validate(
         setup: has the photos.
         decode: rate, images in [-1, 1] -> (decoded, indices).
     """
-    columns, metrics = [data.to_images(setup.validation[:SHEET_PHOTOS])], {}
+    columns = [data.to_images(setup.validation[:SHEET_PHOTOS])]
+    metrics: loop.Metrics = {}
     for name, model in setup.model.models.items():
         errors, sheets, counts = [], [], torch.zeros(model.config.codebook_size)
         for image in torch.split(setup.validation, SHEET_PHOTOS):
@@ -143,16 +145,11 @@ def validate(
 
 def run(
     setup: DiffoSetup,
-    books: Mapping[str, Codebook],
     loss: Callable[[Tensor], tuple[Tensor, loop.Parts]],
     samples: Callable[[], tuple[NDArray[np.uint8], loop.Metrics]],
+    after_step: Callable[[int, float], None] = lambda step, share: None,
 ) -> None:
-    """Run a stage; ``loss`` and ``samples`` as of `loop.run`, which also says what is left in the folder."""
-
-    def after_step(step: int, share: float) -> None:
-        for book in books.values():
-            book.after_step(step, share)
-
+    """Run a stage; ``loss``, ``samples`` and ``after_step`` as of `loop.run`, which says what is left in the folder."""
     loop.run(
         setup.model,
         setup.batch,

@@ -3,8 +3,9 @@
     python -m training.train_diffo_base --crops runs/crops.npy --validation val.tar \
         --init runs/codec/weights.safetensors --out runs/diffo/base
 
-E and D are the small RDEIC model's after its stage *codec*, of which ``--init`` has ``vae.*``. The loss is squared error
-of latents, weighted as pixels see it; D is not run, so that steps are short. A codebook starts from clusters of z_e.
+E and D are the small RDEIC model's after its stage *codec*, of which ``--init`` has ``vae.*``. The loss is squared
+error of latents, weighted as pixels see it; D is not run, so that steps are short. A codebook starts from clusters of
+z_e.
 """
 
 from __future__ import annotations
@@ -30,14 +31,15 @@ def main() -> None:
     for model in models.values():
         model.unet.requires_grad_(False)
     weights = diffo.latent_weights(vae)
-    books = diffo.codebooks(setup)
+    books = {name: Codebook(model.codec.quantize) for name, model in models.items()}
     if not (setup.out / loop.CHECKPOINT).exists():
         for name, model in models.items():
             _start(setup, model, books[name])
 
     def loss(image: Tensor) -> tuple[Tensor, loop.Parts]:
         z_start = vae.latents(image).detach()
-        total, parts = z_start.new_zeros(()), {}
+        total = z_start.new_zeros(())
+        parts: loop.Parts = {}
         for name, model in models.items():
             made = books[name].quantise(model.codec.encode(z_start))
             error = (weights * (model.codec.decode(made.z_y).float() - z_start).square()).mean()
@@ -49,11 +51,15 @@ def main() -> None:
             }
         return total, parts
 
+    def update(step: int, share: float) -> None:
+        for book in books.values():
+            book.after_step(step, share)
+
     def decode(rate: str, image: Tensor) -> tuple[Tensor, Tensor]:
         indices = models[rate].analyse(image)
         return vae.decode(models[rate].codec.synthesise(indices)[1]), indices
 
-    diffo.run(setup, books, loss, lambda: diffo.validate(setup, decode))
+    diffo.run(setup, loss, lambda: diffo.validate(setup, decode), update)
 
 
 @torch.no_grad()

@@ -12,7 +12,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
-from torch import Tensor
 
 from rdeic_eval.psnr import psnr_of_mse
 from rdeic_export.modules.compression import SlicePrediction
