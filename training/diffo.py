@@ -92,6 +92,11 @@ def read_settings(path: Path) -> dict[str, Any]:
     return tomllib.loads(path.read_text())
 
 
+def is_own(weights: Path) -> bool:
+    """Return whether a file is what a stage of DiffO left, and not the small RDEIC model's."""
+    return any(key.startswith(f"{SHARED}.") for key in read_state(weights))
+
+
 @torch.no_grad()
 def start_from_rdeic(setup: DiffoSetup, weights: Path) -> None:
     """Take E and D from weights of the small RDEIC model, ``vae.*``, with latents scaled to a variance of one.

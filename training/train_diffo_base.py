@@ -5,7 +5,7 @@
 
 E and D are the small RDEIC model's after its stage *codec*, of which ``--init`` has ``vae.*``. The loss is squared
 error of latents, weighted as pixels see it; D is not run, so that steps are short. A codebook starts from clusters of
-z_e.
+z_e. ``--init`` may also be what this stage left before.
 """
 
 from __future__ import annotations
@@ -26,13 +26,17 @@ def main() -> None:
     args = diffo.parser(__doc__ or "").parse_args()
     setup = diffo.prepare(args, "base")
     vae, models = setup.model.vqgan, setup.model.models
-    diffo.start_from_rdeic(setup, args.init)
+    goes_on = diffo.is_own(args.init)
+    if goes_on:
+        loop.load_weights(setup.model, args.init)
+    else:
+        diffo.start_from_rdeic(setup, args.init)
     vae.requires_grad_(False)
     for model in models.values():
         model.unet.requires_grad_(False)
     weights = diffo.latent_weights(vae)
     books = {name: Codebook(model.codec.quantize) for name, model in models.items()}
-    if not (setup.out / loop.CHECKPOINT).exists():
+    if not goes_on and not (setup.out / loop.CHECKPOINT).exists():
         for name, model in models.items():
             _start(setup, model, books[name])
 
