@@ -1,8 +1,9 @@
-"""The codecs that ours is compared with, all through Pillow, at settings that make small files."""
+"""The codecs that ours is compared with: those of Pillow, at settings that make small files, and other bundles."""
 
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -13,23 +14,81 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError, features
 
+from rdeic_rt.codec import Codec
 from rdeic_rt.errors import ImageError
 
 # What Pillow and its plugins raise when a codec refuses an image.
 _CODEC_ERRORS = (OSError, ValueError, RuntimeError, SystemError, UnidentifiedImageError)
 
 
-@dataclass(frozen=True)
-class OtherCodec:
+class OtherCodec(ABC):
     """A codec and its settings.
 
     Attributes:
-        id: for the command line.
         name: for people.
         settings: what is fixed, in words.
-        pillow_format, options: what Pillow is told.
-        qualities: what Pillow's ``quality`` may be, smallest files first.
+        qualities: what it may be asked for, smallest files first.
         sweep: the qualities of its rate-distortion curve.
+    """
+
+    name: str
+    settings: str
+    qualities: range
+    sweep: tuple[int, ...]
+
+    @abstractmethod
+    def encode(self, image: Image.Image, quality: int) -> bytes:
+        """Return the file of an RGB image.
+
+        Raises:
+            RdeicError: the codec refuses it, as for one that is too large.
+        """
+
+    @abstractmethod
+    def decode(self, data: bytes) -> Image.Image:
+        """Return the RGB image in a file.
+
+        Raises:
+            RdeicError: the codec cannot read what it wrote.
+        """
+
+
+class BundleCodec(OtherCodec):
+    """Another bundle than the one that is measured; where it has rates between its own, eight to each step."""
+
+    _BETWEEN = 8
+
+    def __init__(self, codec: Codec) -> None:
+        """Take a bundle that is loaded."""
+        rates = codec.bundle.rates
+        self._codec = codec
+        self._between = self._BETWEEN if codec.bundle.levels is not None else 1
+        self.name = codec.bundle.name
+        self.settings = f"bundle of family {codec.bundle.family}, rates 0 to {len(rates) - 1}"
+        self.qualities = range((len(rates) - 1) * self._between + 1)
+        self.sweep = tuple(range(0, len(self.qualities), self._between))
+        # From the smallest files on; bundles with rates between have theirs in order, largest first.
+        self._rates = sorted(range(len(rates)), key=lambda index: rates[index].bpp)
+
+    def encode(self, image: Image.Image, quality: int) -> bytes:
+        """Return the .rdc file; errors as of `Codec.encode`."""
+        whole, part = divmod(quality, self._between)
+        rate = self._rates[whole]
+        return self._codec.encode(np.asarray(image), rate - part / self._between if part else rate)
+
+    def decode(self, data: bytes) -> Image.Image:
+        """Return the image; errors as of `Codec.decode`."""
+        return Image.fromarray(self._codec.decode(data))
+
+
+@dataclass(frozen=True)
+class PillowCodec(OtherCodec):
+    """A codec of Pillow's.
+
+    Attributes:
+        id: for the command line.
+        name, settings, qualities, sweep: as of `OtherCodec`; Pillow's ``quality``.
+        pillow_format, options: what Pillow is told.
     """
 
     id: str
@@ -69,7 +128,7 @@ class OtherCodec:
 # has more than one thread, but not on how many.
 _SWEEP = (0, 4, 10, 20, 40)
 CODECS = (
-    OtherCodec(
+    PillowCodec(
         "jpeg",
         "JPEG",
         "progressive, optimised Huffman tables, 4:2:0",
@@ -78,9 +137,9 @@ CODECS = (
         range(1, 96),
         (1, *_SWEEP[1:]),
     ),
-    OtherCodec("webp", "WebP", "lossy, method 6", "WEBP", {"method": 6}, range(101), _SWEEP),
-    OtherCodec("avif", "AVIF", "speed 4, 4:2:0", "AVIF", {"speed": 4, "max_threads": 2}, range(101), _SWEEP),
-    OtherCodec("jxl", "JPEG XL", "lossy, effort 8", "JXL", {"effort": 8}, range(100), _SWEEP),
+    PillowCodec("webp", "WebP", "lossy, method 6", "WEBP", {"method": 6}, range(101), _SWEEP),
+    PillowCodec("avif", "AVIF", "speed 4, 4:2:0", "AVIF", {"speed": 4, "max_threads": 2}, range(101), _SWEEP),
+    PillowCodec("jxl", "JPEG XL", "lossy, effort 8", "JXL", {"effort": 8}, range(100), _SWEEP),
 )
 IDS = tuple(codec.id for codec in CODECS)
 
@@ -95,7 +154,7 @@ class Available:
         left_out: why the others cannot, by name.
     """
 
-    codecs: tuple[OtherCodec, ...]
+    codecs: tuple[PillowCodec, ...]
     libraries: Mapping[str, str]
     left_out: Mapping[str, str]
 

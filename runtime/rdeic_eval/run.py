@@ -21,7 +21,7 @@ from rdeic_rt.manifest import Rate
 
 from . import reference_codecs, summary
 from .metrics import JUDGES, Judge, Reference, Scores, lattices, mean_distance
-from .reference_codecs import CodedFile, Encodings, OtherCodec
+from .reference_codecs import BundleCodec, CodedFile, Encodings, OtherCodec
 from .results import (
     OURS,
     PREVIEW,
@@ -48,6 +48,7 @@ def evaluate(
     *,
     rates: Sequence[int] | None = None,
     codecs: Iterable[str] = reference_codecs.IDS,
+    beside: Sequence[Codec] = (),
     curves: bool = True,
     keep_images: int = 0,
     threads: int | None = None,
@@ -62,6 +63,7 @@ def evaluate(
         photos: their files; as `pixels.read_image` reads them, so the codecs get what `rdeic-rt encode` gets.
         rates: indices into ``bundle.rates``; None for all.
         codecs: ids of `reference_codecs.CODECS`; those that cannot run here are left out, and named in the result.
+        beside: other bundles to compare with.
         curves: also code each photo over a sweep of qualities, for curves and BD-rates.
         keep_images: of how many photos the decoded images are kept.
         threads: of PyTorch, in the whole process and from now on; None for as many as it has.
@@ -74,8 +76,11 @@ def evaluate(
     available = reference_codecs.available(codecs)
     if threads is not None:
         torch.set_num_threads(threads)
+    others = (*(BundleCodec(one) for one in beside), *available.codecs)
+    settings = {c.name: f"{c.settings} ({available.libraries[c.name]})" for c in available.codecs}
     judge = Judge()
-    _warm_up(codec, chosen)
+    for one, its_rates in ((codec, chosen), *((one, one.bundle.rates) for one in beside)):
+        _warm_up(one, its_rates)
     done: list[PhotoResult] = []
     failures: list[Failure] = []
     for path in photos:
@@ -85,17 +90,17 @@ def evaluate(
         try:
             photo, _ = pixels.read_image(path, codec.limits)
             bench = _Photo(codec, judge, photo, keep=len(done) < keep_images)
-            done.append(bench.measure(name, chosen, available.codecs, curves=curves))
+            done.append(bench.measure(name, chosen, others, curves=curves))
         except (RdeicError, OSError) as error:
             failures.append(Failure(name, error))
             continue
-        _log.info("%s: measured at %d rates beside %d codecs", name, len(chosen), len(available.codecs))
+        _log.info("%s: measured at %d rates beside %d codecs", name, len(chosen), len(others))
     curve = summary.curve(done, [rate.index for rate in chosen]) if curves else ()
     return Evaluation(
         bundle=codec.bundle.name,
         backend={"name": codec.backend, **codec.description()},
         rates=tuple(_facts(codec, rate) for rate in chosen),
-        settings={c.name: f"{c.settings} ({available.libraries[c.name]})" for c in available.codecs},
+        settings={c.name: c.settings for c in others} | settings,
         left_out=available.left_out,
         judges=JUDGES,
         photos=tuple(done),

@@ -7,10 +7,14 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+import rdeic_rt
 from rdeic_eval import reference_codecs
-from rdeic_eval.reference_codecs import CODECS, Encodings, OtherCodec
+from rdeic_eval.reference_codecs import CODECS, BundleCodec, Encodings, OtherCodec
+from rdeic_rt import Codec, container
 from rdeic_rt.errors import ImageError
-from tests.conftest import missing
+from tests.conftest import REPOSITORY, missing
+
+GOLDEN_BUNDLE = REPOSITORY / "tests" / "golden" / "v1" / "bundle"
 
 
 @pytest.fixture(params=CODECS, ids=lambda codec: codec.id)
@@ -85,3 +89,25 @@ def test_available_names_what_is_missing_and_how_to_get_it(monkeypatch: pytest.M
 def test_available_of_an_unknown_codec_is_refused_with_the_choices() -> None:
     with pytest.raises(ValueError, match="no codec bmp; there are jpeg, webp, avif, jxl"):
         reference_codecs.available(["jpeg", "bmp"])
+
+
+def test_another_bundle_is_compared_with_at_any_size_it_can_reach(codec: Codec, photo: NDArray[np.uint8]) -> None:
+    other = BundleCodec(codec)
+    assert other.name == codec.bundle.name
+    assert len(other.sweep) == len(codec.bundle.rates)
+    files = Encodings(other, photo[:96, :128])
+    sizes = [len(files.at(quality).data) for quality in other.sweep]
+    assert sizes == sorted(sizes)
+    target = (sizes[1] + sizes[2]) // 2
+    found = files.at_least(target)
+    assert other.sweep[1] < found.quality < other.sweep[2]  # a rate between two
+    assert target <= len(found.data) < sizes[2]
+    image, _ = files.decode(found)
+    np.testing.assert_array_equal(image, codec.decode(found.data))
+
+
+def test_a_bundle_without_rates_between_has_its_own_only(photo: NDArray[np.uint8]) -> None:
+    other = BundleCodec(rdeic_rt.load(GOLDEN_BUNDLE, backend="cpu"))
+    assert list(other.qualities) == list(other.sweep) == [0, 1]
+    small, large = (other.encode(Image.fromarray(photo[:64, :64]), quality) for quality in other.qualities)
+    assert container.parse(small).header.rate != container.parse(large).header.rate

@@ -59,7 +59,8 @@ examples:
   rdeic-rt eval photos/                            tables on standard output
   rdeic-rt eval photos/ --json all.json --plot curves.svg
   rdeic-rt eval a.jpg b.jpg --rates 0 --sheet sheet.png   images side by side
-  rdeic-rt eval photos/ --codecs none --no-curves  only ours: quick""",
+  rdeic-rt eval photos/ --codecs none --no-curves  only ours: quick
+  rdeic-rt eval photos/ --bundle diffo-tiny --beside tiny-2""",
     )
     group = parser.add_argument_group("input")
     group.add_argument("inputs", metavar="DIR", nargs="*", help="folders with photos, or photos")
@@ -75,6 +76,13 @@ examples:
         default=CODECS,
         help=f"what to compare with: some of {', '.join(CODECS)}, or {_NONE}. JPEG XL needs `pip install "
         "pillow-jxl-plugin`. Default: all that can run here",
+    )
+    group.add_argument(
+        "--beside",
+        metavar="B,...",
+        type=lambda text: tuple(text.split(",")),
+        default=(),
+        help="other bundles to compare with, by folder or name. Default: none",
     )
     group.add_argument(
         "--no-curves",
@@ -109,7 +117,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
     check_reports({"--json": args.json, "--plot": args.plot, "--sheet": args.sheet}, photos)
     from rdeic_eval.run import evaluate
 
-    codec = options.codec_from(args, options.limits_from(args))
+    limits = options.limits_from(args)
+    codec = options.codec_from(args, limits)
+    beside = [options.codec_from(argparse.Namespace(**{**vars(args), "bundle": name}), limits) for name in args.beside]
     try:
         for rate in args.rates or ():
             codec.bundle.choose_rate(rate)
@@ -120,6 +130,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         photos,
         rates=args.rates,
         codecs=args.codecs,
+        beside=beside,
         curves=args.curves,
         keep_images=_SHEET_PHOTOS if args.sheet is not None else 0,
         threads=args.threads,
