@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
     bundle = wanted.bundle or _built(wanted, args)
     reference = gate.Reference(bundle, wanted.steps, args.photos)
     taken, reports = [], {}
-    with derive.derivation(bundle, reference.graph_ids, wanted.ranges) as derivation:
+    with derive.derivation(bundle, wanted.chosen(reference.graph_ids), wanted.ranges) as derivation:
         for form in wanted.forms:
             derived = derivation.derive(form)
             if args.verify and form != selection.REFERENCE:
@@ -221,6 +221,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     engines.add_argument(
         "--workspace", metavar="MB", type=_megabytes, help="limit of scratch memory. Default: the library's"
+    )
+    engines.add_argument(
+        "--graphs",
+        metavar="ID,...",
+        type=lambda text: tuple(text.split(",")),
+        help="with --library onnx: only these graphs get the other forms. Default: all that decode",
     )
     engines.add_argument("--ranges", metavar="F", type=Path, help="activation ranges, for int8")
     result = p.add_argument_group("result")

@@ -38,6 +38,7 @@ class Wish:
         forms: what to derive, in this order.
         ranges: activation ranges, if a form has 8 bits.
         target: what to build plans for; None for a bundle with the forms.
+        graphs: ids of those that get the forms; None for all that decode.
     """
 
     recipe: AnyRecipe | None
@@ -47,6 +48,18 @@ class Wish:
     forms: tuple[str, ...]
     ranges: Ranges | None
     target: Target | None
+    graphs: tuple[str, ...] | None = None
+
+    def chosen(self, graph_ids: Sequence[str]) -> Sequence[str]:
+        """Return which of the graphs that decode get the forms.
+
+        Raises:
+            ExportError: one that was asked for is none of them.
+        """
+        unknown = [name for name in self.graphs or () if name not in graph_ids]
+        if unknown:
+            raise ExportError(f"no graph {unknown[0]!r} decodes; --graphs takes some of {', '.join(graph_ids)}")
+        return graph_ids if self.graphs is None else self.graphs
 
     def keeps(self, form: str) -> bool:
         """Return whether the bundle gets a form of the graphs: all without plans, and half precision if it is new.
@@ -79,12 +92,14 @@ def of(args: argparse.Namespace, root: Path) -> Wish:
     target = None if args.library == ONNX else _target(args, unit_px)
     if target is None and chosen is None and args.output is None:
         raise ExportError("--library onnx adds graphs to a copy of the bundle: name its folder with --output")
+    if target is not None and args.graphs is not None:
+        raise ExportError("--graphs is about forms in a bundle, with --library onnx; plans are built of all graphs")
     table = selection.IN_BUNDLES if target is None else selection.IN_PLANS
     wanted = tuple(form for precision in args.precision for form in table[precision])
     _check_drop(args, target, wanted)
     name = bundle.name if bundle is not None else _of(chosen).name
     ranges_of = _ranges(args, root, name, bundle, steps)
-    return Wish(chosen, bundle, steps, _output(args, root, chosen), wanted, ranges_of, target)
+    return Wish(chosen, bundle, steps, _output(args, root, chosen), wanted, ranges_of, target, args.graphs)
 
 
 def _default_steps(chosen: AnyRecipe | None, bundle: Bundle | None) -> tuple[int, ...]:

@@ -48,7 +48,7 @@ def measure(bundle: Bundle, file: EncodedPhoto) -> dict[str, tuple[str, ...]]:
             continue
         seconds = {}
         for form in FORMS:
-            if form not in opened.backend.forms or not all(form in bundle.graphs[x] for x in graph_ids):
+            if form not in opened.backend.forms or not any(form in bundle.graphs[x] for x in graph_ids):
                 continue
             try:
                 seconds[form] = _seconds(selection.in_one_form(bundle, graph_ids, form), opened, file.data)

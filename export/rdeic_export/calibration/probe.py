@@ -91,7 +91,8 @@ def decodes(
                 schedule = found.choose_schedule(rate, n_steps)
                 assert schedule is not None
                 steps.begin(schedule.name)
-                codec.decode(data, DecodeOptions(sharpness=SHARPNESS[index % len(SHARPNESS)], steps=n_steps))
+                sharpness = SHARPNESS[index % len(SHARPNESS)] if rate.is_guided else 1.0
+                codec.decode(data, DecodeOptions(sharpness=sharpness, steps=n_steps))
         yield photo
 
 

@@ -32,8 +32,12 @@ def float32_graphs(bundle: Bundle, graph_ids: Sequence[str]) -> dict[str, GraphS
 
 
 def in_one_form(bundle: Bundle, graph_ids: Sequence[str], form: str) -> Bundle:
-    """Return a bundle, in memory alone, that has some of its graphs in one form only."""
-    only = {graph_id: {form: bundle.graphs[graph_id][form]} for graph_id in graph_ids}
+    """Return a bundle, in memory alone, that has some of its graphs in one form only, or in float32 without it."""
+    only = {}
+    for graph_id in graph_ids:
+        forms = bundle.graphs[graph_id]
+        own = form if form in forms else REFERENCE
+        only[graph_id] = {own: forms[own]}
     return replace(bundle, graphs={**bundle.graphs, **only})
 
 

@@ -15,6 +15,8 @@ from safetensors.torch import save_file
 import build_engines
 import rdeic_rt
 from rdeic_export.bundle.build import build
+from rdeic_export.calibration import calibrate
+from rdeic_export.forms import quantize, ranges
 from rdeic_export.modules.diffo import resshift
 from rdeic_export.modules.diffo.config import SwinUNetConfig
 from rdeic_export.weights import any_recipe, diffo_recipe
@@ -175,3 +177,30 @@ def test_main_random_weights_of_diffo_need_no_steps(
     codec = rdeic_rt.load(output, backend="cpu", precision="fp16")
     photo = np.asarray(Image.open(sorted(photos.glob("*.png"))[0]))
     assert codec.decode(codec.encode(photo)).shape == photo.shape
+
+
+def test_one_graph_alone_gets_an_8_bit_form(
+    bundle: Path,
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(quantize, "LEAST_CHANNELS", dict.fromkeys(ranges.FORMS, 4))  # layers here have few channels
+    measured = calibrate.collect(bundle, sorted(photos.glob("*.png")))  # at sharpness 1: it knows no other
+    measured.save(tmp_path / "ranges.json")
+    output = tmp_path / "micro-diffo"
+    options = ["--bundle", bundle, "--library", "onnx", "--precision", "int8", "--ranges", tmp_path / "ranges.json"]
+    options += ["--photos", photos, "--output", output, "--no-verify", "--graphs"]
+    assert build_engines.main([*map(str, options), "analysis"]) == ExportError.exit_code
+    assert "no graph 'analysis' decodes; --graphs takes some of synthesis_r0, " in capsys.readouterr().err
+    assert build_engines.main([*map(str, options), "vae_decoder"]) == 0
+    codec = rdeic_rt.load(output, backend="cpu")
+    assert {name: set(forms) for name, forms in codec.bundle.graphs.items() if len(forms) > 1} == {
+        "vae_decoder": {"fp32", "int8-cpu"}
+    }
+    assert set(codec.bundle.preferred["cpu"]) == {"fp32", "int8-cpu"}  # measured with the other graphs in float32
+    photo = np.asarray(Image.open(sorted(photos.glob("*.png"))[0]))
+    data = codec.encode(photo)
+    assert data == rdeic_rt.load(bundle, backend="cpu").encode(photo)
+    assert codec.decode(data).shape == photo.shape
