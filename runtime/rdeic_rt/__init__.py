@@ -18,6 +18,7 @@ TYPE_CHECKING = False  # as of typing, which type checkers take it for
 if TYPE_CHECKING:
     from typing import Any
 
+    from .bundle import find_bundle
     from .codec import Codec, load
     from .container import Header, Metadata, RdcFile
     from .container import parse as read_header
@@ -78,6 +79,7 @@ __all__ = [
     "TruncatedError",
     "UnsupportedVersionError",
     "__version__",
+    "find_bundle",
     "load",
     "read_header",
     "read_image",
@@ -100,6 +102,7 @@ _HOME = {
     "Rate": "manifest",
     "RdcFile": "container",
     "Size": "limits",
+    "find_bundle": "bundle",
     "load": "codec",
     "read_header": "container",
     "read_image": "pixels",

@@ -19,12 +19,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from . import families, limits, strict_json
+from . import container, families, limits, strict_json
 from .bundle_file import BundleFile
-from .bundle_search import MANIFEST, find
-from .errors import BundleCorruptError, BundleError, BundleNotFoundError
+from .bundle_search import MANIFEST, SEARCH_VARIABLE, default_first, find, search_folders
+from .errors import BundleCorruptError, BundleError, BundleMismatchError, BundleNotFoundError
 from .families import Family
 from .frozen import Frozen
+from .limits import DEFAULT_LIMITS, Limits
 from .manifest import LEVEL, STEP, Bundle, GraphSpec, Levels, Rate
 from .schedule import Schedule
 from .tensor_spec import TensorSpec
@@ -60,6 +61,50 @@ def read(folder: Path, *, verify: bool = True) -> Bundle:
     for file in bundle.files.values():
         file.check()
     return bundle
+
+
+def find_bundle(data: bytes | bytearray | memoryview, limits: Limits = DEFAULT_LIMITS) -> Path:
+    """Return the folder of the installed bundle that an .rdc file was made with.
+
+    Args:
+        data: the file. Of one that is cut short, what `container.parse` takes with ``allow_partial`` is enough.
+        limits: what it may announce.
+
+    Raises:
+        FileFormatError: as `container.parse`.
+        BundleMismatchError: as `find_for`.
+    """
+    header = container.parse(data, limits, allow_partial=True).header
+    return find_for(header.model_id, header.rate)
+
+
+def find_for(model_id: bytes, rate: int) -> Path:
+    """Return the folder of the first bundle of `default_first` that has a model at a rate.
+
+    Manifests are read, up to that bundle's, and no hashes are compared. A bundle that cannot be read is passed over.
+
+    Args:
+        model_id: 4 bytes, from a file's header.
+        rate: rate number, from the header.
+
+    Raises:
+        BundleMismatchError: no installed bundle has it; lists every place that was looked at.
+    """
+    looked = []
+    for folder in default_first():
+        try:
+            bundle = read(folder, verify=False)
+        except (BundleError, OSError):
+            looked.append(f"{folder} (cannot be used)")
+            continue
+        if bundle.has(model_id, rate):
+            return folder
+        looked.append(str(folder))
+    raise BundleMismatchError(
+        f"the file needs model {model_id.hex()} at rate {rate}, which no installed bundle has; looked at "
+        f"{', '.join(looked or map(str, search_folders()))}. Give the bundle that the file was made with, or put the "
+        f"folder that holds it into {SEARCH_VARIABLE}."
+    )
 
 
 def write(folder: Path, document: Mapping[str, Any], *, hashed: Mapping[str, BundleFile] | None = None) -> Bundle:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from . import user_cache
@@ -68,3 +70,15 @@ def installed() -> tuple[Path, ...]:
             for manifest in sorted(folder.glob(f"*/{MANIFEST}")):
                 found.setdefault(manifest.parent.name, manifest.parent.resolve())
     return tuple(found.values())
+
+
+def default_first() -> Iterator[Path]:
+    """Yield the default bundle's folder, if there is one, and then those of the other `installed` bundles.
+
+    Nothing is looked for before it is asked for.
+    """
+    default = None
+    with suppress(BundleNotFoundError):
+        default = find()
+        yield default
+    yield from (folder for folder in installed() if folder != default)

@@ -164,6 +164,12 @@ class Bundle:
         ordered = [*measured, *(form for form in FORMS if form not in measured)]
         return tuple(form for form in ordered if precision in (AUTO, precision_of(form)))
 
+    def has(self, model_id: bytes, rate: int) -> bool:
+        """Return whether `rate_of` would return a rate."""
+        if self.levels is not None:
+            return rate < self.levels.count and self.rates[0].model_id == model_id
+        return rate < len(self.rates) and self.rates[rate].model_id == model_id
+
     def rate_of(self, model_id: bytes, rate: int) -> Rate:
         """Return the rate an .rdc header asks for.
 
@@ -174,10 +180,8 @@ class Bundle:
         Raises:
             BundleMismatchError: the file was made with another model; both are named.
         """
-        if self.levels is not None and rate < self.levels.count and self.rates[0].model_id == model_id:
-            return self.rate_at(rate)
-        if self.levels is None and rate < len(self.rates) and self.rates[rate].model_id == model_id:
-            return self.rates[rate]
+        if self.has(model_id, rate):
+            return self.rates[rate] if self.levels is None else self.rate_at(rate)
         if self.levels is None:
             has = ", ".join(f"rate {r.index}: {r.model_id.hex()}" for r in self.rates)
         else:

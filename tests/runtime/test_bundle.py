@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError
 from pathlib import Path
@@ -9,8 +10,19 @@ from typing import Any
 
 import pytest
 
-from rdeic_rt import bundle, bundle_search
-from rdeic_rt.errors import BundleCorruptError, BundleError, BundleMismatchError, BundleNotFoundError
+from rdeic_rt import bundle, bundle_search, container, find_bundle
+from rdeic_rt.container import Header
+from rdeic_rt.errors import (
+    BundleCorruptError,
+    BundleError,
+    BundleMismatchError,
+    BundleNotFoundError,
+    LimitExceededError,
+    NotRdcError,
+    TruncatedError,
+)
+from rdeic_rt.limits import Limits, Size
+from rdeic_rt.manifest import Bundle
 
 Document = dict[str, Any]
 
@@ -286,6 +298,90 @@ def test_find_path_is_never_searched_as_a_name(name: str, tmp_path: Path, monkey
     with pytest.raises(BundleNotFoundError) as caught:
         bundle_search.find(name)
     assert str(bundle_search.search_folders()[0]) not in str(caught.value)
+
+
+def file_of(model_id: str, rate: int = 0) -> bytes:
+    return container.pack(Header(Size(64, 64), bytes.fromhex(model_id), rate, z_is_plain=True), b"z", b"yyyy")
+
+
+@pytest.fixture
+def installed(
+    golden_bundle: Path, micro_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, Path]:
+    """The folders of the search variable, by name: bundles that are whole, and some that are not; no default one."""
+    folder = tmp_path / "installed"
+    folder.mkdir()
+    for name in ("a-broken", "a-later-schema", "a-short"):
+        shutil.copytree(micro_folder, folder / name)
+    (folder / "a-broken" / "bundle.json").write_text("{")
+    change(folder / "a-later-schema", lambda document: document.update(schema=3))
+    (folder / "a-short" / "entropy.npz").write_bytes(b"PK")
+    shutil.copytree(micro_folder, folder / "micro")
+    shutil.copytree(micro_folder, folder / "second-micro")
+    (folder / "levels").symlink_to(golden_bundle.parents[1] / "v1-levels" / "bundle")
+    (folder / "rates").symlink_to(golden_bundle)
+    monkeypatch.setattr(bundle_search, "search_folders", lambda: (tmp_path / "none", folder))
+    return {path.name: path.resolve() for path in folder.iterdir()}
+
+
+def test_find_bundle_returns_the_first_that_has_the_model_and_passes_over_broken_ones(
+    installed: dict[str, Path], golden_bundle: Path
+) -> None:
+    assert find_bundle(file_of("00c0ffee")) == installed["micro"]
+    golden = golden_bundle.parent
+    for data in ((golden / f"coffee_r{rate}.rdc").read_bytes() for rate in (0, 1)):
+        assert find_bundle(data) == find_bundle(memoryview(data)) == installed["rates"] == golden_bundle
+    for rate in (0, 37, 128):  # levels between the bundle's own rates, too
+        data = (golden.parent / "v1-levels" / f"coffee_r{rate}.rdc").read_bytes()
+        assert find_bundle(data) == installed["levels"]
+
+
+def test_find_bundle_takes_the_default_one_before_others_and_reads_no_other(
+    installed: dict[str, Path], micro_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    default = shutil.copytree(micro_folder, installed["a-broken"].parent / bundle_search.DEFAULT_NAME)
+    opened: list[Path] = []
+    read = bundle.read
+
+    def recorded(folder: Path, *, verify: bool) -> Bundle:
+        opened.append(folder)
+        return read(folder, verify=verify)
+
+    monkeypatch.setattr(bundle, "read", recorded)
+    assert find_bundle(file_of("00c0ffee")) == default
+    assert opened == [default]
+
+
+def test_find_bundle_of_no_installed_model_names_it_and_every_place(
+    installed: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for data, names in ((file_of("deadbeef"), "deadbeef at rate 0"), (file_of("00c0ffee", 1), "00c0ffee at rate 1")):
+        with pytest.raises(BundleMismatchError, match=names) as caught:
+            find_bundle(data)
+        for name, folder in installed.items():
+            assert f"{folder}{' (cannot be used)' if name.startswith('a-') else ''}" in str(caught.value)
+        assert "RDEIC_RT_BUNDLES" in str(caught.value)
+    monkeypatch.setattr(bundle_search, "search_folders", lambda: (tmp_path / "none",))
+    monkeypatch.setattr(bundle, "search_folders", bundle_search.search_folders)
+    with pytest.raises(BundleMismatchError, match="looked at .*/none"):
+        find_bundle(file_of("00c0ffee"))
+
+
+def test_find_bundle_compares_no_hashes(installed: dict[str, Path]) -> None:
+    file = installed["micro"] / "entropy.npz"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    assert find_bundle(file_of("00c0ffee")) == installed["micro"]
+
+
+def test_find_bundle_raises_what_parsing_raises_but_for_files_cut_short(installed: dict[str, Path]) -> None:
+    data = file_of("00c0ffee")
+    assert find_bundle(data[:-6]) == installed["micro"]
+    with pytest.raises(NotRdcError):
+        find_bundle(b"GIF89a")
+    with pytest.raises(TruncatedError):
+        find_bundle(data[:8])
+    with pytest.raises(LimitExceededError):
+        find_bundle(data, Limits(max_pixels=100))
 
 
 def test_rate_of_other_model_names_both(micro_folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .. import stopping
@@ -14,7 +15,10 @@ from .batch import run_batch
 from .console import Console
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..codec import Codec
+    from ..errors import RdeicError
     from ..limits import Limits
 
 SUFFIX = ".png"
@@ -28,7 +32,8 @@ def add_parser(commands: options.Commands[argparse.ArgumentParser]) -> argparse.
         arguments="IN...",
         summary="turn .rdc files back into images",
         description="""\
-Turn .rdc files back into images.
+Turn .rdc files back into images, each with the installed bundle that it was made
+with; 'rdeic-rt doctor' lists those there are.
 
 Decoding is reproducible: the noise that the decoder starts from follows from the
 file, unless --seed says otherwise.""",
@@ -43,7 +48,7 @@ examples:
     )
     options.add_inputs(parser, "IN", ".rdc files, or '-' for standard input")
     options.add_output(parser, f"NAME{SUFFIX} beside each input. The suffix chooses the format; standard output is PNG")
-    model = options.add_model(parser)
+    model = options.add_model(parser, "for each file the installed one that it was made with")
     options.add_decoding(model)
     model.add_argument(
         "--preview",
@@ -71,25 +76,28 @@ def run(args: argparse.Namespace, console: Console) -> int:
     for job in jobs:
         _format_of(job)
     limits = options.limits_from(args)
-    codec = options.codec_from(args, limits)
+    codec_of = _codecs(args, limits)
     outputs.make_folder(jobs, args.output)
 
     def decode(job: outputs.Job) -> str:
+        from .. import files
+
+        outputs.check(job, args.overwrite)
+        data = files.read_bytes(job.source, limits.max_file_bytes)
+        codec = codec_of(data)
         with stopping.asked_by(Progress(max_seconds=limits.max_seconds).why_stop):
-            return decode_one(job, codec, args, limits)
+            return decode_one(job, data, codec, args)
 
     return run_batch(jobs, decode, console)
 
 
-def decode_one(job: outputs.Job, codec: Codec, args: argparse.Namespace, limits: Limits) -> str:
-    """Decode one input and return the line that says how it went."""
-    from .. import files, pixels
+def decode_one(job: outputs.Job, data: bytes, codec: Codec, args: argparse.Namespace) -> str:
+    """Decode one input's file and return the line that says how it went."""
+    from .. import pixels
     from ..container import Metadata
     from ..decode_options import DecodeOptions
 
     began = time.perf_counter()
-    outputs.check(job, args.overwrite)
-    data = files.read_bytes(job.source, limits.max_file_bytes)
     latents = codec.read_latents(data, allow_partial=args.allow_partial)
     try:
         codec.bundle.choose_schedule(latents.rate, args.steps)
@@ -107,6 +115,42 @@ def decode_one(job: outputs.Job, codec: Codec, args: argparse.Namespace, limits:
     cut = latents.cut
     partial = f"{cut.complete_slices} of {cut.n_slices} slices, " if cut else ""
     return f"{job.source} -> {job.target}: {width}x{height}, {partial}{time.perf_counter() - began:.2f} s"
+
+
+def _codecs(args: argparse.Namespace, limits: Limits) -> Callable[[bytes], Codec]:
+    """Return what gives each file its codec: that of ``--bundle``, or of the installed bundle it was made with.
+
+    A bundle is loaded once, when the first file needs it; ``--bundle`` at once. If it cannot be loaded, that is said of
+    each of its files.
+
+    Raises:
+        RdeicError: ``--bundle`` cannot be loaded.
+    """
+    if args.bundle is not None:
+        given = options.codec_from(args, limits)
+        return lambda _: given
+    from .. import bundle as bundles
+    from .. import container
+    from ..errors import RdeicError
+    from ..lazy import Cache
+
+    def load(folder: Path) -> Codec | RdeicError:
+        try:
+            return options.codec_from(args, limits, bundle=folder)
+        except RdeicError as error:
+            return error
+
+    folders: Cache[tuple[bytes, int], Path] = Cache(lambda key: bundles.find_for(*key))
+    codecs = Cache(load)
+
+    def codec_of(data: bytes) -> Codec:
+        header = container.parse(data, limits, allow_partial=True).header
+        codec = codecs[folders[header.model_id, header.rate]]
+        if isinstance(codec, RdeicError):
+            raise codec
+        return codec
+
+    return codec_of
 
 
 def _format_of(job: outputs.Job) -> str:

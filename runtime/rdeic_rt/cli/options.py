@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..codec import Codec
     from ..limits import Limits
 
@@ -73,10 +75,10 @@ def add_output(parser: argparse.ArgumentParser, default_names: str) -> None:
     )
 
 
-def add_model(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Add which model to use; return the group, for what only one verb has."""
+def add_model(parser: argparse.ArgumentParser, default: str = "'tiny-2', the embedded one") -> argparse._ArgumentGroup:
+    """Add which model to use; return the group, for what only one verb has. ``default``: what no --bundle means."""
     group = parser.add_argument_group("model")
-    group.add_argument("--bundle", metavar="B", help="folder or name of a bundle. Default: 'tiny-2', the embedded one")
+    group.add_argument("--bundle", metavar="B", help=f"folder or name of a bundle. Default: {default}")
     group.add_argument(
         "--no-verify",
         dest="verify",
@@ -242,8 +244,14 @@ def limits_from(args: argparse.Namespace) -> Limits:
     return replace(DEFAULT_LIMITS, **{name: value for name, value in given.items() if value is not None})
 
 
-def codec_from(args: argparse.Namespace, limits: Limits, *, capture: bool = True) -> Codec:
-    """Return the codec that the model and device options describe; ``capture`` as for `rdeic_rt.load`.
+def codec_from(args: argparse.Namespace, limits: Limits, *, bundle: Path | None = None, capture: bool = True) -> Codec:
+    """Return the codec that the model and device options describe.
+
+    Args:
+        args: with those options.
+        limits: of the codec.
+        bundle: a bundle's folder instead of ``--bundle``.
+        capture: as for `rdeic_rt.load`.
 
     Raises:
         BundleError: there is no such bundle, or it is damaged.
@@ -253,7 +261,7 @@ def codec_from(args: argparse.Namespace, limits: Limits, *, capture: bool = True
     from ..tiles import DEFAULT_TILE_PX
 
     return load(
-        args.bundle,
+        bundle or args.bundle,
         backend=args.backend,
         precision=args.precision,
         threads=args.threads,

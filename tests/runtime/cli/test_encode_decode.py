@@ -439,6 +439,8 @@ def test_file_of_another_model_ends_in_5_and_names_both(
     (here / "other.rdc").write_bytes(other)
 
     assert command("decode", "other.rdc") == 5
+    assert "deadbeef" in capsys.readouterr().err
+    assert command("decode", "other.rdc", "--bundle", "tiny-2") == 5
     said = capsys.readouterr().err
     assert "deadbeef" in said
     assert file.header.model_id.hex() in said
