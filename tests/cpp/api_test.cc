@@ -71,6 +71,25 @@ TEST_F(ApiTest, BundleTellsItsRates) {
   expect_result(RDEIC_RESULT_INVALID_ARGUMENT, "rate 2 is not one", [&] { (void)bundle_.rate(2); });
 }
 
+TEST_F(ApiTest, OpensTheInstalledBundleThatAFileWasMadeWith) {
+  const std::filesystem::path golden = std::filesystem::path(kGolden).parent_path().parent_path();
+  const Bytes other = read_file(golden / "v1-levels" / "coffee_r37.rdc");
+  ASSERT_EQ(setenv("RDEIC_RT_BUNDLES", (golden / "v1-levels").c_str(), 1), 0);
+  EXPECT_EQ(rdeic::Bundle::of_file(other).folder(), golden / "v1-levels" / "bundle");
+  expect_result(RDEIC_RESULT_BUNDLE_MISMATCH, "at rate 0, which no installed bundle has; looked at ",
+                [&] { (void)rdeic::Bundle::of_file(data_); });
+  ASSERT_EQ(setenv("RDEIC_RT_BUNDLES", kGolden.c_str(), 1), 0);
+  const rdeic::Bundle bundle = rdeic::Bundle::of_file(data_, RDEIC_BUNDLE_NO_VERIFY);
+  EXPECT_EQ(bundle.folder(), bundle_.folder());
+  EXPECT_EQ(rdeic::Decoder(bundle).decode(data_).width(), info_.width);
+  EXPECT_EQ(rdeic::Bundle::of_file(std::span(data_).first(data_.size() - 6)).name(), bundle_.name());
+  unsetenv("RDEIC_RT_BUNDLES");
+  expect_result(RDEIC_RESULT_NOT_RDC, "", [] { (void)rdeic::Bundle::of_file(Bytes{'G', 'I', 'F', '8'}); });
+  rdeic::Limits limits;
+  limits.max_pixels = 100;
+  expect_result(RDEIC_RESULT_LIMIT_EXCEEDED, "max_pixels", [&] { (void)rdeic::Bundle::of_file(data_, 0, limits); });
+}
+
 TEST_F(ApiTest, DecodesToAnImageAndTheSameIntoABuffer) {
   rdeic::Decoder decoder(bundle_);
   const rdeic::Image image = decoder.decode(data_);
@@ -297,6 +316,10 @@ TEST(ApiErrors, ArgumentsThatAreNullAreNamed) {
   expect_named(rdeic_read_info(nullptr, 0, nullptr, nullptr, &error), "out is NULL");
   expect_named(rdeic_bundle_open(nullptr, 0, nullptr, &error), "out is NULL");
   expect_named(rdeic_bundle_open(nullptr, 8, &bundle, &error), "flags has bits that this library does not know");
+  expect_named(rdeic_bundle_open_for(nullptr, 5, nullptr, 0, &bundle, &error), "data is NULL");
+  expect_named(rdeic_bundle_open_for(nullptr, 0, nullptr, 0, nullptr, &error), "out is NULL");
+  expect_named(rdeic_bundle_open_for(nullptr, 0, nullptr, 8, &bundle, &error),
+               "flags has bits that this library does not know");
   expect_named(rdeic_decoder_create(nullptr, nullptr, &decoder, &error), "bundle is NULL");
   expect_named(rdeic_decoder_prepare(nullptr, 0, &error), "decoder is NULL");
   expect_named(rdeic_decode_into(nullptr, nullptr, 0, nullptr, nullptr, 0, 0, &error), "decoder is NULL");

@@ -500,5 +500,54 @@ TEST_F(BundleTest, FindsPathsAndNames) {
   expect_error(Result::kBundleNotFound, "no such folder", [&] { read_bundle(temporary_.path() / "none"); });
 }
 
+/// Folders of bundles in the search variable, and nothing else that is installed.
+class InstalledTest : public BundleTest {
+ protected:
+  InstalledTest() {
+    fs::create_directory(installed_);
+    fs::create_directory(installed_ / "a-broken");
+    std::ofstream(installed_ / "a-broken" / "bundle.json") << "{";
+    fs::copy(folder_, installed_ / "a-short", fs::copy_options::recursive);
+    fs::resize_file(read_bundle(installed_ / "a-short").rates[0].entropy.path, 2);
+    fs::create_directory_symlink(kGoldenLevels, installed_ / "levels");
+    fs::create_directory_symlink(folder_, installed_ / "rates");
+    setenv("RDEIC_RT_BUNDLES", ((temporary_.path() / "none").string() + ":" + installed_.string()).c_str(), 1);
+    setenv("XDG_CACHE_HOME", (temporary_.path() / "none").c_str(), 1);
+  }
+  ~InstalledTest() override {
+    unsetenv("RDEIC_RT_BUNDLES");
+    unsetenv("XDG_CACHE_HOME");
+  }
+
+  static Header header_of(const Bundle& bundle, unsigned rate) {
+    const ModelId& model_id = bundle.rates[bundle.levels ? 0 : rate].model_id;
+    return {.size = {1, 1}, .model_id = model_id, .rate = static_cast<std::uint8_t>(rate)};
+  }
+
+  fs::path installed_ = temporary_.path() / "installed";
+};
+
+TEST_F(InstalledTest, FileHasTheFirstBundleOfItsModelAndBrokenOnesArePassedOver) {
+  const Bundle rates = read_bundle(folder_), levels = read_bundle(kGoldenLevels);
+  for (const unsigned rate : {0U, 1U}) EXPECT_EQ(find_bundle_for(header_of(rates, rate)).folder, folder_);
+  for (const unsigned level : {0U, 37U, 128U})
+    EXPECT_EQ(find_bundle_for(header_of(levels, level)).folder, kGoldenLevels);
+  fs::copy(folder_, installed_ / "tiny-2", fs::copy_options::recursive);
+  EXPECT_EQ(find_bundle_for(header_of(rates, 0)).folder, installed_ / "tiny-2");
+  EXPECT_EQ(find_bundle_for(header_of(levels, 1)).folder, kGoldenLevels);
+}
+
+TEST_F(InstalledTest, FileOfNoInstalledModelIsAnErrorThatNamesItAndEveryPlace) {
+  Header header = header_of(read_bundle(kGoldenLevels), 129);  // one more than there are
+  for (const std::string& words :
+       {std::string("model e32e6d28 at rate 129"), (installed_ / "a-broken").string() + " (cannot be used)",
+        (installed_ / "a-short").string() + " (cannot be used)", (installed_ / "levels").string() + ", ",
+        (installed_ / "rates").string() + ". Give"})
+    expect_error(Result::kBundleMismatch, words, [&] { find_bundle_for(header); });
+  fs::remove_all(installed_);
+  expect_error(Result::kBundleMismatch, "looked at " + (temporary_.path() / "none").string(),
+               [&] { find_bundle_for(header); });
+}
+
 }  // namespace
 }  // namespace rdeic

@@ -83,6 +83,6 @@ diff "$work/declared" "$work/exported"
 
 if [[ -d $prefix/share/rdeic/engines/tiny-2 ]]; then
     echo "== the bundle is installed"
-    (unset RDEIC_RT_BUNDLES; XDG_CACHE_HOME=$work rdeic decode "$golden/rocket_r0.rdc" -o "$work/x.png" 2>&1 || true) | grep -q "bundle 'tiny-2' in $prefix"
+    (unset RDEIC_RT_BUNDLES; XDG_CACHE_HOME=$work rdeic decode "$golden/rocket_r0.rdc" -o "$work/x.png" 2>&1 || true) | grep -q "looked at .*$prefix/share/rdeic/engines/tiny-2"
     rdeic info "$prefix/share/rdeic/engines/tiny-2"
 fi

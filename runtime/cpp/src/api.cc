@@ -153,6 +153,18 @@ std::span<const std::uint8_t> bytes_from(const std::uint8_t* data, std::size_t d
   return {data, data_bytes};
 }
 
+/// Returns whether hashes are to be compared.
+bool verify_from(std::uint32_t flags) {
+  require((flags & ~std::uint32_t{RDEIC_BUNDLE_NO_VERIFY}) == 0, "flags has bits that this library does not know");
+  return (flags & RDEIC_BUNDLE_NO_VERIFY) == 0;
+}
+
+rdeic_bundle* handed_over(rdeic::Bundle&& opened) {
+  auto bundle = std::make_shared<const rdeic::Bundle>(std::move(opened));
+  std::string folder = bundle->folder.string();
+  return new rdeic_bundle{std::move(bundle), std::move(folder)};
+}
+
 }  // namespace
 
 extern "C" {
@@ -238,11 +250,21 @@ rdeic_result rdeic_bundle_open(const char* source, uint32_t flags, rdeic_bundle*
   if (out) *out = nullptr;
   return guarded(error, [&] {
     require(out, "out is NULL");
-    require((flags & ~std::uint32_t{RDEIC_BUNDLE_NO_VERIFY}) == 0, "flags has bits that this library does not know");
+    const bool verify = verify_from(flags);
     const std::filesystem::path folder = rdeic::find_bundle(source ? std::optional<std::string>(source) : std::nullopt);
-    auto bundle = std::make_shared<const rdeic::Bundle>(rdeic::read_bundle(folder, !(flags & RDEIC_BUNDLE_NO_VERIFY)));
-    std::string name = bundle->folder.string();
-    *out = new rdeic_bundle{std::move(bundle), std::move(name)};
+    *out = handed_over(rdeic::read_bundle(folder, verify));
+  });
+}
+
+rdeic_result rdeic_bundle_open_for(const uint8_t* data, size_t data_bytes, const rdeic_limits* limits, uint32_t flags,
+                                   rdeic_bundle** out, rdeic_error* error) {
+  if (out) *out = nullptr;
+  return guarded(error, [&] {
+    require(out, "out is NULL");
+    const bool verify = verify_from(flags);
+    const rdeic::File file = rdeic::parse(bytes_from(data, data_bytes), limits_from(limits), true);
+    rdeic::Bundle found = rdeic::find_bundle_for(file.header);
+    *out = handed_over(verify ? rdeic::read_bundle(found.folder) : std::move(found));
   });
 }
 

@@ -448,24 +448,29 @@ const BundleFile& Rate::step_table(const std::string& schedule_name) const {
        printable(schedule_name).c_str());
 }
 
+bool Bundle::has(const ModelId& model_id, std::uint32_t rate) const {
+  if (levels) return rate < levels->count && rates[0].model_id == model_id;
+  return rate < rates.size() && rates[rate].model_id == model_id;
+}
+
 const Rate& Bundle::rate_of(const ModelId& model_id, std::uint32_t rate) const {
-  if (levels && rate < levels->count && rates[0].model_id == model_id) {
+  if (has(model_id, rate)) {
+    if (!levels) return rates[rate];
     const auto beyond = std::ranges::upper_bound(rates, rate, {}, &Rate::number);
     return beyond == rates.begin() ? rates.front() : *std::prev(beyond);
   }
-  if (!levels && rate < rates.size() && rates[rate].model_id == model_id) return rates[rate];
-  std::string has;
+  std::string models;
   if (levels) {
-    has = text("%s at levels 0 to %" PRIu32, hex(rates[0].model_id).c_str(), levels->count - 1);
+    models = text("%s at levels 0 to %" PRIu32, hex(rates[0].model_id).c_str(), levels->count - 1);
   } else {
     for (const Rate& one : rates)
-      has += text("%srate %" PRIu32 ": %s", has.empty() ? "" : ", ", one.index, hex(one.model_id).c_str());
+      models += text("%srate %" PRIu32 ": %s", models.empty() ? "" : ", ", one.index, hex(one.model_id).c_str());
   }
   fail(Result::kBundleMismatch,
        "the file needs model %s at rate %" PRIu32
        "; bundle '%s' in %s has %s. Load the bundle that the file was made with (by path, or from a folder in "
        "RDEIC_RT_BUNDLES).",
-       hex(model_id).c_str(), rate, name.c_str(), folder.c_str(), has.c_str());
+       hex(model_id).c_str(), rate, name.c_str(), folder.c_str(), models.c_str());
 }
 
 const GraphSpec& Bundle::reference(const std::string& graph_id) const {

@@ -103,6 +103,8 @@ struct Bundle {
   const GraphSpec& reference(const std::string& graph_id) const;
   /// Returns the forms of a precision, or for kAuto all, in the order that a backend should take them in.
   std::vector<std::string> preference(const std::string& backend, std::string_view precision) const;
+  /// Returns whether `rate_of` would return a rate.
+  bool has(const ModelId& model_id, std::uint32_t rate) const;
   /// Returns the rate that a file needs, whose header has `rate`: where the bundle has levels, the last that is not
   /// beyond that level, or the first. Error(kBundleMismatch) names both models.
   const Rate& rate_of(const ModelId& model_id, std::uint32_t rate) const;
@@ -126,5 +128,13 @@ std::filesystem::path find_bundle(const std::optional<std::string>& source);
 
 /// Returns the folders that hold bundles by name, first match first.
 std::vector<std::filesystem::path> search_folders();
+
+/// Returns the folder of every bundle that `find_bundle` would return by name, in the order of `search_folders`.
+std::vector<std::filesystem::path> installed_bundles();
+
+/// Returns the first installed bundle that has the model that a file needs, the default bundle before all others.
+/// Manifests are read, up to that bundle's, and no hashes are compared; a bundle that cannot be read is passed over.
+/// Throws Error(kBundleMismatch), which lists every place that was looked at.
+Bundle find_bundle_for(const Header& header);
 
 }  // namespace rdeic

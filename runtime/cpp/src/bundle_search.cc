@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <set>
+#include <stdexcept>
 
 #include "bundle.h"
+#include "sha256.h"
 #include "status.h"
 
 namespace rdeic {
@@ -59,6 +62,20 @@ std::vector<std::filesystem::path> search_folders() {
   return folders;
 }
 
+std::vector<std::filesystem::path> installed_bundles() {
+  std::vector<std::filesystem::path> bundles;
+  std::set<std::string> names;
+  for (const std::filesystem::path& folder : search_folders()) {
+    std::error_code error;
+    std::set<std::filesystem::path> inside;
+    for (std::filesystem::directory_iterator at(folder, error), end; !error && at != end; at.increment(error))
+      if (holds_bundle(at->path())) inside.insert(at->path());
+    for (const std::filesystem::path& bundle : inside)
+      if (names.insert(bundle.filename().string()).second) bundles.push_back(bundle);
+  }
+  return bundles;
+}
+
 std::filesystem::path find_bundle(const std::optional<std::string>& source) {
   const std::string name = source.value_or(kDefaultName);
   std::string looked;
@@ -74,6 +91,28 @@ std::filesystem::path find_bundle(const std::optional<std::string>& source) {
   fail(Result::kBundleNotFound,
        "no bundle '%s': there is no %s in %s. Give a bundle's folder, or put the folder that holds it into %s.",
        printable(name).c_str(), kManifest, looked.c_str(), kSearchVariable);
+}
+
+Bundle find_bundle_for(const Header& header) {
+  std::vector<std::filesystem::path> candidates = installed_bundles();
+  std::ranges::stable_partition(candidates, [](const auto& folder) { return folder.filename() == kDefaultName; });
+  std::string looked;
+  for (const std::filesystem::path& folder : candidates) {
+    looked += (looked.empty() ? "" : ", ") + folder.string();
+    try {
+      Bundle bundle = read_bundle(folder, false);
+      if (bundle.has(header.model_id, header.rate)) return bundle;
+    } catch (const std::runtime_error&) {
+      looked += " (cannot be used)";
+    }
+  }
+  if (candidates.empty())
+    for (const std::filesystem::path& folder : search_folders())
+      looked += (looked.empty() ? "" : ", ") + folder.string();
+  fail(Result::kBundleMismatch,
+       "the file needs model %s at rate %d, which no installed bundle has; looked at %s. Give the bundle that the file "
+       "was made with, or put the folder that holds it into %s.",
+       hex(header.model_id).c_str(), header.rate, looked.c_str(), kSearchVariable);
 }
 
 }  // namespace rdeic

@@ -45,7 +45,7 @@ input and output
       --no-overwrite     refuse to replace even a file that -o names
       --allow-partial    decode what there is of a file that is cut short
 model
-  -b, --bundle B         a folder, or a name (tiny-2)
+  -b, --bundle B         a folder, or a name (for each file the installed one that it was made with)
       --no-verify        do not compare hashes of the bundle's files
 picture
       --sharpness S      0 and more: towards 0 smoother, above 1 sharper (1)
@@ -261,11 +261,42 @@ void check_outputs(const Options& options) {
   }
 }
 
-void decode(rdeic::Decoder& decoder, const std::string& input, const Options& options) {
+/// Gives each file its decoder: that of --bundle, or of the installed bundle that the file was made with. A bundle is
+/// opened once, when the first file needs it; --bundle at once. If it cannot be opened, each of its files says so.
+class Decoders {
+ public:
+  /// Throws rdeic::Error if --bundle cannot be opened.
+  explicit Decoders(const Options& options) : options_(options) {
+    if (options.bundle) given_.emplace(rdeic::Bundle(options.bundle, options.bundle_flags), options.decoder);
+  }
+
+  rdeic::Decoder& of(const Bytes& data) {
+    if (given_) return *given_;
+    const std::string folder = rdeic::Bundle::of_file(data, RDEIC_BUNDLE_NO_VERIFY, options_.decoder.limits).folder();
+    const auto [at, is_new] = installed_.try_emplace(folder);
+    auto& [decoder, error] = at->second;
+    if (is_new) {
+      try {
+        decoder.emplace(rdeic::Bundle(folder, options_.bundle_flags), options_.decoder);
+      } catch (const rdeic::Error& failure) {
+        error = failure;
+      }
+    }
+    if (error) throw *error;
+    return *decoder;
+  }
+
+ private:
+  const Options& options_;
+  std::optional<rdeic::Decoder> given_;
+  std::map<std::string, std::pair<std::optional<rdeic::Decoder>, std::optional<rdeic::Error>>> installed_;
+};
+
+void decode(Decoders& decoders, const std::string& input, const Options& options) {
   const Output output = output_of(input, options);
   rdeic_tool::check(output);
   const Bytes data = read_file(input, options.decoder.limits);
-  const rdeic::Image image = decoder.decode(data, options.decode);
+  const rdeic::Image image = decoders.of(data).decode(data, options.decode);
   if (image.get().missing_bytes > 0)
     std::fprintf(stderr,
                  "%s: cut short by %" PRIu64 " bytes and not checked; %" PRIu32 " of %" PRIu32 " slices are complete\n",
@@ -369,16 +400,16 @@ int run(int argc, char** argv) {
   const Options options = parse(argc - 1, argv + 1);
 
   int worst = 0;
-  std::optional<rdeic::Decoder> decoder;
+  std::optional<Decoders> decoders;
   if (command == "decode") {
     check_outputs(options);
     check_address_space();
-    worst = attempt(options.bundle.value_or("tiny-2"),
-                    [&] { decoder.emplace(rdeic::Bundle(options.bundle, options.bundle_flags), options.decoder); });
+    worst = attempt(options.bundle.value_or(""), [&] { decoders.emplace(options); });
     if (worst) return worst;
   }
   for (const std::string& input : options.inputs)
-    worst = std::max(worst, attempt(input, [&] { decoder ? decode(*decoder, input, options) : info(input, options); }));
+    worst =
+        std::max(worst, attempt(input, [&] { decoders ? decode(*decoders, input, options) : info(input, options); }));
   return worst;
 }
 

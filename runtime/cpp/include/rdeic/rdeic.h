@@ -4,15 +4,16 @@
  *
  *   rdeic_read_info                            what a file holds; needs no bundle
  *   rdeic_bundle_open                          a model: checked, nothing executed, nothing loaded yet
+ *   or  rdeic_bundle_open_for                  the installed one that a file was made with
  *     rdeic_decoder_create                     the model on a backend
  *       rdeic_decode  or  rdeic_decode_into    a file's picture, as often as you like
  *         rdeic_image_destroy
  *     rdeic_decoder_destroy
  *   rdeic_bundle_destroy
  *
- * Ownership: what a function named *_open, *_create or rdeic_decode puts into its `out` is yours until you give it to
- * the *_destroy of its type. All of those take NULL. Texts and arrays that a function returns belong to the object they
- * came from and live as long. Your buffers are read or written during the call only.
+ * Ownership: what a function named *_open, *_open_for, *_create or rdeic_decode puts into its `out` is yours until you
+ * give it to the *_destroy of its type. All of those take NULL. Texts and arrays that a function returns belong to the
+ * object they came from and live as long. Your buffers are read or written during the call only.
  *
  * Threads: every function may be called from any thread. Bundles and decoders may be used by several threads at once,
  * images, too, as nothing changes them; destroying one is for when nobody uses it any more. The library has no state of
@@ -138,6 +139,15 @@ enum {
  * Results: BUNDLE, BUNDLE_NOT_FOUND, BUNDLE_CORRUPT, IO, OUT_OF_MEMORY, INVALID_ARGUMENT. */
 RDEIC_NODISCARD RDEIC_API rdeic_result rdeic_bundle_open(const char* source, uint32_t flags, rdeic_bundle** out,
                                                          rdeic_error* error);
+
+/* Opens the installed bundle that a file was made with: of the folders in which rdeic_bundle_open looks for names, and
+ * "tiny-2" before all others. Manifests are read until one fits; a bundle that cannot be read is passed over.
+ * data: the file; of one that is cut short, what rdeic_decode takes with allow_partial. limits: NULL for the defaults.
+ * flags: as above. Results: the 4x ones, BUNDLE_MISMATCH if no installed bundle has the file's model, and those of
+ * rdeic_bundle_open. */
+RDEIC_NODISCARD RDEIC_API rdeic_result rdeic_bundle_open_for(const uint8_t* data, size_t data_bytes,
+                                                             const rdeic_limits* limits, uint32_t flags,
+                                                             rdeic_bundle** out, rdeic_error* error);
 
 /* May come before the decoders of the bundle are destroyed. */
 RDEIC_API void rdeic_bundle_destroy(rdeic_bundle* bundle);

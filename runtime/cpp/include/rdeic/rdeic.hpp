@@ -78,6 +78,14 @@ class Bundle {
     bundle_.reset(bundle, rdeic_bundle_destroy);
   }
 
+  /// Opens the installed bundle that a file was made with.
+  static Bundle of_file(std::span<const std::uint8_t> data, std::uint32_t flags = 0, const Limits& limits = {}) {
+    rdeic_bundle* bundle = nullptr;
+    detail::call(rdeic_bundle_open_for, data.data(), data.size(), static_cast<const rdeic_limits*>(&limits), flags,
+                 &bundle);
+    return Bundle(bundle);
+  }
+
   std::string name() const { return rdeic_bundle_name(get()); }
   std::string folder() const { return rdeic_bundle_folder(get()); }
   std::string licence() const { return rdeic_bundle_licence(get()); }
@@ -91,6 +99,8 @@ class Bundle {
   const rdeic_bundle* get() const { return bundle_.get(); }
 
  private:
+  explicit Bundle(rdeic_bundle* bundle) : bundle_(bundle, rdeic_bundle_destroy) {}
+
   std::shared_ptr<rdeic_bundle> bundle_;
 };
 
