@@ -1,4 +1,4 @@
-"""What the commands `rdeic-rt` and `rdeic` do with outputs: one list of rules, which both keep.
+"""What the commands `rdeic-rt` and `rdeic` do with outputs, and which bundle they take: rules that both keep.
 
     python3 tests/conformance/output_rules.py build/rdeic              the rules on a command
     python3 tests/conformance/output_rules.py --only pipes build/rdeic  one of them
@@ -27,10 +27,12 @@ from typing import IO
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "v1"
 PHOTO = GOLDEN / "coffee_r0.rdc"
+LEVELS = GOLDEN.parent / "v1-levels"
 PNG = b"\x89PNG\r\n\x1a\n"
 ERROR = 3  # the exit code for a file that cannot be read or written
 USAGE = 2
 BAD_FILE = 4
+BAD_BUNDLE = 5
 Stream = IO[bytes] | int
 _SECONDS = 120
 _NULL, _FULL = os.makedev(1, 3), os.makedev(1, 7)  # of Linux
@@ -351,6 +353,72 @@ def command_that_is_ended_leaves_all_or_nothing(command: Command) -> None:
                 assert (command.folder / "ended.png").read_bytes() == whole
 
 
+def other_bundle(command: Command) -> Path:
+    """Install a second bundle, and put ``other.rdc`` into the folder, which was made with it."""
+    shutil.copy(LEVELS / "coffee_r37.rdc", command.folder / "other.rdc")
+    folder = command.folder.parent / "bundles" / "levels"
+    folder.symlink_to(LEVELS / "bundle")
+    return folder
+
+
+def each_file_is_decoded_with_the_bundle_it_was_made_with(command: Command) -> None:
+    broken = command.folder.parent / "bundles" / "broken"
+    broken.mkdir()
+    (broken / "bundle.json").write_bytes(b"{")
+    other = other_bundle(command)
+    shutil.copy(GOLDEN / "coffee_r1.rdc", command.folder / "second.rdc")
+    command.run("decode", "photo.rdc", "other.rdc", "second.rdc", check=0)
+    for name, bundle in (("photo", "tiny-2"), ("other", str(other)), ("second", "tiny-2")):
+        command.run("decode", f"{name}.rdc", "--bundle", bundle, "-o", "x.png", check=0)
+        assert (command.folder / f"{name}.png").read_bytes() == (command.folder / "x.png").read_bytes(), name
+
+
+def bundle_that_no_file_needs_is_not_opened(command: Command) -> None:
+    other_bundle(command)
+    default = command.folder.parent / "bundles" / "tiny-2"
+    default.unlink()
+    shutil.copytree(GOLDEN / "bundle", default)
+    graph = next(default.glob("vae_decoder*.onnx"))
+    graph.write_bytes(graph.read_bytes()[:-1] + b"x")
+    command.run("decode", "other.rdc", check=0)
+    refuses(command, BAD_BUNDLE, f"photo.rdc: {graph}: SHA-256", "decode", "photo.rdc")
+    command.run("decode", "photo.rdc", "other.rdc", "--overwrite", check=BAD_BUNDLE)
+    assert command.names() == {"photo.rdc", "other.rdc", "other.png"}
+
+
+def file_that_no_installed_bundle_has_is_an_error_that_lists_them(command: Command) -> None:
+    folder = other_bundle(command)
+    folder.unlink()
+    said = refuses(command, BAD_BUNDLE, "other.rdc: the file needs model e32e6d28 at rate 37", "decode", "other.rdc")
+    assert str(GOLDEN / "bundle") in said or str(folder.parent / "tiny-2") in said, said
+    command.run("decode", "other.rdc", "photo.rdc", check=BAD_BUNDLE)
+    assert command.names() == {"photo.rdc", "other.rdc", "photo.png"}
+    (folder.parent / "tiny-2").unlink()
+    refuses(
+        command, BAD_BUNDLE, "photo.rdc: the file needs model 2d54bf78 at rate 0", "decode", "photo.rdc", "-o", "x.png"
+    )
+
+
+def bundle_that_is_given_is_taken_for_every_file(command: Command) -> None:
+    other = other_bundle(command)
+    for bundle in ("levels", str(other)):
+        refuses(
+            command, BAD_BUNDLE, "photo.rdc: the file needs model 2d54bf78", "decode", "photo.rdc", "--bundle", bundle
+        )
+    refuses(command, BAD_BUNDLE, "no bundle 'none'", "decode", "photo.rdc", "none.rdc", "--bundle", "none")
+    command.run("decode", "other.rdc", "photo.rdc", "--bundle", "levels", check=BAD_BUNDLE)
+    assert command.names() == {"photo.rdc", "other.rdc", "other.png"}
+
+
+def file_cut_short_is_decoded_with_its_bundle_when_allowed(command: Command) -> None:
+    other_bundle(command)
+    cut = command.folder / "other.rdc"
+    cut.write_bytes(cut.read_bytes()[:-6])
+    refuses(command, BAD_FILE, "cut short", "decode", "other.rdc")
+    command.run("decode", "other.rdc", "--allow-partial", check=0)
+    assert (command.folder / "other.png").read_bytes().startswith(PNG)
+
+
 RULES: tuple[Callable[[Command], None], ...] = (
     default_name_is_beside_the_input,
     default_name_replaces_nothing,
@@ -372,6 +440,11 @@ RULES: tuple[Callable[[Command], None], ...] = (
     closed_streams_are_errors_and_no_file_takes_their_place,
     reader_that_leaves_ends_the_command,
     command_that_is_ended_leaves_all_or_nothing,
+    each_file_is_decoded_with_the_bundle_it_was_made_with,
+    bundle_that_no_file_needs_is_not_opened,
+    file_that_no_installed_bundle_has_is_an_error_that_lists_them,
+    bundle_that_is_given_is_taken_for_every_file,
+    file_cut_short_is_decoded_with_its_bundle_when_allowed,
 )
 
 
