@@ -4,7 +4,7 @@
     python -m tests.conformance.promises --parity build/tests/cpp/parity --fuzzers build-fuzz/tests/fuzz
 
 - **files**: changed files end in an error of ours or in an image, in bounded memory.
-- **fuzzers**: so do the C++ fuzzers' inputs, where they are built (``-DRDEIC_FUZZ=ON``).
+- **fuzzers**: so do the C++ fuzzers' inputs, where they are built (``-DRDEIC_BUILD_FUZZERS=ON``).
 - **CPUs**: golden and fresh files have the same latents on emulated CPUs without AVX-512 and without AVX.
 - **decodes**: memory does not grow with the number of decodes, and threads do not disturb each other.
 - **kills**: a process that is killed while it writes leaves no image that is not whole.
@@ -143,7 +143,7 @@ def fuzzers(folder: Path | None, count: int) -> Found:
     """Run every fuzzer on its corpus with capped memory."""
     programs = sorted(folder.glob("*_fuzzer")) if folder is not None else []
     if not programs:
-        return Found(None, "no fuzzers given: build with -DRDEIC_FUZZ=ON and clang, and name their folder")
+        return Found(None, "no fuzzers given: build with -DRDEIC_BUILD_FUZZERS=ON and clang, and name their folder")
     each = count // len(programs)
     for program in programs:
         corpus = ROOT / "tests" / "fuzz" / "corpus" / program.name.removesuffix("_fuzzer")

@@ -292,7 +292,11 @@ def test_read_image_cmyk_jpeg_becomes_rgb(photo: Rgb, caplog: pytest.LogCaptureF
 @pytest.mark.parametrize("format", ["PNG", "TIFF", "PPM"])
 def test_read_image_16_bit_grey_is_scaled_not_clipped(format: str, caplog: pytest.LogCaptureFixture) -> None:
     deep = np.linspace(0, 65535, 64 * 48).astype(np.uint16).reshape(48, 64)
-    image, _ = pixels.read_image(saved(Image.fromarray(deep), format))
+    if format == "PPM":  # which not every Pillow writes with 16 bits
+        file = io.BytesIO(b"P5 64 48 65535\n" + deep.astype(">u2").tobytes())
+    else:
+        file = saved(Image.fromarray(deep), format)
+    image, _ = pixels.read_image(file)
     np.testing.assert_array_equal(image[:, :, 1], np.round(deep / 257).astype(np.uint8))
     assert caplog.text.count("coded with 8 bits a sample") == 1
 
