@@ -1,7 +1,7 @@
 """Write the tables of an evaluation into the pages that show them, between their markers.
 
     rdeic-rt eval PHOTOS --codecs jpeg,webp,avif --json all.json
-    python -m tests.bench.write_results all.json README.md engines/tiny-2/README.md
+    python -m tests.bench.write_results all.json README.md docs/results.md engines/tiny-2/README.md
 
 A page has `<!-- table: NAME -->` before a table and `<!-- /table -->` after it. NAME is one of `TABLES`.
 """
@@ -20,6 +20,7 @@ from rdeic_eval.metrics import FAULTS, METRICS, Metric
 from rdeic_eval.results import OURS, PREVIEW, downscaled
 
 Json = Mapping[str, Any]
+SHORT = ("psnr_db", "ms_ssim", "distance_st_lpips")  # measures that people know
 _MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 
@@ -47,6 +48,18 @@ def means(evaluation: Json) -> str:
         if summary["codec"] != PREVIEW
     ]
     return _table(["rate", "codec", "bpp", *(metric.label for metric in METRICS)], rows)
+
+
+def short(evaluation: Json) -> str:
+    """Return of `means` the second and the last rate, in three measures."""
+    rates = [rate["index"] for rate in evaluation["rates"]]
+    shown = [metric for metric in METRICS if metric.key in SHORT]
+    rows = [
+        [*_names(summary, evaluation)[1:], *(_mean(summary, metric) for metric in shown)]
+        for summary in _at_our_size(evaluation)
+        if summary["codec"] != PREVIEW and summary["rate"] in (rates[min(1, len(rates) - 1)], rates[-1])
+    ]
+    return _table(["codec", "bpp", *(metric.label for metric in shown)], rows)
 
 
 def intervals(evaluation: Json) -> str:
@@ -89,7 +102,7 @@ def previews(evaluation: Json) -> str:
 
 
 TABLES: Mapping[str, Callable[[Json], str]] = MappingProxyType(
-    {"means": means, "intervals": intervals, "gains": gains, "faults": faults, "previews": previews}
+    {"short": short, "means": means, "intervals": intervals, "gains": gains, "faults": faults, "previews": previews}
 )
 
 

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.gpu
 Images = dict[tuple[int, int], NDArray[np.uint8]]
 
 BACKENDS = pytest.mark.parametrize("backend", ["tensorrt", "cuda"])
-# fp32 may run in TF32 where the library decides so; fp16 is the promise of the README.
+# fp32 may run in TF32 where the library decides so; fp16 is the promise of docs/engines.md.
 LEAST_PSNR_DB = {"fp32": 50.0, "fp16": 45.0}
 
 

@@ -1,4 +1,4 @@
-"""Everything the README shows is run, in the order it is shown, in a folder with a photo in it."""
+"""Everything the README and the pages for users show is run, in order, in a folder with a photo in it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from PIL import Image
 from rdeic_rt.cli.main import build_parser
 
 ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = ("README.md", "docs/python.md", "docs/command-line.md")
+TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
 BLOCK = re.compile(
     r"(?:^<!-- ci: (?P<name>\w+) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
 )
@@ -32,7 +33,10 @@ class Block:
 COMMAND = "import sys; sys.modules['openvino'] = None; from rdeic_rt.cli.main import main; sys.exit(main())"
 # The sides that MS-SSIM needs, and little more: with the whole photo, `eval` judges thirty images five times as large.
 CUT = (100, 60, 276, 228)
-BLOCKS = [Block(found["language"], found["text"], found["name"]) for found in BLOCK.finditer(README)]
+BLOCKS = [
+    Block(found["language"], found["text"], found["name"]) for text in TEXTS.values() for found in BLOCK.finditer(text)
+]
+LINKS = [(page, link) for page, text in TEXTS.items() for link in re.findall(r"\]\((?!https?:)([^)#]+)", text)]
 
 
 def run(arguments: list[str], folder: Path) -> None:
@@ -77,13 +81,13 @@ def test_set_up_commands_are_one_line_each() -> None:
 
 
 def test_exit_codes_agree_with_the_help() -> None:
-    table = {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)}
+    table = {int(code) for code in re.findall(r"^\| (\d+) \|", TEXTS["docs/command-line.md"], re.MULTILINE)}
     epilog = build_parser()[0].epilog or ""
     codes = {int(code) for code in re.findall(r"(?:^  |; )(\d+) ", epilog, re.MULTILINE)}
 
     assert table == codes
 
 
-@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!https?:)([^)#]+)\)", README))))
-def test_link_to_a_file_leads_somewhere(link: str) -> None:
-    assert (ROOT / link).exists()
+@pytest.mark.parametrize(("page", "link"), sorted(set(LINKS)))
+def test_link_to_a_file_leads_somewhere(page: str, link: str) -> None:
+    assert (ROOT / page).parent.joinpath(link).exists()

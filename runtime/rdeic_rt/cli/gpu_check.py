@@ -31,7 +31,7 @@ PASSED, FAILED, NOT_RUN = "passed", "failed", "not run"
 SIZES = ((768, 512), (451, 300))
 # Decodes of a size: the first finds nothing loaded, the second records, the others replay.
 RUNS = 10
-# What fp16 promises (README.md); fp32 is computed in TF32 by some libraries.
+# What fp16 promises (docs/engines.md); fp32 is computed in TF32 by some libraries.
 LEAST_PSNR_DB = {"fp16": 45.0, "fp32": 50.0}
 
 _log = logging.getLogger("rdeic_rt.cli.gpu_check")
