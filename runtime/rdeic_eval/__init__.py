@@ -1,4 +1,4 @@
-"""Rate and distortion of a bundle on photos, beside JPEG, WebP, AVIF and JPEG XL; needs the extra ``eval``.
+"""Rate and distortion of a bundle on photos, beside JPEG, WebP, AVIF and JPEG XL; needs the extra ``eval``::
 
     import rdeic_rt
     from rdeic_eval import evaluate

@@ -1,4 +1,4 @@
-"""rdeic-rt: encodes images to very small .rdc files and decodes them with a diffusion model in a few steps.
+"""rdeic-rt: encodes images to very small .rdc files and decodes them with a diffusion model in a few steps::
 
     import rdeic_rt
 

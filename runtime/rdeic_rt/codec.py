@@ -124,7 +124,7 @@ class Codec:
 
     @property
     def bundle(self) -> Bundle:
-        """The model: rates, graphs, provenance."""
+        """The model, with its rates, graphs and provenance."""
         return self._bundle
 
     @property
