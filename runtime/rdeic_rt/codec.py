@@ -168,7 +168,7 @@ class Codec:
     def encode(
         self,
         image: object,
-        rate: float | None = None,
+        rate: float | str | None = None,
         *,
         target_bytes: int | None = None,
         target_bpp: float | None = None,
@@ -181,8 +181,8 @@ class Codec:
         Args:
             image: a PIL image, a uint8 array [H, W, 3] (RGB), [H, W, 4] or [H, W], or anything with ``__array__`` or
                 ``__dlpack__``; see `pixels.as_rgb`.
-            rate: index into ``bundle.rates``, or where the bundle has levels a number between two; None for
-                ``bundle.default_rate``.
+            rate: index into ``bundle.rates`` or label of one, or where the bundle has levels a number between two;
+                None for ``bundle.default_rate``.
             target_bytes: instead of a rate, the most bytes that the whole file may have: of the rates, or levels, with
                 which it has no more, the one of most bits per pixel is taken.
             target_bpp: the same in bits per pixel of the image.
@@ -209,7 +209,7 @@ class Codec:
     def _encoded(
         self,
         image: object,
-        rate: float | None,
+        rate: float | str | None,
         target_bytes: int | None,
         target_bpp: float | None,
         fixed_size: bool,
@@ -255,7 +255,7 @@ class Codec:
 
         return encode_at
 
-    def fixed_size_bytes(self, size: Size, rate: float | None = None) -> int:
+    def fixed_size_bytes(self, size: Size, rate: float | str | None = None) -> int:
         """Return how long a file of an image of this size is that `encode` makes with ``fixed_size``.
 
         Without metadata, which adds its own length. ``rate``: as for `encode`.
@@ -328,7 +328,7 @@ class Codec:
         with timing.stage("pixels"):
             return at.crop_on_device(image, size)
 
-    def prepare(self, size: Size, rate: float | None = None, options: DecodeOptions = DecodeOptions()) -> None:
+    def prepare(self, size: Size, rate: float | str | None = None, options: DecodeOptions = DecodeOptions()) -> None:
         """Do now what the first decodes of images of a size would wait for, by decoding nothing of that size.
 
         Tables and graphs are loaded; on a GPU kernels are compiled, memory is taken, and the work is recorded.
@@ -419,7 +419,7 @@ class Codec:
     def encode_many(
         self,
         sources: Iterable[ImageSource],
-        rate: float | None = None,
+        rate: float | str | None = None,
         *,
         target_bytes: int | None = None,
         target_bpp: float | None = None,

@@ -217,14 +217,17 @@ class Bundle:
             bpp=between(larger.bpp, smaller.bpp),
         )
 
-    def choose_rate(self, rate: float | None) -> Rate:
-        """Return the rate with this index, or the default one for None; ValueError lists the choices.
+    def choose_rate(self, rate: float | str | None) -> Rate:
+        """Return the rate with this index or label, or the default one for None; ValueError lists the choices.
 
         Where the bundle has levels, ``rate`` may lie between two indices: 1.5 is halfway from rate 1 to rate 2.
         """
         if rate is None:
             return self.rates[self.default_rate]
         last = len(self.rates) - 1
+        named = [one for one in self.rates if one.label == rate]
+        if named:
+            return named[0]
         if isinstance(rate, SupportsIndex) and not isinstance(rate, bool) and 0 <= operator.index(rate) <= last:
             return self.rates[operator.index(rate)]
         if self.levels is not None and isinstance(rate, float) and 0 <= rate <= last:

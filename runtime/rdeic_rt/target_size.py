@@ -15,7 +15,7 @@ NEAR: Final = 31
 EncodeAt = Callable[[Rate], bytes]
 
 
-def check(rate: float | None, target_bytes: int | None, target_bpp: float | None) -> None:
+def check(rate: float | str | None, target_bytes: int | None, target_bpp: float | None) -> None:
     """Raise ValueError if more than one of these is given, or a target is not a finite number over 0."""
     if sum(choice is not None for choice in (rate, target_bytes, target_bpp)) > 1:
         raise ValueError("give only one of rate, target_bytes and target_bpp")

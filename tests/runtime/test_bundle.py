@@ -410,7 +410,7 @@ def test_choose_rate_outside_the_bundle_lists_the_choices(micro_folder: Path) ->
     assert found.choose_rate(None) is found.choose_rate(0)
     for index in (1, -1, True, 0.0, "0"):
         with pytest.raises(ValueError, match=r"0 \(only\)"):
-            found.choose_rate(index)  # type: ignore[arg-type]
+            found.choose_rate(index)
 
 
 def test_choose_schedule_takes_the_same_sampler_only(micro_folder: Path) -> None:

@@ -631,3 +631,10 @@ def test_interrupt_from_progress_comes_through_and_the_codec_goes_on(codec: Code
     with pytest.raises(KeyboardInterrupt):
         codec.decode(data, DecodeOptions(on_progress=interrupted))
     assert codec.decode(data).any()
+
+
+def test_encode_takes_a_rate_by_its_label(codec: Codec, part: Rgb) -> None:
+    for rate in codec.bundle.rates:
+        assert codec.encode(part, rate.label) == codec.encode(part, rate.index)
+    with pytest.raises(ValueError, match="rate 'best' is not one of bundle"):
+        codec.encode(part, "best")

@@ -43,6 +43,6 @@ endif()
 install(FILES ${RDEIC_PC} DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig COMPONENT pkgconfig)
 
 if(RDEIC_INSTALL_ENGINES)
-  # All of it, the encoder too: a bundle is checked as a whole.
-  install(DIRECTORY engines/tiny-2 DESTINATION ${CMAKE_INSTALL_DATADIR}/rdeic/engines PATTERN plans EXCLUDE)
+  # All of them, the encoders too: a bundle is checked as a whole.
+  install(DIRECTORY engines/tiny-2 engines/diffo-tiny DESTINATION ${CMAKE_INSTALL_DATADIR}/rdeic/engines PATTERN plans EXCLUDE)
 endif()

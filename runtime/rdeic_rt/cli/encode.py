@@ -68,7 +68,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 def encode_one(job: outputs.Job, codec: Codec, args: argparse.Namespace, limits: Limits, console: Console) -> str:
     """Encode one input and return the line that says how it went."""
-    from .. import files, pixels
+    from .. import container, files, pixels
     from ..container import Metadata
 
     began = time.perf_counter()
@@ -88,7 +88,9 @@ def encode_one(job: outputs.Job, codec: Codec, args: argparse.Namespace, limits:
     )
     files.atomic_write(job.target, data, overwrite=outputs.may_replace(job, args.overwrite))
     height, width = image.shape[:2]
+    header = container.parse(data).header
+    rate = codec.bundle.rate_of(header.model_id, header.rate)
     return (
         f"{job.source} -> {job.target}: {width}x{height}, {len(data)} bytes, "
-        f"{8 * len(data) / (height * width):.4f} bpp, {time.perf_counter() - began:.2f} s"
+        f"{8 * len(data) / (height * width):.4f} bpp, rate {rate.label}, {time.perf_counter() - began:.2f} s"
     )

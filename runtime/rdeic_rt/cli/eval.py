@@ -119,7 +119,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
     limits = options.limits_from(args)
     codec = options.codec_from(args, limits)
-    beside = [options.codec_from(argparse.Namespace(**{**vars(args), "bundle": name}), limits) for name in args.beside]
+    beside = [options.codec_from(args, limits, bundle=name) for name in args.beside]
     try:
         for rate in args.rates or ():
             codec.bundle.choose_rate(rate)

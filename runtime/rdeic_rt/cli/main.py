@@ -7,19 +7,22 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import FrameType
 from typing import TextIO
 
 from .. import address_space
 from ..errors import DeviceMemoryError, RdeicError
 from . import bench, decode, doctor, encode, eval, info
-from .batch import EXIT_BUG, EXIT_OS_ERROR, describe, exit_code
+from .batch import EXIT_BUG, EXIT_OS_ERROR, EXIT_USAGE, describe, exit_code
 from .console import PROGRAM, Console, printable, write_output
 from .outputs import UsageError
 
 EXIT_INTERRUPTED = 130
 EXIT_PIPE_CLOSED = 141
+_SIZES = "The size of a file is chosen by --rate, --target-size or --target-bpp"
+# What other programs call something that is called otherwise here.
+_INSTEAD = {"--quality": _SIZES, "-Q": _SIZES, "--size": _SIZES}
 
 _DESCRIPTION = """\
 Extreme image compression: .rdc files of 0.02 to 0.2 bits per pixel, decoded by a
@@ -102,12 +105,19 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, argparse.ArgumentParser
     """Return the arguments and the verb's parser; options may stand between inputs, and `--` ends them."""
     end = argv.index("--") if "--" in argv else len(argv)
     parser, verbs = build_parser()
+    if not argv:
+        sys.stderr.write(parser.format_help())
+        parser.exit(EXIT_USAGE)
+    if not argv[0].startswith("-") and argv[0] not in verbs:
+        parser.error(printable(f"no command {argv[0]!r}; there are {', '.join(verbs)}{_meant(argv[0], verbs)}"))
     args, rest = parser.parse_known_args(argv[:end])
     args.words = argv
     verb = verbs[args.command]
     unknown = [word for word in rest if word.startswith("-") and word != "-"]
     if unknown:
-        verb.error(printable(f"unrecognized arguments: {' '.join(unknown)}"))
+        hint = next((_INSTEAD[word] for word in unknown if word in _INSTEAD), None)
+        meant = f". {hint}" if hint else _meant(unknown[0].partition("=")[0], verb._option_string_actions)
+        verb.error(printable(f"unrecognized arguments: {' '.join(unknown)}{meant}"))
     words = rest + argv[end + 1 :]
     if "inputs" in args:
         args.inputs += words
@@ -116,6 +126,14 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, argparse.ArgumentParser
     elif words:
         verb.error(printable(f"unrecognized arguments: {' '.join(words)}"))
     return args, verb
+
+
+def _meant(word: str, known: Iterable[str]) -> str:
+    """Return a question after what is nearest to a word that nothing has, if anything is near."""
+    from difflib import get_close_matches  # no other command line needs it
+
+    near = get_close_matches(word, [*known], n=1, cutoff=0.7)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 class _Version(argparse.Action):

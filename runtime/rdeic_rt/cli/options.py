@@ -34,6 +34,7 @@ def add_verb(
     return commands.add_parser(
         name,
         help=summary,
+        prog=f"rdeic-rt {name}",
         usage=f"rdeic-rt {name} [options] {arguments}".rstrip(),
         description=description,
         epilog=epilog,
@@ -94,8 +95,8 @@ def add_rate(group: argparse._ArgumentGroup) -> None:
         "--rate",
         metavar="R",
         type=rate,
-        help="which of the bundle's rates, 0 being the first that 'rdeic-rt info BUNDLE' lists; in bundles that have "
-        "rates between, 1.5 is halfway from rate 1 to rate 2. Default: the bundle's",
+        help="which of the bundle's rates, by label or number, 0 being the first that 'rdeic-rt info BUNDLE' lists; in "
+        "bundles that have rates between, 1.5 is halfway from rate 1 to rate 2. Default: the bundle's",
     )
 
 
@@ -244,7 +245,9 @@ def limits_from(args: argparse.Namespace) -> Limits:
     return replace(DEFAULT_LIMITS, **{name: value for name, value in given.items() if value is not None})
 
 
-def codec_from(args: argparse.Namespace, limits: Limits, *, bundle: Path | None = None, capture: bool = True) -> Codec:
+def codec_from(
+    args: argparse.Namespace, limits: Limits, *, bundle: str | Path | None = None, capture: bool = True
+) -> Codec:
     """Return the codec that the model and device options describe.
 
     Args:
@@ -273,13 +276,16 @@ def codec_from(args: argparse.Namespace, limits: Limits, *, bundle: Path | None 
     )
 
 
-def rate(text: str) -> float:
-    """Return the value of `--rate`: an index, or a fraction between two."""
+def rate(text: str) -> float | str:
+    """Return the value of `--rate`: an index, a fraction between two, or a label."""
     try:
         return whole_number(0, 255)(text)
     except argparse.ArgumentTypeError:
         pass
-    value = _number(text)
+    try:
+        value = _number(text)
+    except argparse.ArgumentTypeError:
+        return text
     if not 0 <= value <= 255:
         raise argparse.ArgumentTypeError(f"{text} is not from 0 to 255")
     return value
