@@ -60,6 +60,19 @@ def golden_bundle() -> Path:
 
 
 @pytest.fixture(scope="session")
+def diffo_codec() -> Codec:
+    """The embedded bundle of family `diffo` on the CPU, shared by all tests: they must not change it."""
+    import rdeic_rt
+
+    folder = REPOSITORY / "engines" / "diffo-tiny"
+    return (
+        rdeic_rt.load(folder, backend="cpu")
+        if (folder / "bundle.json").is_file()
+        else missing("the embedded bundle engines/diffo-tiny")
+    )
+
+
+@pytest.fixture(scope="session")
 def codec(embedded_bundle: Path) -> Codec:
     """The embedded bundle on the CPU, shared by all tests: they must not change it."""
     import rdeic_rt

@@ -39,6 +39,7 @@ def main() -> None:
 def run(setup: diffo.DiffoSetup) -> None:
     """Train the models of a set-up that has its initial weights."""
     options, vae, models = setup.options, setup.model.vqgan, setup.model.models
+    vae.requires_grad_(not options["frozen_vae"])
     steps = {name: step_of(setup, model) for name, model in models.items()}
     for model in models.values():
         model.codec.requires_grad_(False)

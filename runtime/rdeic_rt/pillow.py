@@ -115,8 +115,8 @@ class RdcImageFile(ImageFile.ImageFile):
     """An .rdc file as Pillow's image.
 
     ``info`` has ``rate`` (its number), ``model_id`` (in hexadecimal), ``bpp``, and ``icc_profile`` and ``exif`` where
-    the file has them. A file that is damaged or made with a bundle that is not installed is an OSError, at the latest when
-    pixels are needed; with ``ImageFile.LOAD_TRUNCATED_IMAGES`` what is there of one that is cut short is decoded.
+    the file has them. A file that is damaged or made with a bundle that is not installed is an OSError, at the latest
+    when pixels are needed; with ``ImageFile.LOAD_TRUNCATED_IMAGES`` what is there of one that is cut short is decoded.
     """
 
     format = FORMAT

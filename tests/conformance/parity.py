@@ -60,7 +60,13 @@ def main() -> None:
     """Compare; print counts, and end with status 1 where anything differs."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("parity", type=Path, help="the program built from parity.cc")
-    p.add_argument("--bundle", type=Path, default=ROOT / "engines/tiny-2", help="for freshly encoded photos")
+    p.add_argument(
+        "--bundle",
+        type=Path,
+        nargs="+",
+        default=[ROOT / "engines/tiny-2", ROOT / "engines/diffo-tiny"],
+        help="for freshly encoded photos",
+    )
     p.add_argument("--photos", type=Path, default=ROOT / "tests/data/photos", help="folder of images")
     p.add_argument("--count", type=int, default=4, help="crops of photos, each at every rate")
     p.add_argument("--side", type=int, default=256, help="largest side of a crop")
@@ -74,9 +80,10 @@ def main() -> None:
     differing += compare(args.parity, codec, golden, "pixels", what="golden files")
     differing += compare(args.parity, codec, golden, "preview", what="golden files, previews")
     differing += compare(args.parity, codec, list(damaged(golden, args.damaged)), "latents", what="damaged files")
-    fresh = rdeic_rt.load(args.bundle, backend="cpu")
-    files = list(encoded(fresh, args.photos, args.count, args.side))
-    differing += compare(args.parity, fresh, files, "pixels", what="fresh photos")
+    for bundle in args.bundle:
+        fresh = rdeic_rt.load(bundle, backend="cpu")
+        files = list(encoded(fresh, args.photos, args.count, args.side))
+        differing += compare(args.parity, fresh, files, "pixels", what=f"fresh photos, {bundle.name}")
     tiled = rdeic_rt.load(GOLDEN / "bundle", backend="cpu", threads=1, tile_px=256)
     photo = np.asarray(Image.open(ROOT / "tests/data/photos/astronaut.jpg").convert("RGB"))
     large = [tiled.encode(np.ascontiguousarray(photo[:h, :w])) for h, w in ((300, 440), (64, 500), (430, 90))]

@@ -1,4 +1,4 @@
-"""The wheel holds the runtime and the embedded bundle, and nothing that a user does not need."""
+"""The wheel holds the runtime and the embedded bundles, and nothing that a user does not need."""
 
 from __future__ import annotations
 
@@ -62,14 +62,15 @@ def test_wheel_holds_what_the_package_reads(wheel: Path) -> None:
     assert {"rdeic_rt/py.typed", "rdeic_eval/py.typed", "rdeic_rt/bundle.schema.json"} <= names
 
 
-def test_wheel_holds_every_file_of_the_embedded_bundle(wheel: Path) -> None:
-    manifest = json.loads((ROOT / "engines" / "tiny-2" / "bundle.json").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("bundle", ["tiny-2", "diffo-tiny"])
+def test_wheel_holds_every_file_of_the_embedded_bundles(bundle: str, wheel: Path) -> None:
+    manifest = json.loads((ROOT / "engines" / bundle / "bundle.json").read_text(encoding="utf-8"))
     with zipfile.ZipFile(wheel) as archive:
         inside = {info.filename: info.file_size for info in archive.infolist()}
 
-    assert "rdeic_rt/engines/tiny-2/bundle.json" in inside
+    assert f"rdeic_rt/engines/{bundle}/bundle.json" in inside
     for name, entry in manifest["files"].items():
-        assert inside[f"rdeic_rt/engines/tiny-2/{name}"] == entry["bytes"]
+        assert inside[f"rdeic_rt/engines/{bundle}/{name}"] == entry["bytes"]
 
 
 def test_wheel_is_small(wheel: Path) -> None:
