@@ -3,7 +3,8 @@
     python -m training.pack_diffo runs/diffo/one_step/weights.safetensors --out training/weights/diffo-tiny
     python export/build_engines.py --recipe training/weights/diffo-tiny/recipe.toml --library onnx ...
 
-Rates come in the configuration's order. They share E and D.
+Rates come in the configuration's order. They share E and D. Where the folder has a file `context_<n>.safetensors`,
+which `fit_index_context` writes, the rate of that number names it: run this again once they are there.
 """
 
 from __future__ import annotations
@@ -65,6 +66,9 @@ def pack(weights: Path, config: Path, out: Path) -> None:
             index_px=networks.index_px,
             sqrt_eta=networks.diffusion.sqrt_eta_end,
         )
+        context = f"context_{index}.safetensors"
+        if (out / context).exists():
+            recipe += f"context = {json.dumps(context)}\n"
     (out / "recipe.toml").write_text(recipe)
 
 

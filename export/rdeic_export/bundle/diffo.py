@@ -1,6 +1,6 @@
-"""A DiffO recipe's weights -> a bundle of float32 graphs, static priors and one schedule a rate.
+"""A DiffO recipe's weights -> a bundle of float32 graphs, an entropy model and one schedule a rate.
 
-weights ─ build_model ─┬─ prior of the indices of photos ─── entropy_r0.npz   (it is model_id)
+weights ─ build_model ─┬─ indices of photos ─ prior, context ─ entropy_r0.npz   (it is model_id)
                        └─ folds ─ ONNX export ─ verify ────── synthesis_r0.onnx, unet_step_r0.onnx, ...
                                                               bundle.json last
 
@@ -10,6 +10,7 @@ All rates share the VQGAN's decoder.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,13 @@ from numpy.typing import NDArray
 from rdeic_rt import bundle as bundles
 from rdeic_rt import pixels
 from rdeic_rt.bundle_file import OwnFile
-from rdeic_rt.entropy.static_prior import StaticPrior
+from rdeic_rt.entropy.arrays import Arrays
+from rdeic_rt.entropy.static_prior import VERSION, StaticPrior
 from rdeic_rt.manifest import Bundle
 from rdeic_rt.schedule import load_arrays
 
 from ..disk import check_free
-from ..entropy import priors
+from ..entropy import index_context, priors
 from ..fold import one_step, upsample
 from ..fold.graphs import FoldedGraph
 from ..fold.pixels import IndicesFromPixels, PixelsFromVae
@@ -41,6 +43,7 @@ from .staging import Staging
 
 _DISK_BYTES = {"diffo": 2_500_000_000}  # what writing a bundle takes besides its plans, where that is much
 _SMOOTHING = 0.5  # how often each code vector is counted more than it was seen
+_WORTHWHILE = 0.02  # share of the bits that a context model must save to be kept
 
 logger = logging.getLogger("build_engines")
 
@@ -50,7 +53,7 @@ def build(
 ) -> Bundle:
     """Write the bundle that a recipe describes; arguments, result and errors as of `build.build`.
 
-    ``photos`` are what the priors are counted on.
+    ``photos`` are what the entropy models are counted on.
     """
     check_free(output, _DISK_BYTES.get(chosen.config.name, 0), "its graphs")
     calibration, held_out = photo_paths(photos), photo_paths(evaluate or photos)
@@ -66,7 +69,7 @@ def build(
             suffix, rate_key = f"_r{index}", {**key, "config": repr(rate.config)}
             model = diffo_recipe.build_model(chosen, rate)
             logger.info("%s: weights loaded", rate.label)
-            entropy, facts = _count_prior(model, rate, calibration, held_out, stage, f"entropy{suffix}.npz", rate_key)
+            entropy, facts = _entropy_model(model, rate, calibration, held_out, stage, f"entropy{suffix}.npz", rate_key)
             logger.info("%s: %s", rate.label, facts)
             measured[rate.label] = facts
             graph_entries |= export_graphs(_rate_graphs(model), stage, suffix, rate_key)
@@ -116,7 +119,7 @@ def _shared_graphs(model: DiffoModel) -> dict[str, FoldedGraph]:
     return {"vae_decoder": FoldedGraph(PixelsFromVae(model.vqgan), signature.vae_decoder(model.config))}
 
 
-def _count_prior(
+def _entropy_model(
     model: DiffoModel,
     rate: DiffoRate,
     calibration: Sequence[Path],
@@ -125,42 +128,57 @@ def _count_prior(
     file: str,
     key: Mapping[str, Any],
 ) -> tuple[StaticPrior, dict[str, float]]:
-    """Count how often each code comes and write the model.
+    """Count how often each code comes, on its own and in the context of others, and write the model.
+
+    The context model is kept if it saves `_WORTHWHILE` on the photos held out.
 
     Returns:
-        The model as the runtime reads it; on the photos held out, the bits of their indices by the prior, of a fixed
-        width, and of whichever is shorter for each, and this in bits per pixel; and how many codes are in use.
+        The model as the runtime reads it; on the photos held out, the bits of their indices of a fixed width, by the
+        prior, in context if the rate has a context model, and of whichever is shorter for each in the model that was
+        written, and this in bits per pixel; and how many codes are in use.
     """
     key = {**key, "photos": names_digest(calibration), "held_out": names_digest(held_out)}
     path = stage.folder / file
     facts = stage.finished(file, key)
     if facts is None:
-        indices = [_indices(model, image) for image in images_of(calibration)]
-        arrays = {
-            "version": np.array([2], np.int32),
+        indices = [_indices(model, image)[0] for image in images_of(calibration)]
+        prior = {
+            "version": np.array([VERSION], np.int32),
             "index_px": np.array([rate.config.index_px], np.int32),
             **priors.prior_arrays(indices, rate.config.codebook_size, _SMOOTHING),
         }
-        path.write_bytes(npz(arrays))
-    entropy = StaticPrior.load(load_arrays(OwnFile(path)))
-    if facts is None:
-        facts = _measure(model, entropy, held_out)
+        images = images_of(held_out)
+        measured = [_indices(model, image)[0] for image in images]
+        candidates = {"prior": prior}
+        context = diffo_recipe.build_context(rate, model.codec.quantize.embedding.weight.detach())
+        if context is not None:
+            candidates["context"] = index_context.convert(context, indices, prior)
+        bits = {name: _range_coded_bits(arrays, measured) for name, arrays in candidates.items()}
+        chosen = "context" if bits.get("context", math.inf) <= (1 - _WORTHWHILE) * bits["prior"] else "prior"
+        path.write_bytes(npz(candidates[chosen]))
+        facts = {
+            **{f"bits_{name}": count for name, count in bits.items()},
+            **_measure(StaticPrior.load(candidates[chosen]), measured),
+        }
+        facts["bpp"] = round(facts["bits_actual"] / sum(image.shape[0] * image.shape[1] for image in images), 5)
         stage.record(file, key, facts)
-    return entropy, facts
+    return StaticPrior.load(load_arrays(OwnFile(path))), facts
 
 
-def _measure(model: DiffoModel, entropy: StaticPrior, photos: Sequence[Path]) -> dict[str, float]:
-    images = images_of(photos)
-    indices = [_indices(model, image) for image in images]
-    coded = [entropy.encode({"vq_indices": one}) for one in indices]
+def _range_coded_bits(arrays: Arrays, indices: Sequence[NDArray[np.int64]]) -> int:
+    """Return the bits of indices, [Hq, Wq] each, by an entropy model, without the fixed width."""
+    coder = StaticPrior.load(arrays).indices
+    return 8 * sum(len(coder.range_coded(one.astype(np.int32))) for one in indices)
+
+
+def _measure(entropy: StaticPrior, indices: Sequence[NDArray[np.int64]]) -> dict[str, float]:
+    coded = [entropy.encode({"vq_indices": one[None]}) for one in indices]
     masses = np.bincount(np.concatenate([one.ravel() for one in indices]), minlength=entropy.indices.n_codes)
-    chosen = 8 * sum(len(one.z) for one in coded)
     return {
         "bits_fixed": 8 * sum(entropy.indices.plain_bytes(one.size) for one in indices),
-        "bits_actual": chosen,
+        "bits_actual": 8 * sum(len(one.z) for one in coded),
         "fixed_share": sum(one.z_is_plain for one in coded) / len(coded),
         "codes_in_use": int((masses > 0).sum()),
-        "bpp": round(chosen / sum(image.shape[0] * image.shape[1] for image in images), 5),
     }
 
 

@@ -21,6 +21,7 @@ from rdeic_rt.entropy.order import Slice, scatter, slices_of, squeeze
 from rdeic_rt.errors import ExportError
 
 from ..modules.compression import EntropyNetworks, ResBlock, UpBlock
+from ..modules.diffo.index_context import ContextNets
 from .integer_layers import (
     GELU,
     LEAKY,
@@ -105,6 +106,29 @@ def fit_slices(
             _fit_chain(name, nets[i], seen, seen_float, matmul, arrays, unit, parts if i else [parts[0], *parts[2:]])
         earlier.append(signal)
         earlier_float = [np.concatenate(pair, axis=-1) for pair in zip(earlier_float, y_hat, strict=True)]
+
+
+def fit_index_context(nets: ContextNets, maps: Sequence[Tensor], matmul: MatMul, arrays: Arrays) -> None:
+    """Add ``codebook`` and ``context.*`` to the arrays.
+
+    Args:
+        nets: the float networks, which give the scores of classes.
+        maps: indices of samples, int64 [Hq, Wq] each.
+        matmul: matrix product of the runtime.
+        arrays: added to.
+    """
+    codes = nets.get_buffer("codes").numpy()
+    grid = level_grid([codes[None]], padded=True, fine=True)
+    arrays["codebook"] = grid.levels(codes)
+    planes: list[Floats] = [
+        [_hwc(plane) for plane in of_pass] for of_pass in zip(*(nets.planes(one[None]) for one in maps), strict=True)
+    ]
+    signals = [Signal([grid.levels(plane) for plane in of_pass], grid) for of_pass in planes]
+    reach = max(float(scores.abs().max()) for one in maps for scores, _ in nets(one[None]) if scores.numel())
+    unit = np.full(nets.outputs, reach / _WIDE_TOP)
+    for number, net in enumerate(nets.nets, 1):
+        parts = [f".{earlier}" for earlier in range(number)]
+        _fit_chain(f"context.{number}", net, signals[:number], planes[:number], matmul, arrays, unit, parts)
 
 
 def _fit_block(

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdeic_rt.entropy.coder import TOTAL_MASS
+from rdeic_rt.entropy.index_context import MANTISSA_BITS
 from rdeic_rt.entropy.tables import N_SCALES
 
 SCALE_MIN, SCALE_MAX = 0.11, 256.0  # as in the released model
@@ -62,6 +63,20 @@ def prior_arrays(
     for sample in indices:
         counts += np.bincount(sample.ravel(), minlength=codebook_size)
     return {"prior_masses": fixed_point(counts)}
+
+
+def byte_weights(shares: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
+    """Return weights in proportion to shares > 0, float [C, K], as `index_context.masses_of` reads them.
+
+    A row's largest share takes the largest weight. What is under 2**-31 of it becomes the smallest.
+    """
+    top = 1 << MANTISSA_BITS
+    scaled = shares.astype(np.float64) / shares.max(-1, keepdims=True) * (2 * top - 1) * 2.0**31
+    exponents = np.clip(np.floor(np.log2(scaled)) - MANTISSA_BITS, 0, 31)
+    # A mantissa that is rounded up to 16 is 8 of the next exponent, which the sum carries to.
+    mantissas = np.rint(scaled / 2**exponents) - top
+    weights: NDArray[np.uint8] = np.clip(exponents * top + mantissas, 0, 255).astype(np.uint8)
+    return weights
 
 
 def fixed_point(weights: NDArray[np.float64]) -> NDArray[np.int32]:

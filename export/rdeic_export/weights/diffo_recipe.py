@@ -11,6 +11,7 @@ In a TOML file they differ from those of `recipe` in this::
     codebook_size = 1024                # K, index_px and sqrt_eta are the configuration's unless given
     index_px = 32                       # pixels that a code stands for along a side
     sqrt_eta = 0.6                      # noise that decoding starts with: kappa times this
+    context = "context_0.safetensors"   # what a context model of the indices is made from; none unless given
 
 With ``layout = "released"`` files are as released: ``base`` is ``GT_vq_model_N.pth.tar``, and ``weights`` of a rate are
 ``ema_model_N.pth`` and ``vq_model_N.pth.tar``.
@@ -24,10 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rdeic_rt.errors import ExportError
 
 from ..modules.diffo.config import DIFFO, DIFFO_TINY, DiffoConfig
+from ..modules.diffo.index_context import IndexContext
 from ..modules.diffo.model import DiffoModel
 from ..modules.linear_vae import LinearVae
 from . import diffo
@@ -45,11 +48,13 @@ class DiffoRate:
         label: for people.
         config: of its networks: K, fineness of the codes and noise are its own.
         weights: its files.
+        context: file of an `IndexContext`, or None.
     """
 
     label: str
     config: DiffoConfig
     weights: tuple[Path, ...] = ()
+    context: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,8 @@ class DiffoRecipe:
     @property
     def files(self) -> list[Path]:
         """Every file of weights."""
-        return [*self.base, *(path for rate in self.rates for path in rate.weights)]
+        contexts = [rate.context for rate in self.rates if rate.context]
+        return [*self.base, *(path for rate in self.rates for path in rate.weights), *contexts]
 
     @property
     def schedule_steps(self) -> list[int]:
@@ -105,6 +111,7 @@ def from_document(raw: Mapping[str, Any], path: Path) -> DiffoRecipe:
                     config, rate["label"], {name: rate.get(name) for name in ("codebook_size", "index_px", "sqrt_eta")}
                 ),
                 tuple(folder / name for name in rate["weights"]),
+                folder / rate["context"] if "context" in rate else None,
             )
             for rate in raw["rates"]
         ),
@@ -161,6 +168,25 @@ def build_model(recipe: DiffoRecipe, rate: DiffoRate) -> DiffoModel:
     if recipe.half_weights:
         round_to_half(model)
     return model
+
+
+def build_context(rate: DiffoRate, codes: Tensor) -> IndexContext | None:
+    """Return the float context model of a rate, on its code vectors, float [K, N]; None if it has none.
+
+    Raises:
+        ExportError: keys are missing, unexpected or misshapen.
+    """
+    if rate.context is None:
+        return None
+    state = read_state(rate.context)
+    if "tables" not in state:
+        raise ExportError(listed(str(rate.context), ["missing: tables"]))
+    context = IndexContext(codes, len(state["tables"])).eval().requires_grad_(False)
+    problems: list[str] = []
+    take(context.state_dict(), state, rate.label, problems)
+    if problems:
+        raise ExportError(listed(str(rate.context), problems))
+    return context
 
 
 def _own_model(recipe: DiffoRecipe, rate: DiffoRate) -> DiffoModel:

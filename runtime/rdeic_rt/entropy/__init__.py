@@ -19,7 +19,11 @@ from .static_prior import StaticPrior
 __all__ = ["MODELS", "Decoded", "Encoded", "EntropyModel", "load"]
 
 MODELS: Mapping[int, Callable[[Arrays, int | None], EntropyModel]] = MappingProxyType(
-    {hyperprior.VERSION: Hyperprior.load, static_prior.VERSION: StaticPrior.load}
+    {
+        hyperprior.VERSION: Hyperprior.load,
+        static_prior.VERSION: StaticPrior.load,
+        static_prior.CONTEXT_VERSION: StaticPrior.load,
+    }
 )
 
 

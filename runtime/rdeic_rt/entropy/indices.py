@@ -1,4 +1,4 @@
-"""Section z: indices by a static prior or of a fixed width, whichever is shorter (docs/format.md, "Indices")."""
+"""Section z: indices range-coded or of a fixed width, whichever is shorter (docs/format.md, "Indices")."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ..errors import BitstreamError
 from .arrays import ArrayReader
 from .coder import Distribution, SymbolDecoder, SymbolEncoder, pack_fixed, unpack_fixed
+from .index_context import IndexContext
 from .masses import check_masses
 
 _SECTION: Final = "z section"
@@ -23,11 +24,13 @@ class IndexCoder:
 
     Attributes:
         prior: how they are distributed.
-        plain_bits: width of an index that is coded without the prior.
+        plain_bits: width of an index that is not range-coded.
+        context: how they are distributed beside others, where the model knows.
     """
 
     prior: Distribution
     plain_bits: int
+    context: IndexContext | None = None
 
     @staticmethod
     def read(reader: ArrayReader) -> IndexCoder:
@@ -58,7 +61,7 @@ class IndexCoder:
             )
 
     def encode(self, indices: NDArray[np.int32], *, fixed_size: bool = False) -> tuple[bytes, bool]:
-        """Return (section, is plain) of indices of any shape, row by row.
+        """Return (section, is plain) of indices, int32 [rows, columns].
 
         The shorter of the two codings, plain where they are equal; with ``fixed_size`` always the plain one.
         """
@@ -66,10 +69,24 @@ class IndexCoder:
         plain = pack_fixed(flat, self.plain_bits)
         if fixed_size:
             return plain, True
-        encoder = SymbolEncoder()
-        encoder.put(self.prior, flat)
-        coded = encoder.finish()
+        coded = self.range_coded(indices)
         return (plain, True) if len(plain) <= len(coded) else (coded, False)
+
+    def range_coded(self, indices: NDArray[np.int32]) -> bytes:
+        """Return the section that is not plain, of indices, int32 [rows, columns]."""
+        encoder = SymbolEncoder()
+        flat = indices.ravel()
+
+        def put(distribution: Distribution, numbers: NDArray[np.intp]) -> NDArray[np.int32]:
+            symbols = flat[numbers]
+            encoder.put(distribution, symbols)
+            return symbols
+
+        if self.context is None:
+            encoder.put(self.prior, flat)
+        else:
+            self.context.walk(self.prior, indices.shape, put)
+        return encoder.finish()
 
     def decode(self, section: bytes, is_plain: bool, size: tuple[int, int]) -> NDArray[np.int32]:
         """Return the indices, int32 of shape ``size``; BitstreamError if this is not their section."""
@@ -78,8 +95,11 @@ class IndexCoder:
             flat = unpack_fixed(section, count, self.plain_bits, _SECTION)
             if flat.max() >= self.n_codes:
                 raise BitstreamError(f"{_SECTION}: index {flat.max()}, but the model has {self.n_codes} code vectors")
+            return flat.reshape(size)
+        decoder = SymbolDecoder(section, _SECTION)
+        if self.context is None:
+            grid = decoder.get(self.prior, count).reshape(size)
         else:
-            decoder = SymbolDecoder(section, _SECTION)
-            flat = decoder.get(self.prior, count)
-            decoder.finish()
-        return flat.reshape(size)
+            grid = self.context.walk(self.prior, size, lambda table, numbers: decoder.get(table, numbers.size))
+        decoder.finish()
+        return grid

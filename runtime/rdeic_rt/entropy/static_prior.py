@@ -1,15 +1,16 @@
-"""Entropy model 2: nothing but VQ indices, by a static prior or of a fixed width; section y is empty.
+"""Entropy models 2 and 3: nothing but VQ indices; section y is empty.
 
     vq_indices [Hq, Wq] ─ IndexCoder ─▶ section z
 
-The prior was counted when the bundle was built and is the same for every image, so it need not be sent, and any machine
-decodes what another has encoded. docs/format.md, "Entropy model 2", is the specification.
+Indices have a fixed width or are coded by a prior, in model 3 with a context model beside it. Both were counted when
+the bundle was built and are the same for every image, so they need not be sent, and any machine decodes what another
+has encoded. docs/format.md, "Entropy model 2" and "Entropy model 3", are the specification.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -20,16 +21,18 @@ from ..errors import BitstreamError, BundleCorruptError
 from . import arrays as arrays_module
 from .arrays import ArrayReader, Arrays
 from .base import Decoded, Encoded
+from .index_context import IndexContext
 from .indices import IndexCoder
 
 VERSION: Final = 2
+CONTEXT_VERSION: Final = 3
 TENSOR: Final = "vq_indices"
 _MAX_INDEX_PX: Final = 4096  # as of `size_multiple_px`, of which it is a divisor
 
 
 @dataclass(frozen=True)
 class StaticPrior:
-    """A table of masses; see `base.EntropyModel`. May be used by several threads at once.
+    """Tables of masses, and what chooses among them; see `base.EntropyModel`. May be used by several threads at once.
 
     Attributes:
         model_id: 4 bytes that name it in .rdc files.
@@ -45,9 +48,11 @@ class StaticPrior:
     def load(arrays: Arrays, threads: int | None = None) -> StaticPrior:
         """Return the model in these arrays; arguments and errors as for `entropy.load`."""
         reader = ArrayReader(arrays)
-        reader.number("version", VERSION, VERSION)
+        version = reader.number("version", VERSION, CONTEXT_VERSION)
         index_px = reader.number("index_px", 1, _MAX_INDEX_PX)
         indices = IndexCoder.read(reader)
+        if version == CONTEXT_VERSION:
+            indices = replace(indices, context=IndexContext.read(reader, indices.n_codes, threads))
         reader.close()
         return StaticPrior(arrays_module.model_id(arrays), index_px, indices)
 
@@ -68,7 +73,7 @@ class StaticPrior:
         if given.ndim != 3 or given.shape[0] != 1:
             raise ValueError(f"VQ indices have shape {list(given.shape)}, should be [1, rows, columns]")
         self.indices.check(given)
-        z, z_is_plain = self.indices.encode(given.astype(np.int32), fixed_size=fixed_size)
+        z, z_is_plain = self.indices.encode(given[0].astype(np.int32), fixed_size=fixed_size)
         return Encoded(z, z_is_plain, b"", {TENSOR: given.astype(np.int64)})
 
     def decode(

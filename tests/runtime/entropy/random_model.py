@@ -1,4 +1,4 @@
-"""Arrays of a small entropy model with random integers: every kind of layer, no training and no torch.
+"""Arrays of small entropy models with random integers: every kind of layer, no training and no torch.
 
 Multipliers are chosen from the weights so that tensors use their range, scales reach tables 0 to about 30, and means
 some symbols to either side.
@@ -67,6 +67,25 @@ def model(seed: int = 0, threads: int | None = 1, **options: Any) -> Hyperprior:
     return Hyperprior.load(arrays(seed, **options), threads)
 
 
+def context_arrays(seed: int = 0, *, codes: int = CODES, classes: int = 5) -> Arrays:
+    """Return a valid model of indices with a context model: one coarse input, kernels of 3x3 and 5x5."""
+    rng = _rng(seed, "context")
+    made: Arrays = {
+        "version": np.array([3], np.int32),
+        "index_px": np.array([16], np.int32),
+        "prior_masses": _masses(0.9 ** np.arange(codes)),
+        "codebook": rng.integers(0, 1 << 16, (codes, CODE_WIDTH), dtype=np.uint16),
+        "class_weights": rng.integers(0, 256, (classes, codes), dtype=np.uint8),
+    }
+    for number in (1, 2, 3):
+        name = f"context.{number}"
+        inputs = {f".{earlier}": CODE_WIDTH for earlier in range(number)}
+        _layer(made, seed, f"{name}.0", 5 if number == 2 else 3, inputs, 12, "lut", fine=number != 3)
+        _layer(made, seed, f"{name}.1", 1, {"": 12}, 10, "lut", centre_level=8_000)
+        _layer(made, seed, f"{name}.2", 1, {"": 10}, classes, "wide", centre_level=8_000)
+    return made
+
+
 def latents(seed: int, height: int, width: int) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """Return (y, VQ indices) with a few large values, for height x width VQ indices."""
     rng = _rng(seed, "latents")
@@ -89,6 +108,7 @@ def _layer(
     end: str,
     *,
     fine: bool = True,
+    centre_level: int = 32_768,
 ) -> None:
     rng = _rng(seed, name)
     spread = {"lut": 600.0, "levels": 12_000.0, "wide": 9_000.0, "parameters": 0.0}[end]
@@ -108,7 +128,7 @@ def _layer(
         deviation = one * math.sqrt(kernel * kernel * channels * len(inputs))
         mult = np.maximum(1, np.rint(spreads / deviation * 2.0**SHIFT)).astype(np.int32)
         made[f"{name}{part}.mult"] = mult
-        level = 32_768 * 128 if fine else 128
+        level = centre_level * 128 if fine else centre_level >> 8
         offset -= mult * level * weight.sum((0, 1, 2), dtype=np.int64)
         if kernel > 1:
             made[f"{name}{part}.zero"] = rng.integers(32_000, 33_500, channels, dtype=np.uint16)

@@ -178,6 +178,46 @@ def decode_indices(model: Arrays, z: bytes, z_is_plain: bool, n: int) -> NDArray
     return np.array([number >> bits * (n - 1 - i) & ((1 << bits) - 1) for i in range(n)])
 
 
+def decode_in_context(model: Arrays, z: bytes, rows: int, columns: int) -> NDArray[np.int64]:
+    """Section "Entropy model 3": indices of a z section whose flag 1 is clear."""
+    decoder = RangeDecoder(z)
+    grid = np.zeros((rows, columns), np.int64)
+    passes = [(0, 0), (1, 1), (0, 1), (1, 0)]
+    for p, (top, left) in enumerate(passes):
+        positions = [(r, c) for r in range(top, rows, 2) for c in range(left, columns, 2)]
+        if p == 0:
+            for at in positions:
+                grid[at] = decoder.symbol(model["prior_masses"].tolist())
+            continue
+        inputs = {}
+        for q, (row, column) in enumerate(passes[:p]):
+            zero = model[f"context.{p}.0.{q}.zero"].astype(np.int64)
+            plane = np.empty(((rows + 1) // 2, (columns + 1) // 2, zero.size), np.int64)
+            for r, c in np.ndindex(plane.shape[:2]):
+                y, x = 2 * r + row, 2 * c + column
+                plane[r, c] = model["codebook"][grid[y, x]] if y < rows and x < columns else zero
+            inputs[f".{q}"] = plane
+        hidden = finish(model, f"context.{p}.0", layer(model, f"context.{p}.0", inputs))
+        hidden = finish(model, f"context.{p}.1", layer(model, f"context.{p}.1", {"": hidden}))
+        scores = wide(layer(model, f"context.{p}.2", {"": hidden}))
+        for index, weights in enumerate(model["class_weights"].tolist()):
+            masses = class_masses(weights)
+            for r, c in positions:
+                own = scores[r // 2, c // 2].tolist()
+                if own.index(max(own)) == index:
+                    grid[r, c] = decoder.symbol(masses)
+    decoder.finish()
+    return grid
+
+
+def class_masses(weights: list[int]) -> list[int]:
+    """Masses of a row of `class_weights`."""
+    numbers = [(8 + b % 8) << b // 8 for b in weights]
+    masses = [1 + w * ((1 << 24) - len(numbers)) // sum(numbers) for w in numbers]
+    masses[numbers.index(max(numbers))] += (1 << 24) - sum(masses)
+    return masses
+
+
 def hyper_parameters(model: Arrays, indices: NDArray[np.int64]) -> Grid:
     x = model["codebook"][indices].astype(np.int64)
     for b, doubles in enumerate(model["hyper.doubles"].tolist()):

@@ -69,7 +69,7 @@ def test_load_unknown_array_raises(arrays: random_model.Arrays) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("version", [3], "'version' is 3"),
+        ("version", [4], "'version' is 4"),
         ("slices", [4, 4, 9], "local.2.weight"),
         ("slices", [0, 8, 8], "under 1"),
         ("skip_below", [64], "skip_below"),

@@ -103,7 +103,8 @@ def test_encode_refuses_what_are_no_indices() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": [3]}, "'version' is 3, should be 1 or 2"),
+        ({"version": [4]}, "'version' is 4, should be 1 or 2 or 3"),
+        ({"version": [3]}, "no array 'codebook'"),
         ({"index_px": [0]}, "'index_px' is 0"),
         ({"prior_masses": [TOTAL_MASS]}, "1 elements"),
         ({"prior_masses": [TOTAL_MASS, 1]}, "adds up to"),
