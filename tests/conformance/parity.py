@@ -31,6 +31,7 @@ from PIL import Image
 import rdeic_rt
 from rdeic_rt import container, errors, onnx_walk
 from rdeic_rt.codec import Codec
+from rdeic_rt.entropy.static_prior import StaticPrior
 
 from ..damage import CRC_BYTES, flipped, header_bytes, resealed
 from ..runtime.families import micro_diffo
@@ -98,7 +99,8 @@ def main() -> None:
             differing += compare_bundles(args.parity, some, data, what=f"bundles: levels, a file at {number}")
         some = damaged_bundles.damage(LEVELS / "bundle", Path(folder).resolve() / "levels", args.bundles)
         differing += compare_bundles(args.parity, some, data, what="bundles: levels, damage")
-        differing += compare_indices(args.parity, Path(folder).resolve() / "diffo", args)
+        for in_context in (False, True):
+            differing += compare_indices(args.parity, Path(folder).resolve() / f"diffo-{in_context}", args, in_context)
     differing += compare_graphs(args.parity, list(changed_graphs(args.graphs)))
     sys.exit(1 if differing else 0)
 
@@ -123,25 +125,38 @@ def compare_levels(parity: Path, photos: Path, count: int, side: int) -> int:
     )
 
 
-def compare_indices(parity: Path, folder: Path, args: argparse.Namespace) -> int:
-    """Return how many files of a bundle that codes indices alone the two decode differently, and its bundles too."""
-    micro_diffo.write(folder / "bundle")
+def compare_indices(parity: Path, folder: Path, args: argparse.Namespace, in_context: bool) -> int:
+    """Return how many files of a bundle that codes indices alone the two decode differently, and its bundles too.
+
+    With ``in_context`` it has a context model, which files are coded with even where a fixed width is shorter.
+    """
+    micro_diffo.write(folder / "bundle", in_context=in_context)
     codec = rdeic_rt.load(folder / "bundle", backend="cpu", threads=1)
     tiled = rdeic_rt.load(folder / "bundle", backend="cpu", threads=1, tile_px=256)
     files = list(encoded(codec, args.photos, args.count, args.side))
     photo = np.asarray(Image.open(ROOT / "tests/data/photos/astronaut.jpg").convert("RGB"))
     files += [codec.encode(photo[:h, :w], fixed_size=fixed) for h, w in ((1, 1), (70, 65)) for fixed in (False, True)]
     large = [tiled.encode(np.ascontiguousarray(photo[:h, :w])) for h, w in ((300, 440), (64, 500), (430, 90))]
+    if in_context:
+        files += [range_coded(codec, data) for data in files]
+        large = [range_coded(tiled, data) for data in large]
     made = damaged_bundles.damage(folder / "bundle", folder / "damaged", args.bundles)
+    what = "indices in context" if in_context else "indices alone"
     return (
-        compare(parity, codec, files, "pixels", what="indices alone")
-        + compare(parity, codec, files, "preview", what="indices alone, previews")
-        + compare(
-            parity, codec, list(damaged(files[-2:], args.damaged)), "latents", what="indices alone, damaged files"
-        )
-        + compare(parity, tiled, large, "pixels", what="indices alone in tiles", tile_px=256)
-        + compare_bundles(parity, made, files[0], what="bundles: indices alone, damage")
+        compare(parity, codec, files, "pixels", what=what)
+        + compare(parity, codec, files, "preview", what=f"{what}, previews")
+        + compare(parity, codec, list(damaged(files[-2:], args.damaged)), "latents", what=f"{what}, damaged files")
+        + compare(parity, tiled, large, "pixels", what=f"{what} in tiles", tile_px=256)
+        + compare_bundles(parity, made, files[-1], what=f"bundles: {what}, damage")
     )
+
+
+def range_coded(codec: Codec, data: bytes) -> bytes:
+    """Return a file of indices without a fixed width."""
+    file = container.parse(data)
+    indices = codec.read_latents(data).tensors["vq_indices"][0].astype(np.int32)
+    model = StaticPrior.load(micro_diffo.entropy_arrays(in_context=True), threads=1)
+    return container.pack(replace(file.header, z_is_plain=False), model.indices.range_coded(indices), b"")
 
 
 def at_level(data: bytes, level: int) -> bytes:

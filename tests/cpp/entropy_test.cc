@@ -6,9 +6,13 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <iterator>
+#include <numeric>
+#include <stdexcept>
 
 #include "bundle.h"
+#include "entropy/index_context.h"
 #include "entropy/model.h"
 #include "entropy/order.h"
 #include "expect_error.h"
@@ -120,8 +124,9 @@ TEST(Entropy, ModelsWithMissingUnknownOrUnfitArraysAreRefused) {
 
 TEST(Entropy, TheVersionSaysWhichModelItIs) {
   auto arrays = Arrays::read(testing::listed_file(kGolden / "bundle/entropy_r0.npz"), "entropy model").all();
-  arrays["version"].data[0] = std::byte{3};
-  expect_error(Result::kBundleCorrupt, "it has version 3, not 1 or 2. Upgrade", [&] { load(Arrays(arrays, "x")); });
+  arrays["version"].data[0] = std::byte{4};
+  expect_error(Result::kBundleCorrupt, "it has version 4, not 1 or 2 or 3. Upgrade",
+               [&] { load(Arrays(arrays, "x")); });
 }
 
 TEST(Entropy, ShapesThatTheModelDoesNotMakeAreRefused) {
@@ -166,6 +171,93 @@ TEST(StaticPrior, SectionsGiveIndicesAndSomeAreRefused) {
   expect_error(Result::kBitstream, "index 3, but the model has 3", [&] { decode({0x27}, true); });
   expect_error(Result::kBitstream, "y section: it has 2 bytes", [&] { decode({0x24}, true, {1, 2}); });
   expect_error(Result::kBitstream, "", [&] { decode({0x24, 0}, true); });
+}
+
+const fs::path kIndices = fs::path(RDEIC_SOURCE_DIR) / "tests/golden/indices";
+
+TEST(IndexContext, GoldenSectionsGiveTheirIndicesToTheBit) {
+  const auto model = load(Arrays::read(testing::listed_file(kIndices / "entropy.npz"), "entropy model"));
+  const Arrays sections = Arrays::read(testing::listed_file(kIndices / "sections.npz"));
+  std::size_t n_sections = 0;
+  for (const auto& [name, array] : sections.all()) {
+    if (!name.starts_with("indices_")) continue;
+    ++n_sections;
+    const auto section_name = "section_" + name.substr(8);
+    const auto section = sections.get<std::uint8_t>(section_name, sections.shape(section_name));
+    const auto expected = sections.get<std::int32_t>(name, array.shape);
+    File file;
+    file.z = section;
+    const Shape shape{1, static_cast<std::int64_t>(array.shape[0]), static_cast<std::int64_t>(array.shape[1])};
+    for (const Kernels& kernels : available_kernels()) {
+      for (const unsigned threads : {1U, 3U}) {
+        Workers workers(threads);
+        const Decoded decoded = model->decode({kernels, workers}, file, {{"vq_indices", shape}}, {});
+        const auto found = elements<std::int64_t>(*decoded.tensors.at("vq_indices"), "vq_indices");
+        EXPECT_TRUE(std::ranges::equal(found, expected)) << name << kernels.name;
+      }
+    }
+    std::vector<std::uint8_t> longer(section.begin(), section.end());
+    longer.push_back(1);
+    file.z = longer;
+    Workers workers(1);
+    expect_error(Result::kBitstream, "z section", [&] {
+      (void)model->decode({available_kernels().front(), workers}, file, {{"vq_indices", shape}}, {});
+    });
+  }
+  EXPECT_EQ(n_sections, 5U);
+}
+
+TEST(IndexContext, DecodingAsksWhetherToGoOn) {
+  const auto model = load(Arrays::read(testing::listed_file(kIndices / "entropy.npz"), "entropy model"));
+  const Arrays sections = Arrays::read(testing::listed_file(kIndices / "sections.npz"));
+  const auto section = sections.get<std::uint8_t>("section_16x24", sections.shape("section_16x24"));
+  File file;
+  file.z = section;
+  Workers workers(1);
+  int asked = 0;
+  const Compute compute{available_kernels().front(), workers, [&](std::uint64_t) {
+                          if (++asked == 8) throw std::runtime_error("enough");
+                        }};
+  EXPECT_THROW((void)model->decode(compute, file, {{"vq_indices", {1, 16, 24}}}, {}), std::runtime_error);
+}
+
+TEST(IndexContext, ModelsWithMissingUnknownOrUnfitArraysAreRefused) {
+  const auto original = Arrays::read(testing::listed_file(kIndices / "entropy.npz"), "entropy model").all();
+  for (const auto& [name, array] : original) {
+    if (name.ends_with(".weight_low")) continue;  // without it the input is coarse, and the model another
+    auto changed = original;
+    changed.erase(name);
+    expect_error(Result::kBundleCorrupt, "", [&] { load(Arrays(changed, "entropy model")); });
+  }
+  const auto refused = [&](const std::string& name, std::vector<std::uint64_t> shape, DType type, const char* message) {
+    auto changed = original;
+    const std::size_t count = std::accumulate(shape.begin(), shape.end(), std::uint64_t{1}, std::multiplies{});
+    changed[name] = {type, std::move(shape), std::vector<std::byte>(count * dtype_bytes(type))};
+    expect_error(Result::kBundleCorrupt, message, [&] { load(Arrays(changed, "entropy model")); });
+  };
+  refused("codebook", {39, 8}, DType::kUint16, "codebook");
+  refused("class_weights", {257, 40}, DType::kUint8, "257 rows, should have 1 to 256");
+  refused("class_weights", {5, 41}, DType::kUint8, "class_weights");
+  refused("context.3.2.offset", {4}, DType::kInt64, "context.3.2.offset");
+  refused("context.0.0.weight", {3, 3, 8, 12}, DType::kInt8, "unknown array");
+  auto changed = original;
+  changed["version"].data[0] = std::byte{2};
+  expect_error(Result::kBundleCorrupt, "unknown array", [&] { load(Arrays(changed, "entropy model")); });
+  for (const char* part : {"weight", "weight_low"}) {
+    changed["context.1.0.0." + std::string(part)] = {DType::kInt8, {1, 1, 8, 12}, std::vector<std::byte>(96)};
+  }
+  changed["version"] = original.at("version");
+  expect_error(Result::kBundleCorrupt, "has a kernel of 1x1", [&] { load(Arrays(changed, "entropy model")); });
+}
+
+TEST(IndexContext, MassesAreThoseOfTheSpecification) {
+  const std::vector<std::uint8_t> weights = {8, 0, 4};
+  EXPECT_EQ(masses_of(weights), std::vector<std::int32_t>({7456541, 3728270, 5592405}));
+  std::vector<std::uint8_t> many(65536);
+  many.back() = 255;
+  const std::vector<std::int32_t> masses = masses_of(many);
+  EXPECT_EQ(masses.front(), 1);
+  EXPECT_EQ(masses.back(), static_cast<std::int32_t>(kTotalMass) - 65535);
 }
 
 TEST(Order, AnchorsAreWhereRowAndColumnAddUpToAnOddNumber) {

@@ -16,9 +16,11 @@ import build_engines
 import rdeic_rt
 from rdeic_export.bundle.build import build
 from rdeic_export.calibration import calibrate
+from rdeic_export.entropy import index_context
 from rdeic_export.forms import quantize, ranges
 from rdeic_export.modules.diffo import resshift
 from rdeic_export.modules.diffo.config import SwinUNetConfig
+from rdeic_export.modules.diffo.index_context import IndexContext
 from rdeic_export.weights import any_recipe, diffo_recipe
 from rdeic_export.weights.diffo_recipe import DiffoRecipe
 from rdeic_rt import container, noise
@@ -49,6 +51,7 @@ weights = ["rate_1.safetensors"]
 codebook_size = 20
 index_px = 8
 sqrt_eta = 0.5
+context = "context_1.safetensors"
 
 [provenance]
 weights = "random"
@@ -64,6 +67,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         base = {key: value for key, value in state.items() if key.startswith("vqgan.")}
         save_file(base, folder / "base.safetensors")
         save_file({key: state[key] for key in state.keys() - base.keys()}, folder / f"rate_{index}.safetensors")
+    torch.manual_seed(0)
+    codes = state["codec.quantize.embedding.weight"]
+    save_file(IndexContext(codes, 6).state_dict(), folder / "context_1.safetensors")
     (folder / "recipe.toml").write_text(RECIPE)
     return folder
 
@@ -127,6 +133,29 @@ def test_bundle_says_what_it_was_made_from(bundle: Path) -> None:
     assert sizes == [19 + 30, 19 + 120]
 
 
+def test_context_model_is_kept_if_it_saves_bits(
+    recipe: DiffoRecipe, photos: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was never trained saves nothing, unless its tables are counted on the very photos that are measured."""
+    dropped = rdeic_rt.load(bundle, backend="cpu").bundle
+    measured = [dropped.calibration["rates"][rate.label] for rate in dropped.rates]
+    assert "bits_context" not in measured[0]
+    assert measured[1]["bits_context"] > 0.98 * measured[1]["bits_prior"]
+    assert int(np.load(bundle / "entropy_r1.npz")["version"][0]) == 2
+
+    monkeypatch.setattr(index_context, "_TABLE_WORTH", 0.01)
+    build(replace(recipe, rates=recipe.rates[1:], default_rate=0), [photos], [], tmp_path / "kept")
+    codec = rdeic_rt.load(tmp_path / "kept", backend="cpu")
+    (facts,) = codec.bundle.calibration["rates"].values()
+    assert facts["bits_actual"] == facts["bits_context"] < 0.98 * facts["bits_prior"]
+    photo = np.asarray(Image.open(sorted(photos.glob("*.png"))[0]))
+    data = codec.encode(photo)
+    assert len(data) < len(codec.encode(photo, fixed_size=True))
+    indices = codec.read_latents(data).tensors["vq_indices"]
+    again = codec.read_latents(codec.encode(photo, fixed_size=True)).tensors["vq_indices"]
+    np.testing.assert_array_equal(indices, again)
+
+
 def test_bundle_of_the_same_weights_is_the_same(
     recipe: DiffoRecipe, photos: Path, bundle: Path, tmp_path: Path
 ) -> None:
@@ -142,6 +171,7 @@ def test_recipe_with_rates_out_of_range_is_refused(folder: Path, monkeypatch: py
         ("index_px = 8", "index_px = 64", "rate 'fine': codes of 64 pixels"),
         ("sqrt_eta = 0.5", "sqrt_eta = -1.0", "rate 'fine': sqrt"),
         ("rate_1", "rate_7", "no such weights"),
+        ("context_1", "context_7", "no such weights"),
     ):
         with pytest.raises(ExportError, match=message):
             diffo_recipe.from_document(tomllib.loads(RECIPE.replace(old, new)), folder / "recipe.toml")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -15,6 +17,7 @@ from rdeic_rt.errors import BitstreamError, BundleCorruptError
 
 from . import random_model, specification
 
+GOLDEN = Path(__file__).parents[2] / "golden/indices"
 SIZES = [(1, 1), (1, 7), (7, 1), (2, 2), (5, 3), (3, 8), (16, 24)]
 
 
@@ -60,6 +63,17 @@ def test_section_is_what_the_format_says(size: tuple[int, int]) -> None:
     grid = indices(size, seed=3)
     section = coded(StaticPrior.load(arrays, threads=1), grid)
     np.testing.assert_array_equal(specification.decode_in_context(arrays, section, *size), grid)
+
+
+def test_golden_sections_are_what_is_encoded_and_decoded() -> None:
+    one = StaticPrior.load(dict(np.load(GOLDEN / "entropy.npz")), threads=1)
+    golden = dict(np.load(GOLDEN / "sections.npz"))
+    names = [name.removeprefix("indices_") for name in golden if name.startswith("indices_")]
+    assert len(names) == 5
+    for name in names:
+        grid, section = golden[f"indices_{name}"], golden[f"section_{name}"].tobytes()
+        assert coded(one, grid) == section
+        np.testing.assert_array_equal(decoded(one, section, grid.shape), grid)
 
 
 def test_classes_do_not_depend_on_bands(monkeypatch: pytest.MonkeyPatch) -> None:

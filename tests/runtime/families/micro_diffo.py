@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from rdeic_rt.entropy.arrays import Arrays, model_id
 
 from .. import micro
+from ..entropy import random_model
 
 U8, I64, F32 = TensorProto.UINT8, TensorProto.INT64, TensorProto.FLOAT
 UNIT_PX, INDEX_PX, N_CODES, ABAR = 64, 16, 32, 0.81
@@ -41,8 +42,10 @@ SCHEDULE: dict[str, Any] = {
 }
 
 
-def entropy_arrays() -> Arrays:
-    """Return a prior under which codes get rarer from one to the next."""
+def entropy_arrays(*, in_context: bool = False) -> Arrays:
+    """Return a prior under which codes get rarer from one to the next, or a random context model."""
+    if in_context:
+        return random_model.context_arrays(codes=N_CODES)
     masses = np.maximum(2.0 ** (22 - np.arange(N_CODES)), 1).astype(np.int32)
     masses[0] += (1 << 24) - masses.sum()
     return {
@@ -119,12 +122,12 @@ def graph(role: str) -> onnx.ModelProto:
     return micro.model(role, TENSORS[role], nodes, constants)
 
 
-def write(folder: Path) -> Path:
-    """Write a bundle of one rate into a new folder; return the folder."""
+def write(folder: Path, *, in_context: bool = False) -> Path:
+    """Write a bundle of one rate into a new folder; return the folder. Its entropy model is `entropy_arrays`."""
     folder.mkdir(parents=True)
     for role in TENSORS:
         onnx.save(graph(role), folder / f"{role}.onnx")
-    arrays = entropy_arrays()
+    arrays = entropy_arrays(in_context=in_context)
     np.savez(folder / "entropy.npz", allow_pickle=False, **arrays)
     rate = {
         "index": 0,

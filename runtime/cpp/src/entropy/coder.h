@@ -21,6 +21,9 @@ inline constexpr std::uint32_t kTotalMass = 1U << kPrecisionBits;
 /// Largest magnitude of a symbol; with it y_hat is exact in float32.
 inline constexpr std::int32_t kMaxSymbol = 32767;
 
+/// Products of two numbers that take as long as decoding a symbol.
+inline constexpr std::uint64_t kProductsOfASymbol = 512;
+
 /// A fixed distribution over `size` symbols, ready for look-ups by quantile.
 class Distribution {
  public:

@@ -11,7 +11,6 @@ namespace {
 
 constexpr int kGridBits = 8;  // y_hat and means are multiples of 2^-8
 constexpr const char* kTensor = "y_hat";
-constexpr std::uint64_t kProductsOfASymbol = 512;  // that take as long as decoding one
 
 std::vector<std::size_t> read_widths(ModelReader& reader) {
   reader.number("version", Hyperprior::kVersion, Hyperprior::kVersion);

@@ -20,6 +20,7 @@ class IndexCoder {
   explicit IndexCoder(ModelReader& reader);
 
   std::size_t n_codes() const { return prior_.size(); }
+  const Distribution& prior() const { return prior_; }
 
   /// Returns so many indices, each less than `n_codes`; Error(kBitstream) if this is not their section.
   std::vector<std::int32_t> decode(const File& file, std::size_t count) const;

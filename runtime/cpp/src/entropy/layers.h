@@ -50,6 +50,9 @@ class Input {
   Input(ModelReader& reader, const std::string& name, std::size_t channels, std::size_t outputs);
 
   std::size_t outputs() const { return mult_.size(); }
+  std::size_t kernel() const { return kernel_; }
+  /// Returns what padding takes, by channel; nothing where the kernel is 1x1.
+  std::span<const std::uint16_t> zero() const { return zero_; }
   /// Returns how many products of a byte and a weight a position takes.
   std::uint64_t products() const { return std::uint64_t{kernel_} * kernel_ * channels_ * outputs() * (fine_ ? 3 : 1); }
   /// Returns the largest magnitude of acc * mult for an output.
@@ -92,6 +95,7 @@ class Layer {
   Layer(ModelReader& reader, const std::string& name, std::size_t width, std::size_t outputs, bool lut);
 
   std::size_t outputs() const { return requantisation_.offset.size(); }
+  const std::vector<Input>& inputs() const { return inputs_; }
 
   /// Returns the layer's tensor, [H, W, outputs], or, where `pass` says so, the positions of a pass alone, [H, W/2,
   /// outputs].

@@ -33,7 +33,8 @@ void update(Sha256& digest, std::string_view name) {
 
 std::span<const Kind> kinds() {
   static constexpr Kind kKinds[] = {{Hyperprior::kVersion, Hyperprior::read},
-                                    {StaticPrior::kVersion, StaticPrior::read}};
+                                    {StaticPrior::kVersion, StaticPrior::read},
+                                    {StaticPrior::kContextVersion, StaticPrior::read}};
   return kKinds;
 }
 

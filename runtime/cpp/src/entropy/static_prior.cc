@@ -11,15 +11,12 @@ namespace {
 constexpr const char* kTensor = "vq_indices";
 constexpr std::int32_t kMaxIndexPx = 4096;  // as of size_multiple_px, of which it is a divisor
 
-std::int32_t read_index_px(ModelReader& reader) {
-  reader.number("version", StaticPrior::kVersion, StaticPrior::kVersion);
-  return reader.number("index_px", 1, kMaxIndexPx);
-}
-
 }  // namespace
 
 StaticPrior::StaticPrior(const Arrays& arrays, ModelReader reader)
-    : id_(model_id(arrays)), index_px_(read_index_px(reader)), indices_(reader) {
+    : id_(model_id(arrays)), index_px_(reader.number("index_px", 1, kMaxIndexPx)), indices_(reader) {
+  if (reader.number("version", kVersion, kContextVersion) == kContextVersion)
+    context_.emplace(reader, indices_.n_codes());
   reader.close();
 }
 
@@ -31,7 +28,7 @@ std::map<std::string, std::uint32_t> StaticPrior::position_px() const {
   return {{kTensor, static_cast<std::uint32_t>(index_px_)}};
 }
 
-Decoded StaticPrior::decode(const Compute& /*compute*/, const File& file, const std::map<std::string, Shape>& shapes,
+Decoded StaticPrior::decode(const Compute& compute, const File& file, const std::map<std::string, Shape>& shapes,
                             const BeforeSlice& before_slice) const {
   const Shape& shape = shapes.at(kTensor);
   if (shape.size() != 3 || shape[0] != 1) {
@@ -45,7 +42,12 @@ Decoded StaticPrior::decode(const Compute& /*compute*/, const File& file, const 
   }
   if (before_slice) before_slice(0);
   Tensor<std::int64_t> indices(shape);
-  std::ranges::copy(indices_.decode(file, indices.size()), indices.data());
+  if (context_ && !file.header.z_is_plain) {
+    const auto height = static_cast<std::size_t>(shape[1]), width = static_cast<std::size_t>(shape[2]);
+    std::ranges::copy(context_->decode(compute, indices_.prior(), file.z, height, width), indices.data());
+  } else {
+    std::ranges::copy(indices_.decode(file, indices.size()), indices.data());
+  }
   Decoded decoded;
   decoded.complete_slices = decoded.n_slices = 1;
   decoded.tensors.emplace(kTensor, to_value(std::move(indices)));
