@@ -111,6 +111,8 @@ def fit_slices(
 def fit_index_context(nets: ContextNets, maps: Sequence[Tensor], matmul: MatMul, arrays: Arrays) -> None:
     """Add ``codebook`` and ``context.*`` to the arrays.
 
+    First layers, which most of the weights are of, are coarse: that costs a class now and then.
+
     Args:
         nets: the float networks, which give the scores of classes.
         maps: indices of samples, int64 [Hq, Wq] each.
@@ -118,7 +120,7 @@ def fit_index_context(nets: ContextNets, maps: Sequence[Tensor], matmul: MatMul,
         arrays: added to.
     """
     codes = nets.get_buffer("codes").numpy()
-    grid = level_grid([codes[None]], padded=True, fine=True)
+    grid = level_grid([codes[None]], padded=True, fine=False)
     arrays["codebook"] = grid.levels(codes)
     planes: list[Floats] = [
         [_hwc(plane) for plane in of_pass] for of_pass in zip(*(nets.planes(one[None]) for one in maps), strict=True)
@@ -128,7 +130,8 @@ def fit_index_context(nets: ContextNets, maps: Sequence[Tensor], matmul: MatMul,
     unit = np.full(nets.outputs, reach / _WIDE_TOP)
     for number, net in enumerate(nets.nets, 1):
         parts = [f".{earlier}" for earlier in range(number)]
-        _fit_chain(f"context.{number}", net, signals[:number], planes[:number], matmul, arrays, unit, parts)
+        inputs = signals[:number], planes[:number]
+        _fit_chain(f"context.{number}", net, *inputs, matmul, arrays, unit, parts, first_fine=False)
 
 
 def _fit_block(
@@ -177,6 +180,8 @@ def _fit_chain(
     arrays: Arrays,
     unit: NDArray[np.float64] | None,
     parts: Sequence[str] = ("",),
+    *,
+    first_fine: bool = True,
 ) -> tuple[Signal, Floats]:
     """Fit convolution, GELU, convolution, GELU, convolution.
 
@@ -188,6 +193,7 @@ def _fit_chain(
         arrays: added to.
         unit: what one unit of each output is worth; None for an output of bytes.
         parts: names of the inputs; the float layer has them in the reverse order (local, channel, hyper).
+        first_fine: whether the first layer is fine, as all are unless the output is of bytes.
 
     Returns:
         The output in both networks; of the integer one only if it is bytes.
@@ -198,7 +204,7 @@ def _fit_chain(
         joined = [np.concatenate(group[::-1], axis=-1) for group in zip(*floats, strict=True)]
         target = [_conv(layer, v) for v in joined]
         weights = torch.split(layer.weight, [s.grid.step.size for s in inputs[::-1]], dim=1)[::-1]
-        fitted = fit(weights, inputs, target, fine=unit is not None)
+        fitted = fit(weights, inputs, target, fine=unit is not None and (first_fine or index > 0))
         if index + 1 < len(convolutions):
             inputs = [_activate(label, fitted, GELU, inputs, matmul, arrays, parts)]
             floats = [[GELU(v) for v in target]]
