@@ -82,7 +82,7 @@ class IndexContext:
         """Return the class of each position of a pass from 1 on, uint8, of indices [Hq, Wq] known of those before."""
         first, middle, last = self.nets[number - 1]
         top, left = PASSES[number]
-        classes = np.empty(grid[top::2, left::2].shape, np.uint8)
+        classes: NDArray[np.uint8] = np.empty(grid[top::2, left::2].shape, np.uint8)
         halves = [(side + 1) // 2 for side in grid.shape]
         margin = max(part.kernel for part in first.inputs) // 2
         for rows in bands(classes.shape[0], halves[1] * max(layer.outputs for layer in (first, middle, last))):
