@@ -15,7 +15,8 @@ from rdeic_rt.backends.base import Buffer, Options
 from rdeic_rt.backends.gpu import capture
 from rdeic_rt.backends.gpu.buffers import DeviceBuffer
 from rdeic_rt.backends.gpu.capture import Captures
-from rdeic_rt.backends.gpu.device import Workspace, device_buffer
+from rdeic_rt.backends.gpu.device import device_buffer
+from rdeic_rt.backends.gpu.workspace import Workspace
 from rdeic_rt.errors import BackendError, DeviceMemoryError
 
 from .fake_cuda import Error, FakeCuda

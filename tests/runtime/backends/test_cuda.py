@@ -16,7 +16,7 @@ from rdeic_rt.backends.gpu import buffers
 from rdeic_rt.backends.gpu import cuda as calls
 from rdeic_rt.backends.gpu.buffers import DeviceBuffer
 from rdeic_rt.backends.gpu.cuda import Stream
-from rdeic_rt.backends.gpu.device import Workspace
+from rdeic_rt.backends.gpu.workspace import Workspace
 from rdeic_rt.errors import BackendError, DeviceMemoryError
 from rdeic_rt.limits import Size
 

@@ -31,8 +31,9 @@ from numpy.typing import NDArray
 from ...errors import BackendError, DeviceMemoryError
 from ..base import Buffer, Recordings, Result
 from .cuda import Stream, api, call, release_with
-from .device import Target, Workspace, device_buffer
+from .device import device_buffer
 from .memory import Block, Memory
+from .workspace import Target, Workspace
 
 Function = Callable[[Mapping[str, Buffer]], Result]
 

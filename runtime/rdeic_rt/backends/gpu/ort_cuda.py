@@ -27,8 +27,9 @@ from ..base import WEIGHTED_SUM, BackendAbsentError, Buffer, Options
 from ..cpu.ort import Weights, open_session
 from .buffers import DeviceBuffer
 from .cuda import Device, call, device_facts
-from .device import DeviceBackend, Workspace, device_buffer
+from .device import DeviceBackend, device_buffer
 from .memory import LEGACY_STREAM, LOWER, Block
+from .workspace import Workspace
 
 _PROVIDER, _DEVICE_TYPE = "CUDAExecutionProvider", "cuda"
 # How many sizes have a session of a graph's at a time, and how many are remembered.

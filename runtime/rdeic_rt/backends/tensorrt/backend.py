@@ -18,7 +18,8 @@ from ...manifest import AUTO, FORMS, PRECISIONS, Bundle, GraphSpec, precision_of
 from ..base import WEIGHTED_SUM, BackendAbsentError, Buffer, Graph, Options, Recordings, Result
 from ..gpu.capture import Captures
 from ..gpu.cuda import device_facts
-from ..gpu.device import DeviceBackend, Workspace
+from ..gpu.device import DeviceBackend
+from ..gpu.workspace import Workspace
 from . import plans
 from .graph import TrtGraph
 from .library import Library, open_library

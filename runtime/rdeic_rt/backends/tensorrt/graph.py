@@ -22,8 +22,9 @@ from ...tensor_spec import TensorSpec
 from ..base import Buffer
 from ..gpu.buffers import DeviceBuffer
 from ..gpu.cuda import Stream, settle
-from ..gpu.device import Target, Workspace, device_buffer
+from ..gpu.device import device_buffer
 from ..gpu.memory import ALIGNMENT
+from ..gpu.workspace import Target, Workspace
 from .kernels import RuntimeCache
 from .library import Library, deserialise, rebuild
 from .plans import Plan
