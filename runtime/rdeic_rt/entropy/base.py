@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
+
+from .evaluator import Evaluator, HostEvaluator
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,9 @@ class EntropyModel(Protocol):
     @property
     def position_px(self) -> Mapping[str, int]:
         """How many pixels along a side a position of a tensor stands for, by name, where the model says so."""
+
+    def evaluated_by(self, choose: Callable[[HostEvaluator], Evaluator]) -> EntropyModel:
+        """Return this model, its networks evaluated by what is chosen in place of the CPU; itself if it has none."""
 
     def fixed_bytes(self, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
         """Return the length of both sections with ``fixed_size``, for tensors of these shapes; None if it varies."""

@@ -12,7 +12,7 @@ in the file is only y's rounded distance from μ. docs/format.md, "Entropy codin
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -31,6 +31,7 @@ from .coder import (
     SymbolDecoder,
     SymbolEncoder,
 )
+from .evaluator import Evaluator, HostEvaluator
 from .layers import WIDE_LIMIT, MatMul, matmul_of_onnxruntime
 from .nets import HyperNet, SliceNets
 from .order import Slice, groups, scatter, slices_of, squeeze
@@ -54,7 +55,8 @@ class Hyperprior:
         hyper: VQ indices -> hyper parameters.
         slices: the networks of each slice of y, in coding order.
         tables: distributions of symbols and VQ indices.
-        matmul: the matrix product the networks run on.
+        matmul: the matrix product the networks run on, on the CPU.
+        elsewhere: what evaluates them instead; None for the CPU.
     """
 
     model_id: bytes
@@ -62,6 +64,7 @@ class Hyperprior:
     slices: tuple[SliceNets, ...]
     tables: Tables
     matmul: MatMul
+    elsewhere: Evaluator | None = None
 
     @staticmethod
     def load(arrays: Arrays, threads: int | None = None) -> Hyperprior:
@@ -75,6 +78,18 @@ class Hyperprior:
         slices = tuple(SliceNets.read(reader, s, hyper.width, Y_LIMIT) for s in slices_of(tuple(widths.tolist())))
         reader.close()
         return Hyperprior(arrays_module.model_id(arrays), hyper, slices, tables, matmul_of_onnxruntime(threads))
+
+    def evaluated_by(self, choose: Callable[[HostEvaluator], Evaluator]) -> Hyperprior:
+        """Return the model with its networks evaluated by what is chosen; see `base.EntropyModel.evaluated_by`."""
+        return replace(self, elsewhere=choose(self._on_host()))
+
+    @property
+    def evaluator(self) -> Evaluator:
+        """What evaluates the networks."""
+        return self._on_host() if self.elsewhere is None else self.elsewhere
+
+    def _on_host(self) -> HostEvaluator:
+        return HostEvaluator(self.hyper, self.slices, self.tables, self.matmul)
 
     @property
     def y_channels(self) -> int:
@@ -213,29 +228,19 @@ def _decode_symbols(
 
 def _code_slices(model: Hyperprior, vq_indices: NDArray[np.int32], code_pass: _Pass) -> NDArray[np.float32]:
     """Run the networks and ``code_pass`` in coding order; return y_hat, float32 [1, M, hy, wy]."""
-    matmul = model.matmul
-    hyper = model.hyper(matmul, vq_indices)
-    hyper_of = {anchors: squeeze(hyper, anchors=anchors) for anchors in (True, False)}
-    height, width = hyper.shape[:2]
+    evaluation = model.evaluator.start(vq_indices)
+    height, width = (model.hyper.scale * n for n in vq_indices.shape)
     y_grid = np.empty((height, width, model.y_channels), np.int32)
-    y_levels = np.empty(y_grid.shape, np.uint16)
     for nets in model.slices:
         part = nets.slice
-        y_levels[..., part.channels] = nets.zero
-        channel = nets.channel_context(matmul, y_levels)
         for anchors in (True, False):
-            contexts = [hyper_of[anchors]]
-            if channel is not None:
-                contexts.append(squeeze(channel, anchors=anchors))
-            if not anchors:
-                contexts.append(nets.local_context(matmul, y_levels))
-            scales, means = nets.parameters(matmul, contexts, anchors=anchors)
-            symbols = code_pass(part, anchors, model.tables.scale_index(scales.ravel()), means.ravel())
+            scale_index, means = evaluation.predict(part, anchors=anchors)
+            symbols = code_pass(part, anchors, scale_index.ravel(), means.ravel())
             stopping.go_on()
             values = means + (symbols.reshape(means.shape) << GRID_BITS)
             scatter(y_grid[..., part.channels], values, anchors=anchors)
             stopping.go_on()
-            scatter(y_levels[..., part.channels], nets.quantise(values), anchors=anchors)
+            evaluation.put(part, values, anchors=anchors)
     y_hat = np.empty((1, model.y_channels, height, width), np.float32)
     for nets in model.slices:
         stopping.go_on()

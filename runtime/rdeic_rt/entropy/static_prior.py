@@ -9,7 +9,7 @@ has encoded. docs/format.md, "Entropy model 2" and "Entropy model 3", are the sp
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final
@@ -21,6 +21,7 @@ from ..errors import BitstreamError, BundleCorruptError
 from . import arrays as arrays_module
 from .arrays import ArrayReader, Arrays
 from .base import Decoded, Encoded
+from .evaluator import Evaluator, HostEvaluator
 from .index_context import IndexContext
 from .indices import IndexCoder
 
@@ -60,6 +61,10 @@ class StaticPrior:
     def position_px(self) -> Mapping[str, int]:
         """See `base.EntropyModel.position_px`."""
         return MappingProxyType({TENSOR: self.index_px})
+
+    def evaluated_by(self, choose: Callable[[HostEvaluator], Evaluator]) -> StaticPrior:
+        """Return the model itself: it has no networks."""
+        return self
 
     def fixed_bytes(self, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
         """Return the length of the indices at a fixed width."""
