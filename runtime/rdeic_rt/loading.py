@@ -36,7 +36,9 @@ class Loaded:
         self, bundle: Bundle, family: Family, selection: select.Selection, precision: str, threads: int | None
     ) -> None:
         # None of these refers to the codec, so that its memory is given back with the last reference to it.
-        self.entropy_models: Cache[BundleFile, EntropyModel] = Cache(partial(_entropy_model, bundle, family, threads))
+        self.entropy_models: Cache[BundleFile, EntropyModel] = Cache(
+            partial(_entropy_model, bundle, family, selection.backend, threads)
+        )
         self.level_rows: Cache[str, NDArray[np.float32]] = Cache(partial(_level_rows, bundle))
         graphs = {
             backend: Cache(partial(_graph, bundle, backend)) for backend in (selection.backend, selection.encoder)
@@ -109,10 +111,13 @@ def _graph(bundle: Bundle, backend: Backend, key: tuple[str, str]) -> Graph:
         return backend.load(bundle.graphs[graph_id][form])
 
 
-def _entropy_model(bundle: Bundle, family: Family, threads: int | None, file: BundleFile) -> EntropyModel:
-    """Return the entropy model in a file; BundleCorruptError if ``bundle.json`` says that it is another.
+def _entropy_model(
+    bundle: Bundle, family: Family, backend: Backend, threads: int | None, file: BundleFile
+) -> EntropyModel:
+    """Return the entropy model in a file, its networks evaluated where the backend computes.
 
-    Or if a graph reads what files are decoded to on another grid than the model's.
+    BundleCorruptError if ``bundle.json`` says that it is another model, or if a graph reads what files are decoded to
+    on another grid than the model's.
     """
     with timing.stage("load"):
         model = entropy.load(load_arrays(file), threads)
@@ -131,7 +136,8 @@ def _entropy_model(bundle: Bundle, family: Family, threads: int | None, file: Bu
                     f"{file.path}: a position of {name} is {position_px} pixels, in the graph that reads it it is "
                     f"{graph_px}. Get the bundle again, or export it again."
                 )
-    return model
+    with timing.stage("load"):
+        return model.evaluated_by(backend.evaluator)
 
 
 def _level_rows(bundle: Bundle, role: str) -> NDArray[np.float32]:

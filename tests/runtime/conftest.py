@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 import gc
 import sys
 from collections.abc import Iterator
@@ -8,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from rdeic_rt import user_cache
 from rdeic_rt.backends.gpu import cuda as cuda_calls
 
 from . import micro
-from .backends import fake_tensorrt
+from .backends import fake_kernels, fake_tensorrt
 from .backends.fake_cuda import FakeCuda
+from .backends.fake_kernels import FakeKernels
 
 
 @pytest.fixture
@@ -26,6 +29,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
     """A GPU that is not there; after each test everything on it must have been freed."""
     fake = FakeCuda()
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", fake)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.nvrtc", None)
     cuda_calls.api.cache_clear()
     gc.collect()
     gc.freeze()  # only what a test makes is looked through afterwards
@@ -36,6 +40,23 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
     gc.unfreeze()
     cuda_calls.api.cache_clear()
     assert not leaks
+
+
+@pytest.fixture(scope="session")
+def kernel_library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """The kernels of entropy networks, compiled for the CPU."""
+    return fake_kernels.build(tmp_path_factory.mktemp("kernels"))
+
+
+@pytest.fixture
+def kernels(
+    cuda: FakeCuda, kernel_library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> FakeKernels:
+    """A driver and a compiler for kernels on that GPU, and an empty cache folder."""
+    fake = FakeKernels(cuda, kernel_library)
+    fake.install(monkeypatch)
+    monkeypatch.setattr(user_cache, "folder", lambda name: tmp_path / "cache" / name)
+    return fake
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle_file import OwnFile
+from ..entropy.evaluator import Evaluator, HostEvaluator
 from ..errors import BackendUnavailableError, BundleCorruptError
 from ..limits import Size
 from ..manifest import AUTO, Bundle, GraphSpec
@@ -160,6 +161,12 @@ class Backend(Protocol):
         Raises:
             BundleCorruptError: the file is not this graph, or reaches outside of the bundle.
             BackendError: the backend cannot run it.
+        """
+
+    def evaluator(self, host: HostEvaluator) -> Evaluator:
+        """Return what evaluates an entropy model's networks where this backend computes: itself, or ``host``.
+
+        It gives the same integers as ``host``, which evaluates on the CPU.
         """
 
     def put(self, array: NDArray[Any]) -> Buffer:

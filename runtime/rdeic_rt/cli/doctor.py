@@ -29,6 +29,7 @@ _PACKAGES = (
     "tensorrt",
     "tensorrt-rtx",
     "cuda-python",
+    "nvidia-cuda-nvrtc",
 )
 
 
@@ -207,6 +208,7 @@ def _self_test(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
         "result": "passed",
         "bundle": str(codec.bundle.folder),
         "backend": codec.backend,
+        "runs_on": codec.description(),
         "passed_over": {name: why.removeprefix(f"{name}: ") for name, why in codec.skipped_backends.items()},
         "bytes": len(data),
         "seconds": round(time.perf_counter() - began, 3),

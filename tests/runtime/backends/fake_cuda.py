@@ -107,7 +107,7 @@ class FakeCuda:
             belong to the one that was current when they were made, or that they were made for.
         is_lost: whether a kernel has touched an address that is none, after which nothing works in this process.
         is_shared: whether another library works on this memory: then nothing is put off, and any address is taken.
-        device, host, streams, events, pools, graphs: what is there, for finding leaks.
+        device, host, streams, events, pools, graphs, modules: what is there, for finding leaks.
     """
 
     cudaError_t = Error
@@ -172,6 +172,7 @@ class FakeCuda:
         self.events: dict[int, _Event] = {}
         self.pools: dict[int, int] = {}
         self.graphs: dict[int, list[Work]] = {}
+        self.modules: set[int] = set()
         self._handles = count(1000)
 
     @property
@@ -190,6 +191,7 @@ class FakeCuda:
             "events": len(self.events),
             "pools": len(self.pools),
             "graphs": len(self.graphs),
+            "modules": len(self.modules),
         }
         return {name: number for name, number in there.items() if number}
 

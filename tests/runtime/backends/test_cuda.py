@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib
 from collections.abc import Callable
@@ -271,3 +272,24 @@ def test_cuda_python_takes_every_call_as_it_is_made() -> None:
     # Whatever the code calls of the runtime is among these, and the fake has it.
     known = {*arguments, "cudaGetErrorString", "cudaDriverGetVersion", "cudaRuntimeGetVersion"}
     assert all(hasattr(FakeCuda, name) for name in known)
+
+
+def test_cuda_python_takes_every_call_of_the_driver_as_it_is_made() -> None:
+    """Without a driver a call is refused once its arguments are taken; with the wrong ones it is a TypeError."""
+    real_runtime()
+    driver = importlib.import_module("cuda.bindings.driver")
+    arguments = ctypes.c_int32(0)
+    pointers = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
+    module, function = driver.CUmodule(0), driver.CUfunction(0)
+    calls: dict[str, tuple[Any, ...]] = {
+        "cuModuleLoadData": (b"image",),
+        "cuModuleGetFunction": (module, b"name"),
+        "cuLaunchKernel": (function, *[1] * 6, 0, 7, ctypes.addressof(pointers), 0),
+        "cuModuleUnload": (module,),
+    }
+    for name, given in calls.items():
+        try:
+            code, *_ = getattr(driver, name)(*given)
+        except RuntimeError:
+            continue
+        assert code != driver.CUresult.CUDA_SUCCESS, name

@@ -43,6 +43,7 @@ def test_doctor_json_reports_and_passes(command: Command, codec: Codec, capsys: 
     assert list(facts["gpu"])[-2:] == ["tensorrt", "tensorrt-rtx"]
     assert facts["self_test"]["result"] == "passed"
     assert facts["self_test"]["backend"] == select.open_backend().backend.name
+    assert facts["self_test"]["runs_on"] == select.open_backend().backend.description()
     assert str(codec.bundle.folder) in facts["bundles"]["found"]
 
 

@@ -8,6 +8,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from ...entropy.evaluator import Evaluator, HostEvaluator
 from ...errors import BundleCorruptError
 from ...limits import Size
 from ...manifest import GraphSpec
@@ -19,6 +20,10 @@ class HostArrays:
     """The members of `base.Backend` that need no inference library."""
 
     runs_plans = False
+
+    def evaluator(self, host: HostEvaluator) -> Evaluator:
+        """Return the one on the CPU."""
+        return host
 
     def put(self, array: NDArray[Any]) -> NDArray[Any]:
         """Return the array itself, made C-contiguous."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -48,6 +48,24 @@ def call(name: str, *arguments: Any) -> Any:
         _, text = api().cudaGetErrorString(code)
         kind = DeviceMemoryError if code == api().cudaError_t.cudaErrorMemoryAllocation else BackendError
         raise kind(f"{name}: {code.name} ({int(code)}): {text.decode()}")
+    return results(values)
+
+
+def driver_call(name: str, *arguments: Any) -> Any:
+    """Return what a function of the CUDA driver returns, as `call` does; it finds the device that is active.
+
+    Raises:
+        BackendError: any error; names the function and its code.
+    """
+    driver = import_module("cuda.bindings.driver")
+    code, *values = getattr(driver, name)(*arguments)
+    if code != driver.CUresult.CUDA_SUCCESS:
+        raise BackendError(f"{name}: {code.name} ({int(code)})")
+    return results(values)
+
+
+def results(values: Sequence[Any]) -> Any:
+    """Return what a function of cuda-python returned beside its code: nothing, a value, or a tuple."""
     return None if not values else values[0] if len(values) == 1 else tuple(values)
 
 

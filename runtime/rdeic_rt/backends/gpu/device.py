@@ -9,11 +9,13 @@ from typing import Any, cast
 
 from numpy.typing import NDArray
 
+from ...entropy.evaluator import Evaluator, HostEvaluator
 from ...limits import Size
 from ...manifest import GraphSpec
 from ..base import WEIGHTED_SUM, Buffer, Graph, Recordings, Result
 from .buffers import DeviceBuffer
 from .cuda import call
+from .entropy_nets import GpuEvaluator
 from .workspace import Workspace
 
 
@@ -26,6 +28,7 @@ class DeviceBackend(ABC):
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
+        self._evaluators: list[GpuEvaluator] = []
 
     @abstractmethod
     def description(self) -> dict[str, str]:
@@ -87,8 +90,20 @@ class DeviceBackend(ABC):
         """Return None: it records nothing."""
         return None
 
+    def evaluator(self, host: HostEvaluator) -> Evaluator:
+        """Return an evaluator on the device, which leaves to ``host`` what it cannot do."""
+        self._evaluators.append(GpuEvaluator(host, self.workspace))
+        return self._evaluators[-1]
+
+    def device_description(self) -> dict[str, str]:
+        """Return what `description` says of the device, and where entropy networks run that are loaded."""
+        places = ", ".join(sorted({evaluator.place for evaluator in self._evaluators}))
+        return {**self.workspace.device.description(), **({"entropy networks": places} if places else {})}
+
     def trim(self) -> None:
         """Give back to the device what is kept for work to come."""
+        for evaluator in self._evaluators:
+            evaluator.trim()
         self.workspace.trim()
 
     def largest_size(self, graphs: Sequence[Graph]) -> Size | None:

@@ -44,7 +44,8 @@ class Memory:
         peak: the most bytes that were in use when some were taken.
     """
 
-    def __init__(self, device: Device, stream: Stream, limit: int | None) -> None:
+    def __init__(self, device: Device, stream: Stream, limit: int | None, within: Memory | None = None) -> None:
+        """Make it; ``within`` is other memory, whose bound then holds for both together."""
         self.device = device
         self.stream = stream
         self.limit = limit
@@ -54,6 +55,9 @@ class Memory:
         self._holding = False
         self._late: deque[tuple[int, set[int]]] = deque()
         self._has_told = False
+        self._within, self._key = within, object()
+        if within is not None:
+            weakref.finalize(self, within.elsewhere.pop, self._key, None).atexit = False
         properties = api().cudaMemPoolProps()
         properties.allocType = api().cudaMemAllocationType.cudaMemAllocationTypePinned
         properties.location.type = api().cudaMemLocationType.cudaMemLocationTypeDevice
@@ -86,7 +90,7 @@ class Memory:
             ) from None
         block = Block(address, self)
         self._in_use[address] = size_bytes
-        self.peak = max(self.peak, self.in_use)
+        self._count()
         weakref.finalize(block, self._release, address, block.users).atexit = False
         return block
 
@@ -97,6 +101,8 @@ class Memory:
                 f"{size_bytes} bytes of GPU memory wanted with {self.in_use} in use, but max_vram allows {self.limit}. "
                 f"Raise max_vram, or: {LOWER}"
             )
+        if self._within is not None:
+            self._within.check(size_bytes)
 
     def trim(self) -> None:
         """Give the device back what is not in use, once what was queued on the stream is done."""
@@ -144,6 +150,14 @@ class Memory:
             self._has_told = True
         else:
             self._in_use.pop(address, None)
+            self._count()
+
+    def _count(self) -> None:
+        in_use = self.in_use
+        self.peak = max(self.peak, in_use)
+        if self._within is not None:
+            self._within.elsewhere[self._key] = in_use
+            self._within._count()
 
 
 class Block:

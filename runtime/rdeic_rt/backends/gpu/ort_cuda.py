@@ -98,7 +98,7 @@ class OrtCudaBackend(DeviceBackend):
 
     def description(self) -> dict[str, str]:
         """Return the versions of ONNX Runtime, driver and CUDA, and the device."""
-        return {"onnxruntime": _version(), **self.workspace.device.description()}
+        return {"onnxruntime": _version(), **self.device_description()}
 
     def load(self, spec: GraphSpec) -> OrtCudaGraph:
         """Return a session for the graph; errors as in `base.Backend.load`."""
@@ -131,7 +131,7 @@ class OrtCudaBackend(DeviceBackend):
         with self.workspace.entered():
             for graph in self._loaded:
                 graph.keep_one_session()
-            self.workspace.trim()
+            super().trim()
 
     def peak_bytes(self) -> int:
         """Return the most device memory that was in use at a time, as far as ONNX Runtime has kept it.

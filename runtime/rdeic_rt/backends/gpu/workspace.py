@@ -58,10 +58,18 @@ class Workspace:
             so that what smaller ones have recorded need not go for it.
     """
 
-    def __init__(self, device: Device, stream: Stream, max_vram: int | None, *, capture: bool = False) -> None:
+    def __init__(
+        self,
+        device: Device,
+        stream: Stream,
+        max_vram: int | None,
+        *,
+        capture: bool = False,
+        within: Memory | None = None,
+    ) -> None:
         self.device = device
         self.stream = stream
-        self.memory = Memory(device, stream, max_vram)
+        self.memory = Memory(device, stream, max_vram, within)
         self.staging = Staging()
         # What runs without being recorded has shapes that may never come again, unless recording is off.
         self.target = Target(stream, self.memory.take, WeakKeyDictionary(), specialised=not capture)

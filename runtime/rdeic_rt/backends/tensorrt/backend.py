@@ -116,7 +116,7 @@ class TrtBackend(DeviceBackend):
     def description(self) -> dict[str, str]:
         """Return library, version and precision, and the device."""
         facts = {self.library.name: self.library.version, "plans": self.precision}
-        return {**facts, **self.workspace.device.description()}
+        return {**facts, **self.device_description()}
 
     def load(self, spec: GraphSpec) -> TrtGraph:
         """Return the graph, ready to run.
