@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from rdeic_rt.backends.gpu import entropy_layers
+from tests.conftest import missing
 
 from .fake_cuda import FakeCuda
 
@@ -41,10 +42,10 @@ class NvrtcResult(IntEnum):
 
 
 def build(folder: Path) -> ctypes.CDLL:
-    """Return the kernels as a library of this machine's; skips where there is no C++ compiler."""
+    """Return the kernels as a library of this machine's."""
     compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
-        pytest.skip("no C++ compiler, which makes the kernels for the CPU")
+        missing("a C++ compiler, which makes the kernels for the CPU,")
     library = folder / "entropy_kernels.so"
     checks = ["-Wall", "-Wextra", "-Werror", "-fsanitize=signed-integer-overflow", "-fsanitize-undefined-trap-on-error"]
     source = str(_HERE / "entropy_kernels_on_cpu.cc")

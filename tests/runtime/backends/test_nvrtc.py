@@ -7,6 +7,7 @@ import pytest
 from rdeic_rt.backends.base import BackendAbsentError
 from rdeic_rt.backends.gpu import entropy_layers, nvrtc
 from rdeic_rt.errors import BackendError
+from tests.conftest import missing
 
 CAPABILITIES = (75, 80, 86, 89, 90, 100, 120)
 
@@ -15,8 +16,8 @@ CAPABILITIES = (75, 80, 86, 89, 90, 100, 120)
 def known() -> list[int]:
     try:
         return nvrtc.known_capabilities()
-    except BackendAbsentError as error:
-        pytest.skip(str(error))
+    except BackendAbsentError:
+        missing("NVRTC (`pip install nvidia-cuda-nvrtc`)")
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
