@@ -63,7 +63,7 @@ class StaticPrior:
         return MappingProxyType({TENSOR: self.index_px})
 
     def evaluated_by(self, choose: Callable[[HostEvaluator], Evaluator]) -> StaticPrior:
-        """Return the model itself: it has no networks."""
+        """Return the model itself: what networks it has are small, and stay on the CPU."""
         return self
 
     def fixed_bytes(self, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
