@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from rdeic_rt import (
 )
 from rdeic_rt.cli.main import main
 from rdeic_rt.entropy.arrays import model_id
+from rdeic_rt.entropy.static_prior import StaticPrior
 from rdeic_rt.limits import Size
 from tests.images import psnr_db
 
@@ -49,6 +51,20 @@ def test_file_holds_indices_and_nothing_else(codec: Codec, photo: NDArray[np.uin
     (indices,) = codec.read_latents(codec.encode(photo[:256, :448])).tensors.values()
     means = photo[:256, :448, 0].reshape(16, 16, 28, 16).mean((1, 3))
     np.testing.assert_array_equal(indices[0], (means / 8).astype(np.int64))
+
+
+def test_indices_in_context_are_those_of_a_fixed_width(tmp_path: Path, photo: NDArray[np.uint8]) -> None:
+    codec = rdeic_rt.load(micro_diffo.write(tmp_path / "in-context", in_context=True), backend="cpu")
+    image = photo[:256, :448]
+    plain = container.parse(codec.encode(image, fixed_size=True))
+    indices = codec.read_latents(codec.encode(image, fixed_size=True)).tensors["vq_indices"]
+    model = StaticPrior.load(micro_diffo.entropy_arrays(in_context=True))
+    section = model.indices.range_coded(indices[0].astype(np.int32))
+    data = container.pack(replace(plain.header, z_is_plain=False), section, b"")
+    np.testing.assert_array_equal(codec.read_latents(data).tensors["vq_indices"], indices)
+    np.testing.assert_array_equal(codec.preview(data), micro_diffo.in_numpy(image, None))
+    with pytest.raises(TruncatedError):
+        codec.decode(data[:-9], DecodeOptions(allow_partial=True))
 
 
 def test_decode_is_one_step_from_base_and_noise(codec: Codec, photo: NDArray[np.uint8]) -> None:
