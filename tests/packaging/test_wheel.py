@@ -120,7 +120,7 @@ def test_wheel_has_the_extras_and_the_licence(wheel: Path) -> None:
 
     assert set(metadata.get_all("Provides-Extra") or []) == {
         *("tensorrt", "tensorrt-classic", "cuda", "openvino", "plot", "nvtx", "eval"),
-        *("export", "train", "dev"),
+        *("docs", "export", "train", "dev"),
     }
     assert metadata["License-Expression"] == "Apache-2.0"
     assert any(name.endswith("/licenses/LICENSE") for name in names_in(wheel))
