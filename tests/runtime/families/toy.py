@@ -124,6 +124,9 @@ class Bytes:
     def position_px(self) -> Mapping[str, int]:
         return {"codes": 8, "tone": 32}
 
+    def evaluated_by(self, choose: object) -> Bytes:
+        return self
+
     def fixed_bytes(self, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
         return int(sum(np.prod(shape) for shape in shapes.values()))
 
