@@ -134,8 +134,8 @@ def test_stages_chain_resume_and_make_a_bundle(
         model = diffo_recipe.build_model(recipe, one)
         assert isinstance(model.vqgan, LinearVae)
         torch.testing.assert_close(model.vqgan.basis, second["vqgan.basis"], rtol=1e-3, atol=1e-3)
-        codes = second[f"{one.label}.codec.quantize.embedding.weight"]
-        torch.testing.assert_close(model.codec.quantize.embedding.weight, codes, rtol=1e-3, atol=1e-3)
+        learnt_codes = second[f"{one.label}.codec.quantize.embedding.weight"]
+        torch.testing.assert_close(model.codec.quantize.embedding.weight, learnt_codes, rtol=1e-3, atol=1e-3)
 
 
 def test_scan_trains_with_each_noise_and_reads_what_is_done(
