@@ -25,7 +25,7 @@ _SIZES = "The size of a file is chosen by --rate, --target-size or --target-bpp"
 _INSTEAD = {"--quality": _SIZES, "-Q": _SIZES, "--size": _SIZES}
 
 _DESCRIPTION = """\
-Extreme image compression: .rdc files of 0.02 to 0.2 bits per pixel, decoded by a
+Extreme image compression: .rdc files of 0.01 to 0.2 bits per pixel, decoded by a
 diffusion model in a few steps. 'rdeic-rt COMMAND --help' tells more."""
 
 _EPILOG = """\
