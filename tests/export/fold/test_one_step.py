@@ -106,7 +106,7 @@ def test_rates_differ_in_codes_and_noise() -> None:
     assert (DIFFO.index_px, DIFFO_TINY.index_px, DIFFO_TINY.image_multiple_px) == (16, 16, 32)
     coarse = DIFFO_TINY.at(codebook_size=1024, index_px=32, sqrt_eta=0.5)
     assert (coarse.index_px, coarse.latent_px, coarse.image_multiple_px) == (32, 8, 32)
-    assert coarse.latent.channels == (64, 128, 128)
+    assert coarse.latent.channels == (48, 96, 96)
     assert coarse.at(index_px=16, codebook_size=256, sqrt_eta=0.8) == DIFFO_TINY
     assert resshift.ddpm(coarse.diffusion).abar_start == pytest.approx(1 / (1 + 4 * 0.25))
     for numbers, message in (
