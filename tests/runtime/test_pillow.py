@@ -28,11 +28,24 @@ Rgb = NDArray[np.uint8]
 EXIF = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x01\0\0\0\0\0\0\0"
 
 
+def unregister() -> None:
+    """Take back what importing the module does to Pillow in the whole process: other tests want .rdc to be no image."""
+    for known in (Image.OPEN, Image.SAVE, Image.MIME):
+        known.pop(pillow.FORMAT, None)
+    Image.EXTENSION.pop(pillow.EXTENSION, None)
+    if pillow.FORMAT in Image.ID:
+        Image.ID.remove(pillow.FORMAT)
+
+
+unregister()
+
+
 @pytest.fixture(autouse=True)
 def registered(golden_bundle: Path) -> Iterator[None]:
     pillow.register_rdc_opener(bundle=golden_bundle, backend="cpu", threads=1)
     yield
     pillow.register_rdc_opener()
+    unregister()
 
 
 @pytest.fixture(scope="module")

@@ -95,7 +95,8 @@ std::filesystem::path find_bundle(const std::optional<std::string>& source) {
 
 Bundle find_bundle_for(const Header& header) {
   std::vector<std::filesystem::path> candidates = installed_bundles();
-  std::ranges::stable_partition(candidates, [](const auto& folder) { return folder.filename() == kDefaultName; });
+  std::stable_partition(candidates.begin(), candidates.end(),
+                        [](const auto& folder) { return folder.filename() == kDefaultName; });
   std::string looked;
   for (const std::filesystem::path& folder : candidates) {
     looked += (looked.empty() ? "" : ", ") + folder.string();

@@ -69,9 +69,8 @@ IndexContext::Net IndexContext::read_net(ModelReader& reader, std::size_t pass, 
   }
   Layer middle(reader, name + ".1", first.outputs(), kAnyLength, true);
   Layer last(reader, name + ".2", middle.outputs(), n_classes, false);
-  for (const Layer* layer : {&middle, &last}) {
-    reader.check(layer->inputs()[0].kernel() == 1, "'" + name + ".1' or '" + name + ".2' has a kernel other than 1x1");
-  }
+  reader.check(middle.inputs()[0].kernel() == 1, "'" + name + ".1' has a kernel other than 1x1");
+  reader.check(last.inputs()[0].kernel() == 1, "'" + name + ".2' has a kernel other than 1x1");
   return {std::move(first), std::move(middle), std::move(last), margin};
 }
 
