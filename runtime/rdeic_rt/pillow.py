@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING, Any
 from PIL import Image, ImageFile
 
 from . import container
-from .container import Metadata
+from .container import Header, Metadata
 from .errors import NotRdcError, RdeicError, TruncatedError
 from .limits import DEFAULT_LIMITS, Limits
 
@@ -57,14 +57,19 @@ class _Codecs:
     def __init__(self, options: _Options) -> None:
         self.options = options
         self._codecs: dict[str | Path | None, Codec] = {}
+        self._folders: dict[tuple[bytes, int], Path] = {}  # of bundles, by model and rate
         self._lock = threading.Lock()
 
-    def reading(self, data: bytes) -> Codec:
+    def reading(self, header: Header) -> Codec:
         """Return the codec for a file: of the bundle that was asked for, else of the one it was made with."""
-        from .bundle import find_bundle
+        from .bundle import find_for
 
-        chosen = self.options.bundle
-        return self.of(find_bundle(data, self.options.limits) if chosen is None else chosen)
+        if self.options.bundle is not None:
+            return self.of(self.options.bundle)
+        key = header.model_id, header.rate
+        if key not in self._folders:
+            self._folders[key] = find_for(*key)
+        return self.of(self._folders[key])
 
     def of(self, bundle: str | Path | None) -> Codec:
         """Return the codec of a bundle, None for the default one; errors as of `rdeic_rt.load`."""
@@ -138,7 +143,7 @@ class RdcImageFile(ImageFile.ImageFile):
         header = file.header
         self._size = header.size.width, header.size.height
         self._mode = "RGB"
-        self._data = data
+        self._data, self._header = data, header
         self.custom_mimetype = MIME
         pixels = header.size.width * header.size.height
         self.info = {"rate": header.rate, "model_id": header.model_id.hex(), "bpp": 8 * len(data) / pixels}
@@ -174,7 +179,7 @@ class RdcImageFile(ImageFile.ImageFile):
         own = self._codecs.options
         partial = bool(ImageFile.LOAD_TRUNCATED_IMAGES)
         try:
-            codec = self._codecs.reading(data)
+            codec = self._codecs.reading(self._header)
             if self._preview:
                 return codec.preview(data, DecodeOptions(allow_partial=partial))
             return codec.decode(data, DecodeOptions(sharpness=own.sharpness, seed=own.seed, allow_partial=partial))

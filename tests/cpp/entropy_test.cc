@@ -55,6 +55,16 @@ Decoded decode(const std::vector<std::uint8_t>& data, const Kernels& kernels, un
   return model->decode({kernels, workers}, file, {{"y_hat", shape}}, {});
 }
 
+/// Expects that a model whose arrays lack any one of these is refused.
+void expect_each_is_needed(const std::map<std::string, Array>& arrays) {
+  for (const auto& [name, array] : arrays) {
+    if (name.ends_with(".weight_low")) continue;  // without it the input is coarse, and the model another
+    auto changed = arrays;
+    changed.erase(name);
+    expect_error(Result::kBundleCorrupt, "", [&] { load(Arrays(changed, "entropy model")); });
+  }
+}
+
 std::span<const float> y_hat_of(const Decoded& decoded) {
   return elements<float>(*decoded.tensors.at("y_hat"), "y_hat");
 }
@@ -105,12 +115,7 @@ TEST(Entropy, ModelIdMatchesTheTestVectorOfTheSpecification) {
 
 TEST(Entropy, ModelsWithMissingUnknownOrUnfitArraysAreRefused) {
   const auto original = Arrays::read(testing::listed_file(kGolden / "bundle/entropy_r0.npz"), "entropy model").all();
-  for (const auto& [name, array] : original) {
-    if (name.ends_with(".weight_low")) continue;  // without it the input is coarse, and the model another
-    auto changed = original;
-    changed.erase(name);
-    expect_error(Result::kBundleCorrupt, "", [&] { load(Arrays(changed, "entropy model")); });
-  }
+  expect_each_is_needed(original);
   auto changed = original;
   changed["surplus"] = original.at("version");
   expect_error(Result::kBundleCorrupt, "surplus", [&] { load(Arrays(changed, "entropy model")); });
@@ -223,12 +228,7 @@ TEST(IndexContext, DecodingAsksWhetherToGoOn) {
 
 TEST(IndexContext, ModelsWithMissingUnknownOrUnfitArraysAreRefused) {
   const auto original = Arrays::read(testing::listed_file(kIndices / "entropy.npz"), "entropy model").all();
-  for (const auto& [name, array] : original) {
-    if (name.ends_with(".weight_low")) continue;  // without it the input is coarse, and the model another
-    auto changed = original;
-    changed.erase(name);
-    expect_error(Result::kBundleCorrupt, "", [&] { load(Arrays(changed, "entropy model")); });
-  }
+  expect_each_is_needed(original);
   const auto refused = [&](const std::string& name, std::vector<std::uint64_t> shape, DType type, const char* message) {
     auto changed = original;
     const std::size_t count = std::accumulate(shape.begin(), shape.end(), std::uint64_t{1}, std::multiplies{});

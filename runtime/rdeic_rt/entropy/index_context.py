@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,6 +123,6 @@ def _read_net(reader: ArrayReader, number: int, width: int, n_classes: int) -> t
     reader.check(all(part.kernel > 1 for part in first.inputs), f"'{name}.0' has a kernel of 1x1")
     middle = Layer.read(reader, f"{name}.1", [first.outputs], None, lut=True)
     last = Layer.read(reader, f"{name}.2", [middle.outputs], n_classes, lut=False)
-    kernels: list[Any] = [part.kernel for layer in (middle, last) for part in layer.inputs]
-    reader.check(max(kernels) == 1, f"'{name}.1' or '{name}.2' has a kernel other than 1x1")
+    for place, layer in ((1, middle), (2, last)):
+        reader.check(layer.inputs[0].kernel == 1, f"'{name}.{place}' has a kernel other than 1x1")
     return first, middle, last
