@@ -20,7 +20,8 @@ from rdeic_eval.psnr import psnr_of_mse
 from rdeic_export.modules.diffo.config import DiffoConfig
 from rdeic_export.modules.diffo.model import DiffoModel
 from rdeic_export.modules.linear_vae import LinearVae, zero
-from rdeic_export.weights.diffo_recipe import MODELS
+from rdeic_export.weights import any_recipe
+from rdeic_export.weights.diffo_recipe import MODELS, DiffoRecipe
 from rdeic_export.weights.state import read_state
 
 from . import common, data, loop
@@ -66,7 +67,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     """Return a parser with the options that every stage of DiffO takes."""
     p = common.parser(description)
     p.set_defaults(config=CONFIG)
-    p.add_argument("--init", type=Path, required=True, help="weights that the stage before left")
+    p.add_argument("--init", type=Path, required=True, help="weights that the stage before left, or a packed recipe")
     return p
 
 
@@ -93,8 +94,32 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def is_own(weights: Path) -> bool:
-    """Return whether a file is what a stage of DiffO left, and not the small RDEIC model's."""
-    return any(key.startswith(f"{SHARED}.") for key in read_state(weights))
+    """Return whether a file is what a stage of DiffO left, or a recipe, and not the small RDEIC model's."""
+    return weights.suffix == ".toml" or any(key.startswith(f"{SHARED}.") for key in read_state(weights))
+
+
+def load_weights(model: DiffoRates, weights: Path) -> None:
+    """Load what a stage of DiffO left, or what a recipe of `pack_diffo` names; other parts keep theirs.
+
+    Raises:
+        ValueError: the recipe has other rates, by label, than the configuration.
+        TypeError: the recipe is of another family.
+        KeyError: a file has weights of other networks.
+    """
+    if weights.suffix != ".toml":
+        loop.load_weights(model, weights)
+        return
+    recipe = any_recipe.load(weights)
+    if not isinstance(recipe, DiffoRecipe):
+        raise TypeError(f"{weights} is a recipe of another family")
+    packed, wanted = [rate.label for rate in recipe.rates], list(model.models)
+    if set(packed) != set(wanted):
+        raise ValueError(f"{weights} has rates {packed}, the configuration {wanted}")
+    loop.load_weights(model, *recipe.base)
+    for rate in recipe.rates:
+        own = model.get_submodule(rate.label)
+        assert isinstance(own, nn.ModuleDict)
+        loop.load_weights(own, *rate.weights)
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from . import diffo, loop, train_diffo
+from . import diffo, train_diffo
 
 COLUMNS = ("loss", "psnr", "perceptual", "resnet", "bpp")
 
@@ -28,7 +28,7 @@ def main() -> None:
         args.out = out / f"{sqrt_eta:g}"
         if not (args.out / "weights.safetensors").exists():
             setup = diffo.prepare(args, "one_step", sqrt_eta=sqrt_eta)
-            loop.load_weights(setup.model, args.init)
+            diffo.load_weights(setup.model, args.init)
             train_diffo.run(setup)
         rows[sqrt_eta] = _last(args.out / "validation.jsonl")
     (out / "noise.md").write_text(table(list(diffo.read_settings(args.config)["rates"]), rows))

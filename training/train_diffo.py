@@ -7,13 +7,14 @@ What an optimal encoder for squared error writes is optimal for a perceptual dec
 so VQ-E and codebook are left alone: with gradients straight through the quantiser to VQ-E, as in DiffO, section 3, z_e
 left its codes behind, and the base lost 0.8 dB in 300 steps. Training draws z_T as decoding does, z_y_start plus noise;
 the released code mixes 36 % of the truth into it. The UNet adds to the base. ``--init`` may also be what this stage
-left before.
+left before, or a recipe of `pack_diffo`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -27,12 +28,14 @@ from rdeic_export.modules.diffo.model import DiffoModel
 from . import diffo, loop
 from .losses import PixelLoss
 
+OneStep: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # (base, z_y) -> z_0
+
 
 def main() -> None:
     """Run the stage; the result is ``weights.safetensors`` with the keys of `diffo.DiffoRates`."""
     args = diffo.parser(__doc__ or "").parse_args()
     setup = diffo.prepare(args, "one_step")
-    loop.load_weights(setup.model, args.init)
+    diffo.load_weights(setup.model, args.init)
     run(setup)
 
 
@@ -64,10 +67,10 @@ def run(setup: diffo.DiffoSetup) -> None:
             parts |= {f"{name}.{key}": value for key, value in own.items()}
         return total, parts
 
-    diffo.run(setup, loss, lambda: measure(setup, pixel_loss))
+    diffo.run(setup, loss, lambda: measure(setup, steps, pixel_loss))
 
 
-def step_of(setup: diffo.DiffoSetup, model: DiffoModel) -> Callable[[Tensor, Tensor], Tensor]:
+def step_of(setup: diffo.DiffoSetup, model: DiffoModel) -> OneStep:
     """Return what makes z_0 of (z_y_start, z_y) at one rate, with fresh noise."""
     table = resshift.ddpm(model.config.diffusion)
     signal, noise = math.sqrt(table.abar_start), math.sqrt(1 - table.abar_start)
@@ -80,7 +83,9 @@ def step_of(setup: diffo.DiffoSetup, model: DiffoModel) -> Callable[[Tensor, Ten
     return one_step
 
 
-def measure(setup: diffo.DiffoSetup, pixel_loss: PixelLoss) -> tuple[NDArray[np.uint8], loop.Metrics]:
+def measure(
+    setup: diffo.DiffoSetup, steps: Mapping[str, OneStep], pixel_loss: PixelLoss
+) -> tuple[NDArray[np.uint8], loop.Metrics]:
     """Return a sheet, and measures on validation photos: those of `diffo.validate`, the loss and its parts."""
     totals: dict[str, float] = {}
 
@@ -88,7 +93,7 @@ def measure(setup: diffo.DiffoSetup, pixel_loss: PixelLoss) -> tuple[NDArray[np.
         model = setup.model.models[rate]
         indices = model.analyse(image)
         z_y, base = model.codec.synthesise(indices)
-        decoded = model.vqgan.decode(step_of(setup, model)(base, z_y))
+        decoded = model.vqgan.decode(steps[rate](base, z_y))
         loss, parts = pixel_loss(decoded, image)
         for name, value in {"loss": loss, **parts}.items():
             key = f"{rate}.{name}"

@@ -28,7 +28,7 @@ def main() -> None:
     vae, models = setup.model.vqgan, setup.model.models
     goes_on = diffo.is_own(args.init)
     if goes_on:
-        loop.load_weights(setup.model, args.init)
+        diffo.load_weights(setup.model, args.init)
     else:
         diffo.start_from_rdeic(setup, args.init)
     vae.requires_grad_(False)

@@ -137,6 +137,15 @@ def test_stages_chain_resume_and_make_a_bundle(
         learnt_codes = second[f"{one.label}.codec.quantize.embedding.weight"]
         torch.testing.assert_close(model.codec.quantize.embedding.weight, learnt_codes, rtol=1e-3, atol=1e-3)
 
+    # Training goes on from what was packed, too.
+    assert diffo.is_own(packed / "recipe.toml")
+    rates = diffo.DiffoRates(configs)
+    diffo.load_weights(rates, packed / "recipe.toml")
+    for key, value in rates.state_dict().items():
+        torch.testing.assert_close(value, second[key].half().to(value.dtype), msg=key)
+    with pytest.raises(ValueError, match="rates"):
+        diffo.load_weights(diffo.DiffoRates({"one": DIFFO_TINY}), packed / "recipe.toml")
+
 
 def test_scan_trains_with_each_noise_and_reads_what_is_done(
     folder: Path, common: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
