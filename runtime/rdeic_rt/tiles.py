@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from . import stopping
 from .limits import Size
 from .tensor_spec import TensorSpec
 
@@ -143,7 +144,12 @@ class Canvas:
             return
         if self._array is None:
             self._array = np.empty(_replaced(self._strip.shape, y_axis, self._rows.length), piece.dtype)
-        _lay(self._array, self._strip, self._rows, tile.row, y_axis)
+        # In parts, to be able to stop in a large image: by channels, or, where these come last, by columns of tiles.
+        axis, step = (1, 1) if y_axis > 1 else (x_axis, self._columns.tile)
+        for start in range(0, self._strip.shape[axis], step):
+            stopping.go_on()
+            part = (*[slice(None)] * axis, slice(start, start + step))
+            _lay(self._array[part], self._strip[part], self._rows, tile.row, y_axis)
         self._strip = None
 
     @property

@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 import rdeic_rt
-from rdeic_rt import container, limits, memory_estimate, noise, stopping
+from rdeic_rt import container, limits, memory_estimate, noise, stopping, tiles
 from rdeic_rt.codec import Codec
 from rdeic_rt.container import Header
 from rdeic_rt.decode_options import DecodeOptions
@@ -25,6 +25,8 @@ from rdeic_rt.errors import BitstreamError, CancelledError, LimitExceededError, 
 from rdeic_rt.limits import DEFAULT_LIMITS, Limits, Size
 from rdeic_rt.progress import Progress
 from rdeic_rt.tensor_spec import TensorSpec
+
+from .entropy import random_model
 
 # Generous: a fifth of a second is meant, on a machine with nothing else to do.
 SOON_S = 5.0
@@ -250,6 +252,31 @@ def test_long_groups_of_symbols_ask_in_python_too(monkeypatch: pytest.MonkeyPatc
     with stopping.asked_by(why), pytest.raises(CancelledError):
         SymbolDecoder(b"\x12\x34", "section").get(table, 1 << 20)
     assert asked[0] == 4
+
+
+@pytest.mark.parametrize(("axes", "parts"), [((1, 7, "64*hz", "64*wz"), 7), (("batch", "64*hz", "64*wz", 3), 5)])
+def test_a_row_of_tiles_is_put_away_in_parts(axes: tuple[int | str, ...], parts: int) -> None:
+    """By channels where each is a plane, else by columns of tiles: what is touched first costs time by the page."""
+    tiling = tiles.tiles_of(Size(height=64, width=4096), 256, None, 64)
+    columns = list(tiling.tiles())
+    spec = TensorSpec("image", "float32", axes)
+    canvas = tiles.Canvas(tiling, spec)
+    shape = spec.resolve({"batch": 1, "hz": 1, "wz": tiling.columns.tile // 64})
+    asked, why = raised_by(1000)
+    for tile in columns:
+        assert asked[0] == 0
+        with stopping.asked_by(why):
+            canvas.add(tile, np.zeros(shape, np.float32))
+    assert asked[0] == parts
+
+
+def test_encoding_asks_in_each_row_of_y() -> None:
+    model = random_model.model()
+    asked, why = raised_by(10)
+    y = np.zeros((1, model.y_channels, 16 * model.hyper.scale, model.hyper.scale), np.float32)
+    with stopping.asked_by(why), pytest.raises(CancelledError):
+        model.encode({"y": y, "vq_indices": np.zeros((1, 16, 1), np.int32)})
+    assert asked[0] == 11
 
 
 def test_two_that_ask_are_both_heard() -> None:

@@ -150,11 +150,7 @@ def _encode(
             f"y has shape {list(y.shape)}, should be {list(expected)} for indices {list(vq_indices.shape)}"
         )
     model.tables.indices.check(vq_indices)
-    if not np.isfinite(y).all():
-        raise ValueError("y has values that are not finite")
-    on_grid = np.rint(np.clip(y.transpose(1, 2, 0), -MAX_SYMBOL, MAX_SYMBOL) * np.float32(1 << GRID_BITS)).astype(
-        np.int32
-    )
+    on_grid = _on_grid(y)
     encoder = SymbolEncoder()
 
     def encode_pass(
@@ -175,6 +171,17 @@ def _encode(
     y_hat = _code_slices(model, indices, encode_pass)
     z, z_is_plain = model.tables.indices.encode(indices)
     return Encoded(z, z_is_plain, encoder.finish(), {"y_hat": y_hat})
+
+
+def _on_grid(y: NDArray[np.float32]) -> NDArray[np.int32]:
+    """Return y, [M, hy, wy], in units of 1/2**GRID_BITS, [hy, wy, M], by rows, to be able to stop in a large image."""
+    on_grid = np.empty((*y.shape[1:], y.shape[0]), np.int32)
+    for row, positions in enumerate(y.transpose(1, 2, 0)):
+        stopping.go_on()
+        if not np.isfinite(positions).all():
+            raise ValueError("y has values that are not finite")
+        on_grid[row] = np.rint(np.clip(positions, -MAX_SYMBOL, MAX_SYMBOL) * np.float32(1 << GRID_BITS))
+    return on_grid
 
 
 def _cheaper(
