@@ -198,7 +198,7 @@ class Codec:
             ValueError: no such rate, not an image, more than one of rate and targets, a target that is not over 0, a
                 fixed size of a rate that has none, or an effort out of range.
             ImageError: with no rate is the file as small as the target.
-            LimitExceededError: the image is larger than ``limits`` allow a file to say.
+            LimitExceededError: the image is larger than ``limits`` allow a file to say, or takes more memory.
             BackendError: the graph could not be run.
         """
         target_size.check(rate, target_bytes, target_bpp)
@@ -222,7 +222,7 @@ class Codec:
         with timing.stage("pixels"):
             rgb = pixels.as_rgb(image)
             size = Size(height=rgb.shape[0], width=rgb.shape[1])
-            self._limits.check_size(size)
+            self._check_encoding(size, chosen)
         kept = pixels.for_upright_image(metadata or Metadata())
         encode = partial(self._encoder, metadata=kept, fixed_size=fixed_size)
         most_bytes = target_size.most_bytes(size, target_bytes, target_bpp)
@@ -239,6 +239,14 @@ class Codec:
             return target_size.best_from(self._bundle, finest, encode(corrected), most_bytes)
 
         return closed_loop.improved(rgb, data, effort, encode_again, self.decode)
+
+    def _check_encoding(self, size: Size, rate: Rate) -> None:
+        """Raise LimitExceededError if an image is too large, or its encoding holds more memory than is allowed."""
+        self._limits.check_size(size)
+        units = self._units(pixels.padded_size(size, self._bundle.size_multiple_px))
+        tensors = [t for s in self._loaded.encoders[rate.index].stages for t in (*s.inputs.values(), *s.outputs)]
+        wanted = memory_estimate.encode_bytes(tensors, self._latent_shapes(rate, size), units, size)
+        memory_estimate.check(wanted, size, self._limits)
 
     def _encoder(self, rgb: NDArray[np.uint8], *, metadata: Metadata, fixed_size: bool) -> Callable[[Rate], bytes]:
         """Return what makes the file of an image at a rate."""
@@ -487,7 +495,8 @@ class Codec:
         """Raise LimitExceededError if entropy decoding to such latents, and these stages, hold more than is allowed."""
         padded = pixels.padded_size(size, self._bundle.size_multiple_px)
         outputs = [output for stage in stages for output in stage.outputs]
-        memory_estimate.check(outputs, latents, self._units(padded), size, self._limits)
+        wanted = memory_estimate.decode_bytes(outputs, latents, self._units(padded), size)
+        memory_estimate.check(wanted, size, self._limits)
 
     def _stages_of(self, rate: Rate, options: DecodeOptions) -> tuple[Cache[Any, Stages], Hashable]:
         """Return where the stages of a decode are loaded, and their key."""
