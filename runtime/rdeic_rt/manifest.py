@@ -16,7 +16,7 @@ from .schedule import Schedule
 from .tensor_spec import TensorSpec
 
 # What a graph is; the earlier, the nearer to what was trained.
-FORMS = ("fp32", "fp16", "int8", "int8-cpu")
+FORMS = ("fp32", "fp16", "fp16-cuda", "int8", "int8-cpu")
 # What a user asks for: one of these, or whatever runs best.
 PRECISIONS = ("fp32", "fp16", "int8")
 AUTO = "auto"
@@ -27,8 +27,8 @@ STEP = "step"
 
 
 def precision_of(form: str) -> str:
-    """Return the precision that a form has: ``int8`` of ``int8-cpu``, and of the others their own name."""
-    return form.removesuffix("-cpu")
+    """Return the precision that a form has: what its name begins with, ``int8`` of ``int8-cpu``."""
+    return form.partition("-")[0]
 
 
 @dataclass(frozen=True)
