@@ -30,6 +30,7 @@ from . import (
     closed_loop,
     container,
     families,
+    lazy,
     loading,
     memory_estimate,
     pipeline,
@@ -56,7 +57,11 @@ from .placement import Placement, Stage, StageList, Tiled, Value, Whole
 from .progress import Progress
 from .tensor_spec import BATCH, COLUMNS, ROWS
 
+_EARLY_NOISE_PX = 2**20  # of an image; that of larger ones takes memory that symbols may still need
+
 _log = logging.getLogger("rdeic_rt.codec")
+
+_Draw = Callable[[], dict[str, NDArray[Any]]]
 
 _Coded = dict[str, NDArray[Any]]
 """The tensors that are coded, by name, each with the batch as its first dimension."""
@@ -243,9 +248,8 @@ class Codec:
     def _check_encoding(self, size: Size, rate: Rate) -> None:
         """Raise LimitExceededError if an image is too large, or its encoding holds more memory than is allowed."""
         self._limits.check_size(size)
-        units = self._units(pixels.padded_size(size, self._bundle.size_multiple_px))
         tensors = [t for s in self._loaded.encoders[rate.index].stages for t in (*s.inputs.values(), *s.outputs)]
-        wanted = memory_estimate.encode_bytes(tensors, self._latent_shapes(rate, size), units, size)
+        wanted = memory_estimate.encode_bytes(tensors, self._latent_shapes(rate, size), self._units(size), size)
         memory_estimate.check(wanted, size, self._limits)
 
     def _encoder(self, rgb: NDArray[np.uint8], *, metadata: Metadata, fixed_size: bool) -> Callable[[Rate], bytes]:
@@ -486,16 +490,18 @@ class Codec:
         stages, key = self._stages_of(rate, options)
         with stopping.asked_by(progress.why_stop):
             progress.begin("entropy")
-            stages.begin(key)  # graphs are loaded while symbols are decoded
+            stages.begin(key)  # graphs are loaded, and noise is drawn, while symbols are decoded
+            draw: _Draw = partial(self._noise, rate, file.header.size, file.crc, options)
+            if file.header.size.height * file.header.size.width <= _EARLY_NOISE_PX:
+                draw = lazy.begun(draw)
             latents = self._entropy_decoded(file, rate)
             self._check_memory(self._latent_shapes(rate, latents.size), latents.size, stages[key].stages)
-            return self._reconstructed(self._ready(latents, options, progress))
+            return self._reconstructed(self._ready(latents, options, progress, draw))
 
     def _check_memory(self, latents: Mapping[str, tuple[int, ...]], size: Size, stages: tuple[Stage, ...]) -> None:
         """Raise LimitExceededError if entropy decoding to such latents, and these stages, hold more than is allowed."""
-        padded = pixels.padded_size(size, self._bundle.size_multiple_px)
         outputs = [output for stage in stages for output in stage.outputs]
-        wanted = memory_estimate.decode_bytes(outputs, latents, self._units(padded), size)
+        wanted = memory_estimate.decode_bytes(outputs, latents, self._units(size), size)
         memory_estimate.check(wanted, size, self._limits)
 
     def _stages_of(self, rate: Rate, options: DecodeOptions) -> tuple[Cache[Any, Stages], Hashable]:
@@ -543,20 +549,25 @@ class Codec:
         cut = Cut(file.missing_bytes, decoded.complete_slices, decoded.n_slices)
         return Latents(header.size, rate, decoded.tensors, file.crc, metadata, cut)
 
-    def _ready(self, latents: Latents, options: DecodeOptions, progress: Progress) -> _Ready:
-        """Return all that the inexact half of `decode` is given, noise included, and its graphs, loaded."""
+    def _noise(self, rate: Rate, size: Size, crc: int, options: DecodeOptions) -> dict[str, NDArray[Any]]:
+        """Return the noise that a decode of an image adds; none for a preview."""
+        if options.preview:
+            return {}
+        loaded, key = self._stages_of(rate, options)
+        seed = crc if options.seed is None else operator.index(options.seed)
+        return self._family.noise(loaded[key], self._units(size), seed)
+
+    def _ready(self, latents: Latents, options: DecodeOptions, progress: Progress, draw: _Draw | None = None) -> _Ready:
+        """Return all that the inexact half of `decode` is given, and its graphs, loaded; ``draw`` returns the noise."""
         rate, family = latents.rate, self._family
-        padded = pixels.padded_size(latents.size, self._bundle.size_multiple_px)
-        tensors = {**latents.tensors, **self._level_rows(rate, family.latents.values())}
         loaded, key = self._stages_of(rate, options)
         stages = loaded[key]
-        if options.preview:
-            run, given = partial(_call, family.preview, stages), tensors
-        else:
-            run = partial(_call, family.decode, stages)
-            seed = latents.crc if options.seed is None else operator.index(options.seed)
-            with timing.stage("noise"):
-                given = family.decoder_inputs(stages, tensors, self._units(padded), seed, options.sharpness)
+        run = partial(_call, family.preview if options.preview else family.decode, stages)
+        with timing.stage("noise"):
+            drawn = draw() if draw else self._noise(rate, latents.size, latents.crc, options)
+        rows = self._level_rows(rate, family.latents.values())
+        given = {**latents.tensors, **rows, **drawn, **family.guidance(options.sharpness)}
+        padded = pixels.padded_size(latents.size, self._bundle.size_multiple_px)
         return _Ready(latents.size, padded, (options.preview, key), stages, run, given, progress)
 
     def _reconstructed(self, ready: _Ready) -> tuple[Placement, Value, Size]:
@@ -584,13 +595,13 @@ class Codec:
 
     def _latent_shapes(self, rate: Rate, size: Size) -> dict[str, tuple[int, ...]]:
         """Return the shapes of an image's latents, by name."""
-        sizes = self._units(pixels.padded_size(size, self._bundle.size_multiple_px))
+        sizes = self._units(size)
         graphs = {name: self._bundle.reference(rate.graphs[role]) for name, role in self._family.latents.items()}
         return {name: graph.input(name).resolve(sizes) for name, graph in graphs.items()}
 
-    def _units(self, padded: Size) -> dict[str, int]:
-        """Return the sizes of the free dimensions of graphs, for one image."""
-        unit_px = self._bundle.size_multiple_px
+    def _units(self, size: Size) -> dict[str, int]:
+        """Return the sizes of the free dimensions of graphs, for one image, padded."""
+        padded, unit_px = pixels.padded_size(size, self._bundle.size_multiple_px), self._bundle.size_multiple_px
         return {BATCH: 1, ROWS: padded.height // unit_px, COLUMNS: padded.width // unit_px}
 
 
