@@ -7,8 +7,8 @@ callback in which CUDA may not be called.
 
 ONNX Runtime's own recording of CUDA graphs (enable_cuda_graph) is not used. It records in CUDA's global mode: a call of
 another thread that allocates, such as that of the entropy decoder beside it or of the program around it, would end the
-recording, and the run with it. What is recorded belongs to the thread that did it. And it holds on to every address, so
-that a buffer that is handed out would be overwritten by a later run (`base`).
+recording, and the run with it. What is recorded belongs to the thread that did it. And it is replayed on the same
+addresses, so that a buffer that was handed out would be overwritten by a later run (`base`).
 """
 
 from __future__ import annotations
@@ -255,7 +255,7 @@ class _Session:
 
     def __init__(self, session: ort.InferenceSession, weights: Weights, ordinal: int) -> None:
         self._binding = session.io_binding()
-        self._bound: dict[str, tuple[int, tuple[int, ...]]] = {}
+        self._bound: dict[str, tuple[Any, ...]] = {}
         self._session, self._weights, self._ordinal = session, weights, ordinal
         self.providers: list[str] = session.get_providers()
 
@@ -263,9 +263,9 @@ class _Session:
         """Compute outputs from inputs, and wait for them; what the session raises is passed on."""
         for bind, buffers in ((self._binding.bind_input, inputs), (self._binding.bind_output, outputs)):
             for name, buffer in buffers.items():
-                place = buffer.address, buffer.shape
+                place = buffer.dtype.type, buffer.shape, buffer.address
                 if self._bound.get(name) != place:
-                    bind(name, _DEVICE_TYPE, self._ordinal, buffer.dtype.type, buffer.shape, buffer.address)
+                    bind(name, _DEVICE_TYPE, self._ordinal, *place)
                     self._bound[name] = place
         self._session.run_with_iobinding(self._binding, options)
 
