@@ -43,6 +43,7 @@ class VerbHelp(SphinxDirective):
     """``{verb} NAME`` shows what ``rdeic-rt NAME --help`` prints; without a name, the help of the whole command."""
 
     optional_arguments = 1
+    final_argument_whitespace = True
 
     def run(self) -> list[nodes.Node]:
         """Return the text as a literal block."""

@@ -101,3 +101,14 @@ MAX_ARRAY_HEADER_BYTES = 4096
 MAX_DEFLATE_RATIO = 1032
 # Of the JSON beside a TensorRT plan, which the C++ runtime does not read; they have a few hundred kB at most.
 MAX_PLAN_KEY_BYTES = 1 << 20
+# Of a bundle that `rdeic-rt bundle pull` gets, packed or not, unless --max-bytes says otherwise: one of a full-size
+# model in all forms takes half of it.
+MAX_BUNDLE_BYTES = 1 << 34
+# Of the model card beside it, which no hash speaks for.
+MAX_CARD_BYTES = 1 << 20
+# Of entries of an archive; a bundle.json lists at most 4096 files.
+MAX_ARCHIVE_ENTRIES = 16_384
+# Of what is read of an archive beside the content of its files, and of one read of it: a name or an attribute of a tar
+# archive may say that it has gigabytes, and some hundred bytes are the most that honest ones have.
+MAX_ARCHIVE_HEADER_BYTES = 1 << 26
+MAX_ARCHIVE_READ_BYTES = 1 << 24

@@ -29,13 +29,15 @@ def add_verb(
     summary: str,
     description: str,
     epilog: str,
+    under: str = "",
 ) -> argparse.ArgumentParser:
-    """Return the parser of a new verb; description and epilog are printed as they are."""
+    """Return the parser of a new verb; description and epilog are printed as they are. ``under``: a verb before it."""
+    whole_name = f"rdeic-rt {under} {name}" if under else f"rdeic-rt {name}"
     return commands.add_parser(
         name,
         help=summary,
-        prog=f"rdeic-rt {name}",
-        usage=f"rdeic-rt {name} [options] {arguments}".rstrip(),
+        prog=whole_name,
+        usage=f"{whole_name} [options] {arguments}".rstrip(),
         description=description,
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
