@@ -66,7 +66,8 @@ class Limits:
 DEFAULT_LIMITS = Limits()
 
 # The ceilings below are fixed, as no honest bundle comes near them; how many rates, files and so on a bundle.json may
-# list is said in bundle.schema.json. The C++ runtime has the same numbers in input_limits.h, and a test compares them.
+# list is said in bundle.schema.json. The C++ runtime has the same numbers in input_limits.h, and a test compares them;
+# it has none of those at the end, as it gets no bundles.
 
 # Of records in an .rdc file's metadata section, of which there are two. Two million empty ones fit in four megabytes,
 # and inflate from four kilobytes.

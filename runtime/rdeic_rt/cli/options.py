@@ -51,8 +51,8 @@ def add_inputs(parser: argparse.ArgumentParser, metavar: str, help_text: str) ->
     group.add_argument("inputs", metavar=metavar, nargs="*", help=help_text)
 
 
-def add_output(parser: argparse.ArgumentParser, default_names: str) -> None:
-    """Add where results go and what of the image's metadata goes with them."""
+def add_output(parser: argparse.ArgumentParser, default_names: str) -> argparse._ArgumentGroup:
+    """Add where results go and what of the image's metadata goes with them; return the group, as `add_model`."""
     group = parser.add_argument_group("output")
     group.add_argument(
         "-o",
@@ -76,6 +76,7 @@ def add_output(parser: argparse.ArgumentParser, default_names: str) -> None:
         action="store_true",
         help="leave out ICC profile, by which the image is converted to sRGB, and EXIF data. Default: keep them",
     )
+    return group
 
 
 def add_model(parser: argparse.ArgumentParser, default: str = "'tiny-2', the embedded one") -> argparse._ArgumentGroup:
