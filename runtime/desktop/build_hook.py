@@ -77,7 +77,7 @@ def _prepare(action: argparse.Action) -> None:
         for choice in action._choices_actions:
             action.choices[choice.dest].description = choice.help
     name = str(action.metavar)
-    action.help = re.split(r"[.;] ", action.help or "")[0]
+    action.help = re.split(r"[.;:] | \(", action.help or "")[0]
     if name in _FILE_NAMES | _FOLDER_NAMES:
         # shtab looks for this attribute, which is how it is told.
         action.complete = shtab.DIRECTORY if name in _FOLDER_NAMES else shtab.FILE  # type: ignore[attr-defined]

@@ -111,8 +111,8 @@ def add_rate_or_target(group: argparse._ArgumentGroup) -> None:
         "--target-bpp",
         metavar="X",
         type=bits_per_pixel,
-        help="instead: the best of the bundle's rates, or of those between, with which the whole file takes at most X "
-        "bits per pixel",
+        help="the best of the bundle's rates, or of those between, with which the whole file takes at most X bits per "
+        "pixel; instead of --rate",
     )
     choice.add_argument(
         "--target-size",
@@ -147,7 +147,7 @@ def add_decoding(group: argparse._ArgumentGroup) -> None:
         metavar="S",
         type=sharpness,
         default=1.0,
-        help="0 to 10: below 1 smoother, above 1 crisper than the model was trained for; anything but 1 takes up to "
+        help="below 1 smoother, above 1 crisper than the model was trained for, 0 to 10; anything but 1 takes up to "
         "twice the time. Default: 1",
     )
     group.add_argument(
@@ -179,7 +179,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         choices=PRECISIONS,
         default="auto",
-        help=f"of the networks: {', '.join(PRECISIONS)}. Default: auto, what the bundle has",
+        help=f"arithmetic of the networks: {', '.join(PRECISIONS)}. Default: auto, what the bundle has",
     )
     group.add_argument(
         "--threads", metavar="N", type=whole_number(1, 1024), help="CPU threads. Default: one for each core"
