@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 import os
 import re
 import secrets
@@ -22,9 +23,12 @@ from pathlib import Path
 from . import bundle as bundles
 from . import bundle_archive, bundle_remote, bundle_search, files, limits
 from .bundle_archive import Stream
+from .bundle_file import BundleFile
 from .bundle_search import MANIFEST
 from .errors import BundleCorruptError, BundleError, BundleNotFoundError
 from .manifest import Bundle
+
+_log = logging.getLogger("rdeic_rt.bundle_store")
 
 CARD = "README.md"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -258,35 +262,46 @@ def _there(target: Path, bundle: Bundle, *, everywhere: bool, overwrite: bool) -
 
 
 def _fetch(source: str, offered: Files, bundle: Bundle, progress: Progress) -> None:
-    """Write the files of a bundle beside its ``bundle.json``."""
+    """Write the files of a bundle beside its ``bundle.json``; it may lack the card, whatever the reason."""
     wanted = [*bundle.files, *([] if CARD in bundle.files else [CARD])]
     missing = set(bundle.files)
-    for done, (name, stream) in enumerate(offered(wanted)):
-        progress(done, len(wanted), name)
-        path = bundle.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if name not in bundle.files:
-            path.write_bytes(_read(stream, limits.MAX_CARD_BYTES, f"{source}: {name}"))
-            continue
-        listed = bundle.files[name]
-        hashed, n_bytes = hashlib.sha256(), 0
-        with path.open("xb") as copy:
-            while n_bytes <= listed.size_bytes and (
-                block := stream.read(min(_BLOCK_BYTES, listed.size_bytes + 1 - n_bytes))
-            ):
-                n_bytes += len(block)
-                hashed.update(block)
-                copy.write(block)
-        if n_bytes != listed.size_bytes:
-            has = "more" if n_bytes > listed.size_bytes else f"{n_bytes}"
-            raise BundleCorruptError(f"{source}: {name} should have {listed.size_bytes} bytes, and has {has}")
-        if hashed.hexdigest() != listed.sha256:
-            raise BundleCorruptError(
-                f"{source}: SHA-256 of {name} is {hashed.hexdigest()}, should be {listed.sha256}: it has changed"
-            )
-        missing.discard(name)
+    try:
+        for done, (name, stream) in enumerate(offered(wanted)):
+            progress(done, len(wanted), name)
+            path = bundle.folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if name in bundle.files:
+                _copy(source, stream, bundle.files[name], name)
+                missing.discard(name)
+            else:
+                path.write_bytes(_read(stream, limits.MAX_CARD_BYTES, f"{source}: {name}"))
+    except OSError as error:
+        if missing or CARD in bundle.files:
+            raise
+        # Stores that do not list what they have say that what is not there is forbidden.
+        _log.warning("the bundle comes without its model card: %s", error)
+        files.remove(bundle.folder / CARD)
     if missing:
         raise BundleCorruptError(f"{source}: {MANIFEST} lists {min(missing)}, which is not there")
+
+
+def _copy(source: str, stream: Stream, listed: BundleFile, name: str) -> None:
+    """Write a listed file, of which no more is read than it should have."""
+    hashed, n_bytes = hashlib.sha256(), 0
+    with listed.path.open("xb") as copy:
+        while block := stream.read(min(_BLOCK_BYTES, listed.size_bytes + 1 - n_bytes)):
+            n_bytes += len(block)
+            if n_bytes > listed.size_bytes:
+                break
+            hashed.update(block)
+            copy.write(block)
+    if n_bytes != listed.size_bytes:
+        has = "more" if n_bytes > listed.size_bytes else f"{n_bytes}"
+        raise BundleCorruptError(f"{source}: {name} should have {listed.size_bytes} bytes, and has {has}")
+    if hashed.hexdigest() != listed.sha256:
+        raise BundleCorruptError(
+            f"{source}: SHA-256 of {name} is {hashed.hexdigest()}, should be {listed.sha256}: it has changed"
+        )
 
 
 def _read(stream: Stream, limit_bytes: int, name: str) -> bytes:

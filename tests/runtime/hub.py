@@ -18,7 +18,7 @@ def serving(files: dict[str, bytes], moved: dict[str, str] | None = None) -> Ite
 
     Args:
         files: path, beginning with a slash -> content. What lies under ``/org/micro/resolve/v1/`` is a repository too.
-        moved: path -> where it is redirected to.
+        moved: path -> where it is redirected to; "" if it is forbidden.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -30,7 +30,9 @@ def serving(files: dict[str, bytes], moved: dict[str, str] | None = None) -> Ite
 
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
-            if moved and path in moved:
+            if moved and moved.get(path) == "":
+                self.send_error(403)
+            elif moved and path in moved:
                 self.send_response(302)
                 self.send_header("Location", moved[path])
                 self.send_header("Content-Length", "0")

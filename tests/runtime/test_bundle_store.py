@@ -324,6 +324,21 @@ def test_pull_over_http_of_an_archive_and_of_a_folder(packed: Packed, micro_fold
     assert leftovers(cache) == [f"micro-{number}" for number in range(4)]
 
 
+def test_card_that_is_forbidden_is_done_without_and_a_file_is_not(
+    micro_folder: Path, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    right, file = bundle_store.digest(micro_folder), sorted(bundle.load(micro_folder).files)[0]
+    with hub.serving(at("/b", micro_folder), {"/b/README.md": ""}) as address:
+        assert bundle_store.pull(f"{address}/b", sha256=right).is_new
+    assert f"{address}/b/README.md: the server says 403" in caplog.text
+    with (
+        hub.serving(at("/b", micro_folder), {f"/b/{file}": ""}) as address,
+        pytest.raises(OSError, match=f"{file}: the server says 403"),
+    ):
+        bundle_store.pull(f"{address}/b", sha256=right, name="other")
+    assert leftovers(cache) == ["micro"]
+
+
 def test_https_is_not_left_by_a_redirection() -> None:
     import urllib.request
     from email.message import Message
