@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
 import signal
 import stat
 import sys
@@ -130,7 +131,7 @@ def _write_file(path: str | Path, content: bytes | Callable[[BinaryIO], object],
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     temporary = target.with_name(f".rdeic-{secrets.token_hex(8)}.tmp")
     mode = 0o666 if existing is None else 0o600  # what is to be private is so from the start
-    with _removed_at_the_end(temporary):
+    with removed_at_the_end(temporary):
         with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as stream:
             if callable(content):
                 content(stream)
@@ -147,14 +148,14 @@ def _write_file(path: str | Path, content: bytes | Callable[[BinaryIO], object],
 
 
 @contextmanager
-def _removed_at_the_end(temporary: Path) -> Iterator[None]:
-    """Remove a file that is still there after the block, or when a signal ends the process before that.
+def removed_at_the_end(temporary: Path) -> Iterator[None]:
+    """Remove a file or folder that is still there after the block, or when SIGTERM or SIGHUP ends the process in it.
 
     Signals are left to whoever has chosen what they do, and so they are outside of the main thread.
     """
 
     def end(number: int, _: object) -> None:
-        temporary.unlink(missing_ok=True)
+        remove(temporary)
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
 
@@ -167,9 +168,17 @@ def _removed_at_the_end(temporary: Path) -> Iterator[None]:
                     changed.append(number)
         yield
     finally:
-        temporary.unlink(missing_ok=True)
+        remove(temporary)
         for number in changed:
             signal.signal(number, signal.SIG_DFL)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link, or a folder as far as that can be done, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _pass_on(existing: os.stat_result, temporary: Path) -> None:

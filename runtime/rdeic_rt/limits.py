@@ -67,7 +67,8 @@ class Limits:
 DEFAULT_LIMITS = Limits()
 
 # The ceilings below are fixed, as no honest bundle comes near them; how many rates, files and so on a bundle.json may
-# list is said in bundle.schema.json. The C++ runtime has the same numbers in input_limits.h, and a test compares them.
+# list is said in bundle.schema.json. The C++ runtime has the same numbers in input_limits.h, and a test compares them;
+# it has none of those at the end, as it gets no bundles.
 
 # Of records in an .rdc file's metadata section, of which there are two. Two million empty ones fit in four megabytes,
 # and inflate from four kilobytes.
@@ -102,3 +103,14 @@ MAX_ARRAY_HEADER_BYTES = 4096
 MAX_DEFLATE_RATIO = 1032
 # Of the JSON beside a TensorRT plan, which the C++ runtime does not read; they have a few hundred kB at most.
 MAX_PLAN_KEY_BYTES = 1 << 20
+# Of a bundle that `rdeic-rt bundle pull` gets, packed or not, unless --max-bytes says otherwise: one of a full-size
+# model in all forms takes half of it.
+MAX_BUNDLE_BYTES = 1 << 34
+# Of the model card beside it, which no hash speaks for.
+MAX_CARD_BYTES = 1 << 20
+# Of entries of an archive; a bundle.json lists at most 4096 files.
+MAX_ARCHIVE_ENTRIES = 16_384
+# Of what is read of an archive beside the content of its files, and of one read of it: a name or an attribute of a tar
+# archive may say that it has gigabytes, and some hundred bytes are the most that honest ones have.
+MAX_ARCHIVE_HEADER_BYTES = 1 << 26
+MAX_ARCHIVE_READ_BYTES = 1 << 24

@@ -96,6 +96,20 @@ def in_srgb(image: NDArray[np.uint8], profile: bytes | None) -> NDArray[np.uint8
     return image if converted is None else np.array(converted)
 
 
+def scaled_down(image: NDArray[np.uint8], max_side_px: int) -> NDArray[np.uint8]:
+    """Return an image with no side longer than that, scaled to it in its proportions (Lanczos); else the image itself.
+
+    Args:
+        image: uint8 [H, W, 3].
+        max_side_px: at least 1.
+    """
+    if max(image.shape[:2]) <= max_side_px:
+        return image
+    small = Image.fromarray(np.ascontiguousarray(image))
+    small.thumbnail((max_side_px, max_side_px), Image.Resampling.LANCZOS)
+    return np.array(small)
+
+
 def pad(image: NDArray[np.uint8], multiple_px: int) -> NDArray[np.uint8]:
     """Return the image continued to the right and below by its mirror image, to sides that are multiples.
 

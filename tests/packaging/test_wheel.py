@@ -15,15 +15,10 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from tests.packaging.building import ROOT, build
+from tests.packaging.building import ROOT
 
 MAX_WHEEL_BYTES = 40_000_000
 HEAVY = ("torch", "diffusers", "onnx", "onnxscript", "safetensors", "tensorrt", "cuda", "scipy")
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build("wheel", ROOT, tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +43,9 @@ def names_in(wheel: Path) -> list[str]:
 
 def test_wheel_holds_the_runtime_only(wheel: Path) -> None:
     tops = {name.split("/")[0] for name in names_in(wheel)}
+    release = f"rdeic_rt-{metadata_of(wheel)['Version']}"
 
-    assert tops == {"rdeic_rt", "rdeic_eval", f"rdeic_rt-{metadata_of(wheel)['Version']}.dist-info"}
+    assert tops == {"rdeic_rt", "rdeic_eval", f"{release}.dist-info", f"{release}.data"}
     assert not [name for name in names_in(wheel) if name.endswith((".pyc", ".ckpt", ".pt", ".plan"))]
 
 
@@ -119,7 +115,7 @@ def test_wheel_has_the_extras_and_the_licence(wheel: Path) -> None:
     metadata = metadata_of(wheel)
 
     assert set(metadata.get_all("Provides-Extra") or []) == {
-        *("tensorrt", "tensorrt-classic", "cuda", "openvino", "plot", "nvtx", "eval"),
+        *("tensorrt", "tensorrt-classic", "cuda", "openvino", "plot", "nvtx", "remote", "eval"),
         *("docs", "export", "train", "dev"),
     }
     assert metadata["License-Expression"] == "Apache-2.0"

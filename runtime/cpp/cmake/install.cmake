@@ -1,4 +1,5 @@
-# What `cmake --install` puts where: library, headers, command, find_package configuration, pkg-config file, bundle.
+# What `cmake --install` puts where: library, headers, command, find_package configuration, pkg-config file, media type,
+# bundles.
 include(CMakePackageConfigHelpers)
 
 install(TARGETS rdeic EXPORT rdeic
@@ -41,6 +42,10 @@ else()
   configure_file(${CMAKE_CURRENT_LIST_DIR}/rdeic.pc.in ${RDEIC_PC} @ONLY)
 endif()
 install(FILES ${RDEIC_PC} DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig COMPONENT pkgconfig)
+
+# The media type of .rdc files, for desktops and for file(1) (docs/desktop.md).
+install(FILES runtime/desktop/rdeic.xml DESTINATION ${CMAKE_INSTALL_DATADIR}/mime/packages COMPONENT desktop)
+install(FILES runtime/desktop/rdeic.magic DESTINATION ${CMAKE_INSTALL_DATADIR}/rdeic COMPONENT desktop)
 
 if(RDEIC_INSTALL_ENGINES)
   # All of them, the encoders too: a bundle is checked as a whole.

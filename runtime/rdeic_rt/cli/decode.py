@@ -43,11 +43,20 @@ examples:
   rdeic-rt decode photo.rdc -o photo.jpg     the suffix chooses the format
   rdeic-rt decode *.rdc -o out/              makes out/NAME.png of each
   rdeic-rt decode photo.rdc --preview        a quick look, without denoising
+  rdeic-rt decode photo.rdc --preview --max-side 256 -o thumbnail.png
   rdeic-rt decode cut.rdc --allow-partial    what there is of a file cut short
   rdeic-rt decode - < photo.rdc > photo.png  reads a stream, writes PNG to one""",
     )
     options.add_inputs(parser, "IN", ".rdc files, or '-' for standard input")
-    options.add_output(parser, f"NAME{SUFFIX} beside each input. The suffix chooses the format; standard output is PNG")
+    output = options.add_output(
+        parser, f"NAME{SUFFIX} beside each input. The suffix chooses the format; standard output is PNG"
+    )
+    output.add_argument(
+        "--max-side",
+        metavar="N",
+        type=options.whole_number(1, 65_535),
+        help="scale images down whose longer side has more than N pixels, to N. Default: as they were encoded",
+    )
     model = options.add_model(parser, "for each file the installed one that it was made with")
     options.add_decoding(model)
     model.add_argument(
@@ -109,6 +118,8 @@ def decode_one(job: outputs.Job, data: bytes, codec: Codec, args: argparse.Names
     metadata = latents.metadata
     if args.strip:
         image, metadata = pixels.in_srgb(image, metadata.icc), Metadata()
+    if args.max_side is not None:
+        image = pixels.scaled_down(image, args.max_side)
     overwrite = outputs.may_replace(job, args.overwrite)
     pixels.write_image(job.target, image, metadata, _format_of(job), overwrite=overwrite)
     height, width = image.shape[:2]

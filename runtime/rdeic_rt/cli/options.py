@@ -29,13 +29,15 @@ def add_verb(
     summary: str,
     description: str,
     epilog: str,
+    under: str = "",
 ) -> argparse.ArgumentParser:
-    """Return the parser of a new verb; description and epilog are printed as they are."""
+    """Return the parser of a new verb; description and epilog are printed as they are. ``under``: a verb before it."""
+    whole_name = f"rdeic-rt {under} {name}" if under else f"rdeic-rt {name}"
     return commands.add_parser(
         name,
         help=summary,
-        prog=f"rdeic-rt {name}",
-        usage=f"rdeic-rt {name} [options] {arguments}".rstrip(),
+        prog=whole_name,
+        usage=f"{whole_name} [options] {arguments}".rstrip(),
         description=description,
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -49,8 +51,8 @@ def add_inputs(parser: argparse.ArgumentParser, metavar: str, help_text: str) ->
     group.add_argument("inputs", metavar=metavar, nargs="*", help=help_text)
 
 
-def add_output(parser: argparse.ArgumentParser, default_names: str) -> None:
-    """Add where results go and what of the image's metadata goes with them."""
+def add_output(parser: argparse.ArgumentParser, default_names: str) -> argparse._ArgumentGroup:
+    """Add where results go and what of the image's metadata goes with them; return the group, as `add_model`."""
     group = parser.add_argument_group("output")
     group.add_argument(
         "-o",
@@ -74,6 +76,7 @@ def add_output(parser: argparse.ArgumentParser, default_names: str) -> None:
         action="store_true",
         help="leave out ICC profile, by which the image is converted to sRGB, and EXIF data. Default: keep them",
     )
+    return group
 
 
 def add_model(parser: argparse.ArgumentParser, default: str = "'tiny-2', the embedded one") -> argparse._ArgumentGroup:
@@ -108,8 +111,8 @@ def add_rate_or_target(group: argparse._ArgumentGroup) -> None:
         "--target-bpp",
         metavar="X",
         type=bits_per_pixel,
-        help="instead: the best of the bundle's rates, or of those between, with which the whole file takes at most X "
-        "bits per pixel",
+        help="the best of the bundle's rates, or of those between, with which the whole file takes at most X bits per "
+        "pixel; instead of --rate",
     )
     choice.add_argument(
         "--target-size",
@@ -144,7 +147,7 @@ def add_decoding(group: argparse._ArgumentGroup) -> None:
         metavar="S",
         type=sharpness,
         default=1.0,
-        help="0 to 10: below 1 smoother, above 1 crisper than the model was trained for; anything but 1 takes up to "
+        help="below 1 smoother, above 1 crisper than the model was trained for, 0 to 10; anything but 1 takes up to "
         "twice the time. Default: 1",
     )
     group.add_argument(
@@ -176,7 +179,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         choices=PRECISIONS,
         default="auto",
-        help=f"of the networks: {', '.join(PRECISIONS)}. Default: auto, what the bundle has",
+        help=f"arithmetic of the networks: {', '.join(PRECISIONS)}. Default: auto, what the bundle has",
     )
     group.add_argument(
         "--threads", metavar="N", type=whole_number(1, 1024), help="CPU threads. Default: one for each core"
