@@ -36,6 +36,7 @@ from rdeic_rt import RdeicError, container
 from rdeic_rt.cli import cpu
 
 from ..damage import flipped, resealed
+from ..fuzz import corpus
 from .parity import expected
 
 ROOT = Path(__file__).parents[2]
@@ -146,9 +147,10 @@ def fuzzers(folder: Path | None, count: int) -> Found:
         return Found(None, "no fuzzers given: build with -DRDEIC_BUILD_FUZZERS=ON and clang, and name their folder")
     each = count // len(programs)
     for program in programs:
-        corpus = ROOT / "tests" / "fuzz" / "corpus" / program.name.removesuffix("_fuzzer")
-        with tempfile.TemporaryDirectory() as found:
-            folders = [found, *([str(corpus)] if corpus.is_dir() else [])]
+        target = program.name.removesuffix("_fuzzer")
+        with tempfile.TemporaryDirectory() as found, tempfile.TemporaryDirectory() as unpacked:
+            corpus.unpack(target, Path(unpacked))
+            folders = [found, unpacked, str(corpus.CORPUS / target)]
             limits = [f"-runs={each}", "-rss_limit_mb=2048", "-timeout=20", f"-artifact_prefix={found}/"]
             done = subprocess.run([str(program), *limits, *folders], capture_output=True, text=True)
         if done.returncode:

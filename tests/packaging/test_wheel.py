@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from email.message import Message
 from email.parser import BytesParser
@@ -36,9 +38,23 @@ def metadata_of(wheel: Path) -> Message:
         return BytesParser().parsebytes(archive.read(name))
 
 
+def copied_by_the_dockerfile() -> list[str]:
+    """The paths of the build context that the stage ``wheel`` of the Dockerfile has, as .dockerignore leaves them."""
+    stage = (ROOT / "Dockerfile").read_text(encoding="utf-8").partition(" AS wheel\n")[2].partition("\nFROM ")[0]
+    copied = [path for line in re.findall(r"^COPY (.*) \S+$", stage, re.MULTILINE) for path in line.split()]
+    let_in = re.findall(r"^!(\S+)$", (ROOT / ".dockerignore").read_text(encoding="utf-8"), re.MULTILINE)
+    return [path for path in let_in if any(path == top or path.startswith(f"{top}/") for top in copied)]
+
+
 def names_in(wheel: Path) -> list[str]:
     with zipfile.ZipFile(wheel) as archive:
         return archive.namelist()
+
+
+def test_wheel_has_the_version_of_the_project(wheel: Path) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+    assert metadata_of(wheel)["Version"] == project["version"]
 
 
 def test_wheel_holds_the_runtime_only(wheel: Path) -> None:
@@ -67,6 +83,17 @@ def test_wheel_holds_every_file_of_the_embedded_bundles(bundle: str, wheel: Path
     assert f"rdeic_rt/engines/{bundle}/bundle.json" in inside
     for name, entry in manifest["files"].items():
         assert inside[f"rdeic_rt/engines/{bundle}/{name}"] == entry["bytes"]
+
+
+def test_wheel_of_the_dockerfile_is_this_one(wheel: Path, tmp_path: Path) -> None:
+    for name in copied_by_the_dockerfile():
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        (tmp_path / "context" / name).parent.mkdir(parents=True, exist_ok=True)
+        copy(ROOT / name, tmp_path / "context" / name)
+
+    built = build("wheel", tmp_path / "context", tmp_path / "out")
+
+    assert sorted(names_in(built)) == sorted(names_in(wheel))
 
 
 def test_wheel_is_small(wheel: Path) -> None:
