@@ -244,12 +244,13 @@ class Codec:
         """Return what makes the file of an image at a rate."""
         size = Size(height=rgb.shape[0], width=rgb.shape[1])
         padded = pixels.pad(rgb, self._bundle.size_multiple_px)
-        coded: dict[tuple[str, ...], _Coded] = {}  # rates may share it
+        coded: dict[tuple[str, ...], _Coded] = {}  # of the last rate: the next one may share it
 
         def encode_at(rate: Rate) -> bytes:
             graphs = [rate.graphs[role] for role in sorted(self._family.encoding)]
             key = (*graphs, "" if self._bundle.levels is None else str(rate.number))
             if key not in coded:
+                coded.clear()
                 coded[key] = self._analyse(rate, padded)
             return self._code(rate, size, coded[key], metadata, fixed_size)
 
@@ -275,8 +276,11 @@ class Codec:
 
     def _analyse(self, rate: Rate, padded: NDArray[np.uint8]) -> _Coded:
         """Return the tensors that are to be coded of a padded image."""
-        family, encoder = self._family, self._loaded.encoders[rate.index]
-        at = self._placement(self._selection.encoder, encoder, Size(*padded.shape[:2]), Progress())
+        family, encoder, size = self._family, self._loaded.encoders[rate.index], Size(*padded.shape[:2])
+        outputs = [output for stage in encoder.stages for output in stage.outputs]
+        wanted = memory_estimate.encode_bytes(outputs, self._latent_shapes(rate, size), self._units(size), size)
+        memory_estimate.check(wanted, size, self._limits)
+        at = self._placement(self._selection.encoder, encoder, size, Progress())
         given: dict[str, NDArray[Any]] = {"image": padded[None], **self._level_rows(rate, family.encoding)}
         with timing.stage("analysis"):
             values = at.run(("encode", rate.index), partial(_call, family.encode, encoder), given)
@@ -487,7 +491,8 @@ class Codec:
         """Raise LimitExceededError if entropy decoding to such latents, and these stages, hold more than is allowed."""
         padded = pixels.padded_size(size, self._bundle.size_multiple_px)
         outputs = [output for stage in stages for output in stage.outputs]
-        memory_estimate.check(outputs, latents, self._units(padded), size, self._limits)
+        wanted = memory_estimate.decode_bytes(outputs, latents, self._units(padded), size)
+        memory_estimate.check(wanted, size, self._limits)
 
     def _stages_of(self, rate: Rate, options: DecodeOptions) -> tuple[Cache[Any, Stages], Hashable]:
         """Return where the stages of a decode are loaded, and their key."""

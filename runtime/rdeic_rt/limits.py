@@ -32,8 +32,8 @@ class Limits:
             bits a sample takes 403 MB uncompressed; .rdc files are a thousand times smaller.
         max_metadata_bytes: of an .rdc file's metadata section, inflated. A few kilobytes of zlib can become gigabytes;
             the largest RGB profiles in use take about 2 MB, and the EXIF of a JPEG 64 kB.
-        max_memory_bytes: of what one decode holds in proportion to the image, as `memory_estimate` counts it, before
-            anything is allocated for it; None for no ceiling. Full-size models stay under 4 GiB at ``max_pixels``.
+        max_memory_bytes: of what one decode or encode holds in proportion to the image, as `memory_estimate` counts it,
+            before a model is run; None for no ceiling. Full-size models stay under 4 GiB at ``max_pixels``.
         max_seconds: that one decode, preview, `Codec.read_latents` or encode may take; None for no ceiling. How long an
             image takes depends on the machine, so there is none unless it is set.
     """

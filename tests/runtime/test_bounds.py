@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -68,6 +69,34 @@ def test_file_of_21_bytes_is_refused_before_anything_is_allocated(monkeypatch: p
             read(data)
     with pytest.raises(LimitExceededError, match="max_memory_bytes"):
         codec.prepare(Size(8192, 8192))
+
+
+def test_encode_that_would_hold_too_much_is_refused(photo: NDArray[np.uint8]) -> None:
+    wanted = 2 * 3 * 320 * 512  # the image and the padded one alone
+    with pytest.raises(LimitExceededError, match="512x320 pixels take .* are allowed .limit max_memory_bytes"):
+        loaded(max_memory_bytes=wanted).encode(photo)
+    for target in ({"target_bytes": 400}, {"target_bpp": 0.02}):
+        with pytest.raises(LimitExceededError, match="max_memory_bytes"):
+            loaded(max_memory_bytes=wanted).encode(photo, **target)
+    assert loaded(max_memory_bytes=8 * wanted).encode(photo)
+
+
+def test_encoding_holds_about_what_is_counted(cpu: Codec, photo: NDArray[np.uint8]) -> None:
+    """Of memory that grows with the image, of which numpy allocates all but what graphs work in."""
+    taken, counted = list[int](), list[int]()
+    codec = rdeic_rt.load(backend="cpu", threads=1, tile_px=256)
+    encoder = codec._loaded.encoders[codec.bundle.choose_rate(None).index]
+    outputs = [output for stage in encoder.stages for output in stage.outputs]
+    for side in (320, 960):
+        image = np.ascontiguousarray(np.resize(photo, (side, side, 3)))
+        latents = codec._latent_shapes(codec.bundle.choose_rate(None), Size(side, side))
+        counted.append(memory_estimate.encode_bytes(outputs, latents, codec._units(Size(side, side)), Size(side, side)))
+        tracemalloc.start()
+        codec.encode(image)
+        taken.append(tracemalloc.get_traced_memory()[1] + image.nbytes)
+        tracemalloc.stop()
+
+    assert taken[1] - taken[0] < 1.25 * (counted[1] - counted[0])
 
 
 def test_default_limits_bound_memory_and_allow_the_largest_image(cpu: Codec) -> None:
