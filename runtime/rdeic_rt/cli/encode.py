@@ -43,7 +43,7 @@ examples:
     options.add_rate_or_target(model)
     options.add_effort(model)
     options.add_device(parser)
-    options.add_limits(parser, time=True)
+    options.add_limits(parser, memory=True, time=True)
     options.add_messages(parser)
     parser.set_defaults(run=run)
     return parser

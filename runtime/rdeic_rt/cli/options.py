@@ -201,7 +201,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def add_limits(parser: argparse.ArgumentParser, *, memory: bool = False, time: bool = False) -> None:
-    """Add the ceilings on untrusted input, and those on the memory of a decode and on the time of any work."""
+    """Add the ceilings on untrusted input, and those on memory and time."""
     group = parser.add_argument_group("limits")
     group.add_argument(
         "--max-pixels",
@@ -214,8 +214,8 @@ def add_limits(parser: argparse.ArgumentParser, *, memory: bool = False, time: b
             "--max-memory",
             metavar="N[M|G]",
             type=memory_bytes,
-            help="refuse files whose decoding would hold more than N bytes, MiB (M) or GiB (G), counted before it "
-            "begins; models, and the work on a tile, come to that. Default: 4G",
+            help="refuse files whose decoding or encoding would hold more than N bytes, MiB (M) or GiB (G), counted "
+            "before a model is run; models, and the work on a tile, come to that. Default: 4G",
         )
     if time:
         group.add_argument(

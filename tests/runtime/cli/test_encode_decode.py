@@ -414,6 +414,7 @@ def test_debug_shows_the_traceback_of_an_error(command: Command, capsys: pytest.
         (["decode", "photo.jpg"], 4, "photo.jpg: "),
         (["decode", "made.rdc", "--max-pixels", "100"], 4, "100"),
         (["decode", "made.rdc", "--max-memory", "100K"], 4, "102400 are allowed (limit max_memory_bytes)"),
+        (["encode", "photo.jpg", "--max-memory", "100K"], 4, "102400 are allowed (limit max_memory_bytes)"),
         (["decode", "made.rdc", "--max-seconds", "1e-9"], 4, "not done after 1e-09 s (limit max_seconds)"),
         (["encode", "photo.jpg", "--max-seconds", "1e-9"], 4, "not done after 1e-09 s (limit max_seconds)"),
         (["decode", "made.rdc", "--max-seconds", "0"], 2, "0 is not over 0"),
