@@ -35,7 +35,11 @@ def decode_bytes(
     entropy = _ENTROPY_BYTES * sum(elements.values())
     # Of all that stages hand on, one tensor of each name; the last image once more, while tiles of it are blended; and
     # the image that the caller gets.
-    handed_on, image = _handed_on(outputs, sizes)
+    handed_on: dict[str, int] = {}
+    image = 0
+    for output in outputs:
+        image = math.prod(output.resolve(sizes)) * np.dtype(output.dtype).itemsize
+        handed_on[output.name] = image
     if not handed_on:
         return entropy
     handed_on |= {name: 4 * count for name, count in elements.items()}

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from tests.packaging.building import ROOT
+from tests.packaging.building import ROOT, build
 
 MAX_WHEEL_BYTES = 40_000_000
 HEAVY = ("torch", "diffusers", "onnx", "onnxscript", "safetensors", "tensorrt", "cuda", "scipy")

@@ -1,5 +1,5 @@
 # What `cmake --install` puts where: library, headers, command, find_package configuration, pkg-config file, media type,
-# bundles, and ONNX Runtime where no package has it. Components: runtime, dev, and pkgconfig, which is a part of dev.
+# bundles, and ONNX Runtime where no package has it. Components: runtime, with desktop a part of it, and dev, with pkgconfig.
 include(CMakePackageConfigHelpers)
 
 install(TARGETS rdeic EXPORT rdeic
@@ -53,8 +53,8 @@ endif()
 install(FILES ${RDEIC_PC} DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig COMPONENT pkgconfig)
 
 # The media type of .rdc files, for desktops and for file(1) (docs/desktop.md).
-install(FILES runtime/desktop/rdeic.xml DESTINATION ${CMAKE_INSTALL_DATADIR}/mime/packages COMPONENT runtime)
-install(FILES runtime/desktop/rdeic.magic DESTINATION ${CMAKE_INSTALL_DATADIR}/rdeic COMPONENT runtime)
+install(FILES runtime/desktop/rdeic.xml DESTINATION ${CMAKE_INSTALL_DATADIR}/mime/packages COMPONENT desktop)
+install(FILES runtime/desktop/rdeic.magic DESTINATION ${CMAKE_INSTALL_DATADIR}/rdeic COMPONENT desktop)
 
 if(RDEIC_INSTALL_ENGINES)
   # All of them, the encoders too: a bundle is checked as a whole.
