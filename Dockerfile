@@ -6,7 +6,7 @@ ARG PYTHON=3.13-slim-bookworm
 
 FROM python:${PYTHON} AS wheel
 WORKDIR /source
-RUN pip install --no-cache-dir build==1.6.1 hatchling==1.33.0
+RUN pip install --no-cache-dir build==1.6.1 hatchling==1.33.0 shtab==1.13.0
 COPY pyproject.toml README.md LICENSE ./
 COPY runtime runtime
 COPY engines engines
