@@ -163,7 +163,7 @@ def test_entropy_decoding_is_cancelled_wherever_it_is(cpu: Codec, after: int) ->
     with pytest.raises(CancelledError, match="cancelled"):
         cpu.decode(empty_file(cpu, Size(512, 512)), DecodeOptions(cancel=token))
 
-    assert token.count == after + 1
+    assert after < token.count <= after + 2  # noise is drawn meanwhile, which asks once
 
 
 def cancelled_while(codec: Codec, stage: str, size: Size) -> float:
