@@ -7,7 +7,9 @@ import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -15,7 +17,7 @@ from torch import nn
 
 from rdeic_export import onnx_export
 from rdeic_export.fold import one_step
-from rdeic_export.forms import half
+from rdeic_export.forms import half, quantize
 from rdeic_export.modules.diffo import signature
 from rdeic_export.modules.diffo.config import DIFFO
 from rdeic_export.modules.diffo.swin import SwinLayer
@@ -23,6 +25,7 @@ from rdeic_export.modules.diffo.unet import SwinUNet
 from rdeic_export.plans import report as plan_report
 from rdeic_export.plans.builder import Request
 from rdeic_export.verify import exported
+from tests.export.forms import attention_net
 
 ATTENTIONS = 2 * 2  # two in each Swin layer: of the finest level on the way up, and of the middle
 
@@ -66,19 +69,37 @@ def test_upsampling_is_told_its_sizes_by_the_input(graph: Path) -> None:
 def test_plan_with_free_sizes_is_fp16_and_window_attention_is_fused(graph: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
     half.run(graph, tmp_path / "fp16.onnx")
-    found = plan_report.summary(plan_report.layers(build(tmp_path / "fp16.onnx", tmp_path)))
+    found = built(tmp_path / "fp16.onnx", tmp_path)
     assert set(found["conv"]) == {"fp16"} and found["linear"] == {"fp16": 2 * ATTENTIONS}
     assert found["attention"] == ATTENTIONS
 
 
-def build(graph: Path, folder: Path) -> bytes:
-    """Return the plan of a graph, built by the exporter's own builder for images of 64 to 768 pixels."""
-    channels = {tensor.name: tensor.type.tensor_type.shape.dim[1].dim_value for tensor in onnx.load(graph).graph.input}
+def test_plan_in_8_bits_keeps_window_attention_fused(graph: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
+    half.run(graph, tmp_path / "fp16.onnx")
+    generator = np.random.default_rng(0)
+    inputs = {
+        name: generator.standard_normal((1, channels, 8, 12), np.float32) for name, channels in inputs_of(graph).items()
+    }
+    measured = attention_net.measured(graph, inputs)
+    quantize.run(tmp_path / "fp16.onnx", tmp_path / "int8.onnx", measured, form="signed")
+    found = built(tmp_path / "int8.onnx", tmp_path)
+    assert set(found["conv"]) == {"int8"} and found["linear"] == {"int8": 2 * ATTENTIONS}
+    assert found["attention"] == ATTENTIONS
+
+
+def inputs_of(graph: Path) -> dict[str, int]:
+    """Return the channels of each input."""
+    return {tensor.name: tensor.type.tensor_type.shape.dim[1].dim_value for tensor in onnx.load(graph).graph.input}
+
+
+def built(graph: Path, folder: Path) -> dict[str, Any]:
+    """Return the layers in the plan of a graph, built by the exporter's own builder for images of 64 to 768 pixels."""
     request = Request(
         library="tensorrt-rtx",
         onnx=str(graph),
         output=str(folder / "unet_step.plan"),
-        shapes={name: [[1, c, side, side] for side in (4, 32, 48)] for name, c in channels.items()},
+        shapes={name: [[1, c, side, side] for side in (4, 32, 48)] for name, c in inputs_of(graph).items()},
         capabilities=(89,),
         workspace_bytes=None,
         tf32=True,
@@ -88,4 +109,4 @@ def build(graph: Path, folder: Path) -> bytes:
     command = [sys.executable, "-m", "rdeic_export.plans.builder", str(folder / "request.json")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return Path(request.output).read_bytes()
+    return plan_report.summary(plan_report.layers(Path(request.output).read_bytes()))
