@@ -36,6 +36,7 @@ __all__ = [
     "padded_size",
     "read_image",
     "rgb_and_metadata",
+    "scaled_down",
     "write_image",
 ]
 
@@ -127,6 +128,20 @@ def crop(image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
     if size.height > height or size.width > width:
         raise ValueError(f"cannot crop {width}x{height} pixels to {size.width}x{size.height}")
     return np.ascontiguousarray(image[: size.height, : size.width])
+
+
+def scaled_down(image: NDArray[np.uint8], max_side_px: int) -> NDArray[np.uint8]:
+    """Return the image, scaled down by Lanczos resampling where its longer side has more than so many pixels.
+
+    Args:
+        image: uint8 [H, W, 3].
+        max_side_px: at least 1. The shorter side keeps the proportion, and at least one pixel.
+    """
+    longer = max(image.shape[:2])
+    if longer <= max_side_px:
+        return image
+    height, width = (max(round(side * max_side_px / longer), 1) for side in image.shape[:2])
+    return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
 
 
 @dataclass(frozen=True)

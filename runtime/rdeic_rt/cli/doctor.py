@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import platform
 import time
 from typing import TYPE_CHECKING, Any
@@ -104,13 +103,12 @@ def _run_gpu(args: argparse.Namespace, console: Console) -> int:
 
 def system_facts() -> dict[str, Any]:
     """Return the Python, the platform and the CPU with its vector instructions (None: not known)."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": cpu.model_name(),
         "cpu_features": cpu.features(),
-        "cores": cores,
+        "cores": cpu.n_cores(),
     }
 
 

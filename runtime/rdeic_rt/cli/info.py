@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from . import options
+from . import inputs, options
 from .batch import report, worst
 from .console import Console, printable, write_output
+from .outputs import UsageError
 
 _MANIFEST = "bundle.json"
 
@@ -30,9 +32,15 @@ A file's checksum is verified, the hashes of a bundle's files are not.""",
 examples:
   rdeic-rt info photo.rdc
   rdeic-rt info engines/tiny-2
-  rdeic-rt info --json *.rdc | jq .bpp       one JSON object a line""",
+  rdeic-rt info --json *.rdc | jq .bpp       one JSON object a line
+  rdeic-rt info --json --recursive archive   of all .rdc files in a folder and below""",
     )
-    options.add_inputs(parser, "FILE|BUNDLE", "an .rdc file, '-' for one on standard input, or the folder of a bundle")
+    options.add_inputs(
+        parser,
+        "FILE|BUNDLE",
+        "an .rdc file, a folder of them, '-' for one on standard input, or the folder of a bundle",
+        ".rdc files",
+    )
     group = parser.add_argument_group("output")
     group.add_argument("--json", action="store_true", help="one JSON object a line, for machines. Default: text")
     options.add_limits(parser)
@@ -44,7 +52,7 @@ examples:
 def run(args: argparse.Namespace, console: Console) -> int:
     """Describe every input on standard output; return the exit code."""
     codes = []
-    for source in args.inputs:
+    for source in _sources(args):
         try:
             facts = _bundle_facts(source) if _is_bundle(source) else _file_facts(source, args)
         except Exception as error:
@@ -52,6 +60,18 @@ def run(args: argparse.Namespace, console: Console) -> int:
             continue
         write_facts(facts, as_json=args.json)
     return worst(codes)
+
+
+def _sources(args: argparse.Namespace) -> Iterator[str]:
+    """Yield what the inputs stand for: a folder that is no bundle for its .rdc files, if it has any."""
+    for word in args.inputs:
+        if not os.path.isdir(word) or os.path.exists(os.path.join(word, _MANIFEST)):
+            yield word
+            continue
+        try:
+            yield from (found.path for found in inputs.find([word], inputs.RDC_SUFFIXES, recursive=args.recursive))
+        except UsageError:
+            yield word  # the error says that it is no bundle either
 
 
 def write_facts(facts: dict[str, Any], *, as_json: bool) -> None:

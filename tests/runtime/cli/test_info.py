@@ -71,8 +71,19 @@ def test_info_of_a_bundle_lists_rates_and_graphs(
     assert "  index 0, " in capsys.readouterr().out
 
 
-def test_info_of_a_folder_without_a_bundle_ends_in_5(command: Command) -> None:
-    assert command("info", ".") == 5
+def test_info_of_a_folder_without_a_bundle_ends_in_5(command: Command, here: Path) -> None:
+    (here / "empty").mkdir()
+    assert command("info", "empty") == 5
+
+
+def test_info_of_a_folder_is_of_the_files_in_it(
+    command: Command, here: Path, small_rdc: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "below").mkdir()
+    (here / "below" / "b.rdc").write_bytes(small_rdc)
+    for words, found in ((["."], ["./made.rdc"]), (["-r", "."], ["./made.rdc", "./below/b.rdc"])):
+        assert command("info", "--json", *words) == 0
+        assert [json.loads(line)["file"] for line in capsys.readouterr().out.splitlines()] == found
 
 
 def test_info_of_a_file_loads_no_numpy_and_no_runtime(here: Path) -> None:
