@@ -52,6 +52,7 @@ over large areas, lattices in flat ones, and times; the same for other codecs, e
 at its smallest file at or above the size of ours. Where that is more than 10 %
 larger, the codec is also given a smaller image, which is enlarged again.
 
+Ctrl-C ends it with the tables of the photos that are complete by then.
 Needs `pip install 'rdeic-rt[eval]'`; docs/evaluation.md says how everything is done.""",
         epilog="""\
 examples:
@@ -132,13 +133,20 @@ def run(args: argparse.Namespace, console: Console) -> int:
         curves=args.curves,
         keep_images=_SHEET_PHOTOS if args.sheet is not None else 0,
         threads=args.threads,
-        progress=lambda done, name: console.progress(done, len(photos), name),
+        progress=lambda done, name, part: console.progress(done, len(photos), name, part),
+        until_stopped=True,
     )
     console.clear()
     for failure in evaluation.failures:
         console.error(describe(failure.error, failure.name), failure.error)
     if evaluation.photos:
         _write(evaluation, args)
+    if evaluation.stopped is not None:
+        if evaluation.photos:
+            console.line(
+                f"measured {len(evaluation.photos)} of {len(photos)} photos: what is written is of these alone"
+            )
+        raise evaluation.stopped
     return max((exit_code(failure.error) for failure in evaluation.failures), default=0)
 
 
