@@ -32,6 +32,7 @@ _CHUNK_BYTES = 2**20
 # Names of what is open already, a regular file perhaps: to replace it would leave whoever has it open with the old one.
 _OPEN_FILES = ("/dev/fd/", "/dev/stdin", "/dev/stdout", "/dev/stderr", "/proc/")
 _ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+_temporaries: set[Path] = set()  # those that are written at the moment
 
 
 def read_bytes(path: str | Path, limit_bytes: int) -> bytes:
@@ -149,13 +150,27 @@ def _write_file(path: str | Path, content: bytes | Callable[[BinaryIO], object],
 
 @contextmanager
 def removed_at_the_end(temporary: Path) -> Iterator[None]:
-    """Remove a file or folder that is still there after the block, or when SIGTERM or SIGHUP ends the process in it.
+    """Remove a file or folder that is still there after the block, or when a signal ends the process before that."""
+    with removed_when_ended():
+        _temporaries.add(temporary)
+        try:
+            yield
+        finally:
+            remove(temporary)
+            _temporaries.discard(temporary)
 
-    Signals are left to whoever has chosen what they do, and so they are outside of the main thread.
+
+@contextmanager
+def removed_when_ended() -> Iterator[None]:
+    """Have SIGTERM and SIGHUP remove the temporary files of all threads before they end the process.
+
+    In the main thread alone; what is written in other threads needs it to be in such a block. Signals are left to
+    whoever has chosen what they do.
     """
 
     def end(number: int, _: object) -> None:
-        remove(temporary)
+        for temporary in list(_temporaries):
+            remove(temporary)
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
 
@@ -168,7 +183,6 @@ def removed_at_the_end(temporary: Path) -> Iterator[None]:
                     changed.append(number)
         yield
     finally:
-        remove(temporary)
         for number in changed:
             signal.signal(number, signal.SIG_DFL)
 

@@ -36,6 +36,7 @@ __all__ = [
     "padded_size",
     "read_image",
     "rgb_and_metadata",
+    "scaled_down",
     "write_image",
 ]
 

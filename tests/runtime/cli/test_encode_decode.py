@@ -141,7 +141,7 @@ def test_decode_cut_file_is_refused_unless_allowed(
     assert "--allow-partial" in capsys.readouterr().err
 
     assert command("decode", "cut.rdc", "made.rdc", "--allow-partial", "--backend", "cpu", "-o", "out") == 0
-    warning, cut, whole = capsys.readouterr().err.splitlines()
+    warning, cut, whole, _ = capsys.readouterr().err.splitlines()
     assert re.search(r"warning: .*cut short by 20 bytes.* \d of \d slices", warning)
     assert re.fullmatch(r"cut\.rdc -> .*: 96x80, \d of \d slices, .* s", cut)
     assert "slices" not in whole
@@ -191,7 +191,8 @@ def test_several_inputs_bad_ones_do_not_stop_the_rest_and_highest_code_wins(
     said = capsys.readouterr().err.splitlines()
     assert said[0].startswith("rdeic-rt: bad.rdc: ")
     assert said[1].startswith("rdeic-rt: missing.rdc: ")
-    assert len(said) == 4
+    assert len(said) == 5
+    assert said[4].startswith("total: 2 of 4 files, ")
 
 
 def test_options_may_stand_between_inputs(command: Command, here: Path) -> None:
@@ -399,7 +400,10 @@ def test_debug_shows_the_traceback_of_an_error(command: Command, capsys: pytest.
         (["encode", "photo.jpg", "-o", "no/such/folder.rdc"], 3, "rdeic-rt: no/such/folder.rdc: No such file"),
         (["encode", "photo.jpg", "-o", "made.rdc/x.rdc"], 3, "rdeic-rt: made.rdc/x.rdc: Not a directory"),
         (["encode", "photo.jpg", "-o", "made.rdc/"], 3, "rdeic-rt: made.rdc/: "),
-        (["encode", "."], 3, "Is a directory"),
+        (["decode", "/dev"], 2, "no file in this folder ends in one of .rdc; --recursive looks"),
+        (["encode", ".", "-o", "made.rdc"], 2, "-o made.rdc is a file, but the input is a folder"),
+        (["encode", "photo.jpg", "--jobs", "0"], 2, "not between 1 and"),
+        (["decode", "made.rdc", "--max-side", "0"], 2, "not between 1 and"),
         (["encode", "made.rdc", "-o", "again.rdc"], 4, "made.rdc: "),
         (["encode", "photo.jpg", "--max-pixels", "100"], 4, "100"),
         (["encode", "photo.jpg", "--bundle", "no-such-bundle"], 5, "no-such-bundle"),

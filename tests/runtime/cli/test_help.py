@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from rdeic_rt import closed_loop, errors
+from rdeic_rt import closed_loop, errors, pipeline
 from rdeic_rt.backends import select
 from rdeic_rt.cli import batch, main, options
 from rdeic_rt.manifest import AUTO, PRECISIONS
@@ -36,6 +36,20 @@ def test_help_of_a_verb_has_a_text_for_every_option(
     assert all(action.help for action in actions)
     assert all(flag in text for action in actions for flag in action.option_strings)
     assert text.startswith(f"usage: rdeic-rt {verb} [options]")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_usage_error_begins_with_the_verb(command: Command, capsys: pytest.CaptureFixture[str], verb: str) -> None:
+    mistakes = [["--no-such"], ["--debug=1"], ["--max-pixels"] if verb != "doctor" else ["--bundle"]]
+    if verb in ("bench", "doctor"):
+        mistakes.append(["extra"])
+    else:
+        mistakes.append([])
+    for words in mistakes:
+        assert command(verb, *words) == 2
+        usage, error = capsys.readouterr().err.splitlines()
+        assert usage.startswith(f"usage: rdeic-rt {verb} [options]")
+        assert error.startswith(f"rdeic-rt {verb}: error: ")
 
 
 def test_help_of_the_command_lists_verbs(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,6 +79,7 @@ def test_choices_are_those_of_the_backends() -> None:
     assert options.BACKENDS == (AUTO, *select.NAMES)
     assert options.PRECISIONS == (AUTO, *PRECISIONS)
     assert options.MAX_EFFORT == closed_loop.MAX_EFFORT
+    assert options.MAX_JOBS == pipeline.MAX_WORKERS
 
 
 def test_help_loads_nothing_heavy() -> None:
