@@ -455,19 +455,3 @@ def test_file_of_another_model_ends_in_5_and_names_both(
     said = capsys.readouterr().err
     assert "deadbeef" in said
     assert file.header.model_id.hex() in said
-
-
-@pytest.mark.parametrize(("side", "size"), [("48", (48, 40)), ("96", (96, 80)), ("1", (1, 1)), ("500", (96, 80))])
-def test_decode_max_side_scales_down_and_never_up(
-    command: Command, here: Path, side: str, size: tuple[int, int]
-) -> None:
-    assert command("decode", "made.rdc", "--preview", "-o", "whole.png") == 0
-    assert command("decode", "made.rdc", "--preview", "--max-side", side, "-o", "small.png") == 0
-
-    with Image.open(here / "small.png") as small, Image.open(here / "whole.png") as whole:
-        assert small.size == size
-        if size == whole.size:
-            assert small.tobytes() == whole.tobytes()
-        else:
-            expected = np.asarray(whole.resize(size, Image.Resampling.BOX), float)
-            assert np.abs(np.asarray(small, float) - expected).mean() < 8
