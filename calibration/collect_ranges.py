@@ -1,4 +1,4 @@
-"""Photos in, activation ranges out: what 8-bit builds of a bundle are made with.
+"""Photos in, activation ranges out, for 8-bit builds of a bundle.
 
     python calibration/collect_ranges.py --photos photos/                       # the embedded bundle
     python calibration/collect_ranges.py --bundle engines/my --photos photos/ --output calibration/ranges/my.json

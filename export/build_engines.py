@@ -47,7 +47,7 @@ logger = logging.getLogger("build_engines")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Build what the command line asks for and return the process's exit code."""
+    """Build the requested bundle or engines, and return the process's exit code."""
     args = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.ERROR, format="%(message)s")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of packages that these graphs do not need
@@ -64,10 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the bundle if weights are given; then derive each form once, compare it with float32, and take it.
+    """Write the bundle if weights are given; then derive each form once, compare it with float32, and add it.
 
     Raises:
-        RdeicError: something asked for cannot be had; finished plans stay, a bundle that was not finished does not.
+        RdeicError: a request cannot be met; finished plans are kept, an unfinished bundle is not.
     """
     wanted = wish.of(args, ROOT)
     bundle = wanted.bundle or _built(wanted, args)
@@ -103,7 +103,7 @@ def _write(
     wanted: wish.Wish,
     drop_fp32: bool,
 ) -> None:
-    """Write a bundle with the forms that were taken, and in which of them each backend is fastest."""
+    """Write a bundle with the added forms, and with the fastest form for each backend."""
     whole = derive.with_forms(reference.bundle, taken, drop_fp32=drop_fp32)
     # Beside plans they are for the backend cuda, which prefers them anyway.
     preferred = preference.measure(whole, reference.files[0]) if taken and wanted.target is None else {}

@@ -1,4 +1,4 @@
-"""What an evaluation found: one `Measurement` for each file, and what follows from them."""
+"""The results of an evaluation: one `Measurement` for each file, and their summaries."""
 
 from __future__ import annotations
 
