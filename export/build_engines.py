@@ -125,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="C",
         type=Path,
         nargs="+",
-        help="released RDEIC checkpoints, one a rate; needs --sd",
+        help="released RDEIC checkpoints, one per rate; needs --sd",
     )
     one.add_argument(
         "--diffo",
@@ -144,12 +144,14 @@ def _parser() -> argparse.ArgumentParser:
         "--sqrt-eta",
         metavar="X",
         type=float,
-        help="with --diffo: noise that decoding starts with, as the model was trained; no checkpoint holds it. "
+        help="with --diffo: level of the initial noise that the model was trained with; checkpoints do not contain it. "
         "Default: 0.8, as released",
     )
     source.add_argument("--sd", metavar="SD", type=Path, help="Stable Diffusion 2.1: checkpoint or diffusers folder")
-    source.add_argument("--prompt", metavar="T", default="", help="what the constant text says. Default: nothing")
-    source.add_argument("--context", metavar="F", type=Path, help="safetensors file with the tensor 'context' instead")
+    source.add_argument("--prompt", metavar="T", default="", help="constant text prompt. Default: empty")
+    source.add_argument(
+        "--context", metavar="F", type=Path, help="safetensors file with the tensor 'context', instead of --prompt"
+    )
     source.add_argument(
         "--photos",
         metavar="P",
@@ -164,15 +166,15 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         nargs="+",
         default=[],
-        help="photos or folders to measure a new bundle's rate on. Default: those of --photos",
+        help="photos or folders on which a new bundle's rate is measured. Default: those of --photos",
     )
     engines = p.add_argument_group("engines")
     engines.add_argument(
         "--steps",
         metavar="L",
         type=_numbers(1000),
-        help="numbers of denoising steps: rates that cannot be decoded in one of them are left out. Default: 2,5, or 1 "
-        "where there is only one",
+        help="numbers of denoising steps; rates that support none of them are dropped. Default: 2,5, or 1 "
+        "if the model has a single step",
     )
     engines.add_argument(
         "--precision",
@@ -185,13 +187,13 @@ def _parser() -> argparse.ArgumentParser:
         "--library",
         choices=("auto", *LIBRARIES, wish.ONNX),
         default="auto",
-        help="which library's plans; 'onnx' for graphs in the bundle instead. Default: auto, the first installed",
+        help="library to build plans for; 'onnx' adds graphs to the bundle instead. Default: auto, the first installed",
     )
     engines.add_argument(
         "--drop-fp32",
         action="store_true",
-        help="with --library onnx: the other forms take the place of the float32 graphs that decode, for a smaller "
-        "bundle. No plans or other forms can be made of it",
+        help="with --library onnx: the other forms replace the float32 decoding graphs, for a smaller bundle. No plans "
+        "or other forms can be built from it",
     )
     engines.add_argument(
         "--target",
@@ -208,7 +210,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_size,
         nargs=3,
         default=(Size(64, 64), Size(512, 768), Size(1024, 1024)),
-        help="smallest, typical and largest image in one piece; larger ones are decoded in tiles. Default: 64x64 "
+        help="smallest, typical and largest untiled image; larger ones are decoded in tiles. Default: 64x64 "
         "768x512 1024x1024",
     )
     engines.add_argument(
@@ -217,7 +219,7 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         choices=(1, 2),
         default=2,
-        help="2 lets --sharpness run both of its denoisers at once, 1 builds without. Default: 2",
+        help="2 lets --sharpness run its two predictions as one batch, 1 builds without it. Default: 2",
     )
     engines.add_argument(
         "--workspace", metavar="MB", type=_megabytes, help="limit of scratch memory. Default: the library's"
@@ -226,18 +228,18 @@ def _parser() -> argparse.ArgumentParser:
         "--graphs",
         metavar="ID,...",
         type=lambda text: tuple(text.split(",")),
-        help="with --library onnx: only these graphs get the other forms. Default: all that decode",
+        help="with --library onnx: only these graphs get the other forms. Default: all decoding graphs",
     )
     engines.add_argument("--ranges", metavar="F", type=Path, help="activation ranges, for int8")
     result = p.add_argument_group("result")
     result.add_argument("--output", metavar="DIR", type=Path, help="folder of a new bundle. Default: engines/NAME")
-    result.add_argument("--resume", action="store_true", help="go on where an interrupted build stopped")
+    result.add_argument("--resume", action="store_true", help="resume an interrupted build")
     result.add_argument(
         "--verify",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="compare whole decodes with float32 before anything is built of a precision (that every graph agrees with "
-        "PyTorch is checked in any case). Default: --verify",
+        help="compare whole decodes with float32 before building a precision (each graph is compared with PyTorch in "
+        "any case). Default: --verify",
     )
     return p
 
