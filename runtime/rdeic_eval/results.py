@@ -96,7 +96,7 @@ class Comparison:
     """How much better ours is than another on the same photos, in a metric: positive is better.
 
     Attributes:
-        gain: ours minus theirs, or theirs minus ours where less is better.
+        gain: ours minus theirs, or theirs minus ours where lower is better.
         share_better: of photos on which ours is better, 0 to 1.
     """
 
