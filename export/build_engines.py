@@ -76,6 +76,8 @@ def run(args: argparse.Namespace) -> None:
     with derive.derivation(bundle, wanted.chosen(reference.graph_ids), wanted.ranges) as derivation:
         for form in wanted.forms:
             derived = derivation.derive(form)
+            if not derived.graphs:
+                continue
             if args.verify and form != selection.REFERENCE:
                 reports[form] = gate.derived(reference, derived)
             if wanted.keeps(form):
@@ -83,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
         if taken or wanted.output.resolve() != bundle.folder:
             _write(reference, taken, reports, wanted, args.drop_fp32)
         if wanted.target is not None:
-            for form in wanted.forms:
+            for form in wanted.planned:
                 derived = derivation.derive(form)
                 built = build_plans(bundle, derived, wanted.target, reports.get(form), resume=args.resume)
                 if args.verify:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +36,7 @@ class Wish:
         steps: rates that can be decoded in one of these numbers of steps are wanted.
         output: folder of the bundle that is written; that of ``bundle`` where only plans are.
         forms: what to derive, in this order.
+        planned: those of them that plans are built from.
         ranges: activation ranges, if a form has 8 bits.
         target: what to build plans for; None for a bundle with the forms.
         graphs: ids of those that get the forms; None for all that decode.
@@ -46,6 +47,7 @@ class Wish:
     steps: tuple[int, ...]
     output: Path
     forms: tuple[str, ...]
+    planned: tuple[str, ...]
     ranges: Ranges | None
     target: Target | None
     graphs: tuple[str, ...] | None = None
@@ -62,11 +64,8 @@ class Wish:
         return graph_ids if self.graphs is None else self.graphs
 
     def keeps(self, form: str) -> bool:
-        """Return whether the bundle gets a form of the graphs: all without plans, and half precision if it is new.
-
-        Where TensorRT is not installed, a GPU then runs that, and not float32.
-        """
-        return self.target is None or (self.recipe is not None and form == "fp16")
+        """Return whether the bundle gets a form of the graphs: all without plans, and half precision if it is new."""
+        return self.target is None or (self.recipe is not None and form in selection.BESIDE_PLANS)
 
 
 def of(args: argparse.Namespace, root: Path) -> Wish:
@@ -94,12 +93,18 @@ def of(args: argparse.Namespace, root: Path) -> Wish:
         raise ExportError("--library onnx adds graphs to a copy of the bundle: name its folder with --output")
     if target is not None and args.graphs is not None:
         raise ExportError("--graphs is about forms in a bundle, with --library onnx; plans are built of all graphs")
-    table = selection.IN_BUNDLES if target is None else selection.IN_PLANS
-    wanted = tuple(form for precision in args.precision for form in table[precision])
+    planned = () if target is None else _forms(selection.IN_PLANS, args.precision)
+    wanted = planned if target is not None else _forms(selection.IN_BUNDLES, args.precision)
+    if chosen is not None and "fp16" in planned:
+        wanted = tuple(dict.fromkeys((*wanted, *selection.BESIDE_PLANS)))
     _check_drop(args, target, wanted)
     name = bundle.name if bundle is not None else _of(chosen).name
     ranges_of = _ranges(args, root, name, bundle, steps)
-    return Wish(chosen, bundle, steps, _output(args, root, chosen), wanted, ranges_of, target, args.graphs)
+    return Wish(chosen, bundle, steps, _output(args, root, chosen), wanted, planned, ranges_of, target, args.graphs)
+
+
+def _forms(table: Mapping[str, Sequence[str]], precisions: Sequence[str]) -> tuple[str, ...]:
+    return tuple(form for precision in precisions for form in table[precision])
 
 
 def _default_steps(chosen: AnyRecipe | None, bundle: Bundle | None) -> tuple[int, ...]:

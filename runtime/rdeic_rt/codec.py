@@ -30,6 +30,7 @@ from . import (
     closed_loop,
     container,
     families,
+    lazy,
     loading,
     memory_estimate,
     pipeline,
@@ -56,7 +57,11 @@ from .placement import Placement, Stage, StageList, Tiled, Value, Whole
 from .progress import Progress
 from .tensor_spec import BATCH, COLUMNS, ROWS
 
+_EARLY_NOISE_PX = 2**20  # of an image; that of larger ones takes memory that symbols may still need
+
 _log = logging.getLogger("rdeic_rt.codec")
+
+_Draw = Callable[[], dict[str, NDArray[Any]]]
 
 _Coded = dict[str, NDArray[Any]]
 """The tensors that are coded, by name, each with the batch as its first dimension."""
@@ -198,7 +203,7 @@ class Codec:
             ValueError: no such rate, not an image, more than one of rate and targets, a target that is not over 0,
                 fixed_size for a rate without files of a fixed size, or an effort out of range.
             ImageError: no rate meets the target.
-            LimitExceededError: the image is larger than ``limits`` allow.
+            LimitExceededError: the image is larger than ``limits`` allow, or takes more memory.
             BackendError: the graph could not be run.
         """
         target_size.check(rate, target_bytes, target_bpp)
@@ -222,7 +227,7 @@ class Codec:
         with timing.stage("pixels"):
             rgb = pixels.as_rgb(image)
             size = Size(height=rgb.shape[0], width=rgb.shape[1])
-            self._limits.check_size(size)
+            self._check_encoding(size, chosen)
         kept = pixels.for_upright_image(metadata or Metadata())
         encode = partial(self._encoder, metadata=kept, fixed_size=fixed_size)
         most_bytes = target_size.most_bytes(size, target_bytes, target_bpp)
@@ -239,6 +244,13 @@ class Codec:
             return target_size.best_from(self._bundle, finest, encode(corrected), most_bytes)
 
         return closed_loop.improved(rgb, data, effort, encode_again, self.decode)
+
+    def _check_encoding(self, size: Size, rate: Rate) -> None:
+        """Raise LimitExceededError if an image is too large, or its encoding holds more memory than is allowed."""
+        self._limits.check_size(size)
+        tensors = [t for s in self._loaded.encoders[rate.index].stages for t in (*s.inputs.values(), *s.outputs)]
+        wanted = memory_estimate.encode_bytes(tensors, self._latent_shapes(rate, size), self._units(size), size)
+        memory_estimate.check(wanted, size, self._limits)
 
     def _encoder(self, rgb: NDArray[np.uint8], *, metadata: Metadata, fixed_size: bool) -> Callable[[Rate], bytes]:
         """Return what makes the file of an image at a rate."""
@@ -477,16 +489,19 @@ class Codec:
         stages, key = self._stages_of(rate, options)
         with stopping.asked_by(progress.why_stop):
             progress.begin("entropy")
-            stages.begin(key)  # graphs are loaded while symbols are decoded
+            stages.begin(key)  # graphs are loaded, and noise is drawn, while symbols are decoded
+            draw: _Draw = partial(self._noise, rate, file.header.size, file.crc, options)
+            if file.header.size.height * file.header.size.width <= _EARLY_NOISE_PX:
+                draw = lazy.begun(draw)
             latents = self._entropy_decoded(file, rate)
             self._check_memory(self._latent_shapes(rate, latents.size), latents.size, stages[key].stages)
-            return self._reconstructed(self._ready(latents, options, progress))
+            return self._reconstructed(self._ready(latents, options, progress, draw))
 
     def _check_memory(self, latents: Mapping[str, tuple[int, ...]], size: Size, stages: tuple[Stage, ...]) -> None:
         """Raise LimitExceededError if entropy decoding to such latents, and these stages, hold more than is allowed."""
-        padded = pixels.padded_size(size, self._bundle.size_multiple_px)
         outputs = [output for stage in stages for output in stage.outputs]
-        memory_estimate.check(outputs, latents, self._units(padded), size, self._limits)
+        wanted = memory_estimate.decode_bytes(outputs, latents, self._units(size), size)
+        memory_estimate.check(wanted, size, self._limits)
 
     def _stages_of(self, rate: Rate, options: DecodeOptions) -> tuple[Cache[Any, Stages], Hashable]:
         """Return where the stages of a decode are loaded, and their key."""
@@ -533,20 +548,25 @@ class Codec:
         cut = Cut(file.missing_bytes, decoded.complete_slices, decoded.n_slices)
         return Latents(header.size, rate, decoded.tensors, file.crc, metadata, cut)
 
-    def _ready(self, latents: Latents, options: DecodeOptions, progress: Progress) -> _Ready:
-        """Return everything that the inexact half of `decode` needs: inputs, including noise, and loaded graphs."""
+    def _noise(self, rate: Rate, size: Size, crc: int, options: DecodeOptions) -> dict[str, NDArray[Any]]:
+        """Return the noise that a decode of an image adds; none for a preview."""
+        if options.preview:
+            return {}
+        loaded, key = self._stages_of(rate, options)
+        seed = crc if options.seed is None else operator.index(options.seed)
+        return self._family.noise(loaded[key], self._units(size), seed)
+
+    def _ready(self, latents: Latents, options: DecodeOptions, progress: Progress, draw: _Draw | None = None) -> _Ready:
+        """Return the inputs and loaded graphs of the inexact half of `decode`; ``draw`` returns the noise."""
         rate, family = latents.rate, self._family
-        padded = pixels.padded_size(latents.size, self._bundle.size_multiple_px)
-        tensors = {**latents.tensors, **self._level_rows(rate, family.latents.values())}
         loaded, key = self._stages_of(rate, options)
         stages = loaded[key]
-        if options.preview:
-            run, given = partial(_call, family.preview, stages), tensors
-        else:
-            run = partial(_call, family.decode, stages)
-            seed = latents.crc if options.seed is None else operator.index(options.seed)
-            with timing.stage("noise"):
-                given = family.decoder_inputs(stages, tensors, self._units(padded), seed, options.sharpness)
+        run = partial(_call, family.preview if options.preview else family.decode, stages)
+        with timing.stage("noise"):
+            drawn = draw() if draw else self._noise(rate, latents.size, latents.crc, options)
+        rows = self._level_rows(rate, family.latents.values())
+        given = {**latents.tensors, **rows, **drawn, **family.guidance(options.sharpness)}
+        padded = pixels.padded_size(latents.size, self._bundle.size_multiple_px)
         return _Ready(latents.size, padded, (options.preview, key), stages, run, given, progress)
 
     def _reconstructed(self, ready: _Ready) -> tuple[Placement, Value, Size]:
@@ -574,13 +594,13 @@ class Codec:
 
     def _latent_shapes(self, rate: Rate, size: Size) -> dict[str, tuple[int, ...]]:
         """Return the shapes of an image's latents, by name."""
-        sizes = self._units(pixels.padded_size(size, self._bundle.size_multiple_px))
+        sizes = self._units(size)
         graphs = {name: self._bundle.reference(rate.graphs[role]) for name, role in self._family.latents.items()}
         return {name: graph.input(name).resolve(sizes) for name, graph in graphs.items()}
 
-    def _units(self, padded: Size) -> dict[str, int]:
-        """Return the sizes of the free dimensions of graphs, for one image."""
-        unit_px = self._bundle.size_multiple_px
+    def _units(self, size: Size) -> dict[str, int]:
+        """Return the sizes of the free dimensions of graphs, for one image, padded."""
+        padded, unit_px = pixels.padded_size(size, self._bundle.size_multiple_px), self._bundle.size_multiple_px
         return {BATCH: 1, ROWS: padded.height // unit_px, COLUMNS: padded.width // unit_px}
 
 

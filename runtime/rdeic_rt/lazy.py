@@ -1,9 +1,10 @@
-"""Values made on first use."""
+"""Values made on first use, or ahead of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import copy_context
 from threading import Lock, Thread
 from typing import Generic, TypeVar
 
@@ -38,3 +39,32 @@ class Cache(Generic[_K, _V]):
                 if key not in self._values:
                     self._values[key] = self._make(key)
         return self._values[key]
+
+
+def begun(make: Callable[[], _V]) -> Callable[[], _V]:
+    """Start to make a value in a thread of its own, in this context, and return what waits for it.
+
+    That raises what ``make`` does. Without a thread the value is made when it is asked for.
+    """
+    values: list[_V] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            values.append(make())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = Thread(target=copy_context().run, args=(run,), name="rdeic_rt ahead")
+    try:
+        thread.start()
+    except RuntimeError:
+        return make
+
+    def wait() -> _V:
+        thread.join()
+        if errors:
+            raise errors[0]
+        return values[0]
+
+    return wait

@@ -32,8 +32,9 @@ class Limits:
             bits per sample takes 403 MB uncompressed; .rdc files are a thousand times smaller.
         max_metadata_bytes: of an .rdc file's metadata section, inflated. A few kilobytes of zlib can become gigabytes;
             the largest RGB profiles in use take about 2 MB, and the EXIF of a JPEG 64 kB.
-        max_memory_bytes: memory that one decode holds in proportion to the image, as computed by `memory_estimate`
-            before anything is allocated; None for no limit. Full-size models stay under 4 GiB at ``max_pixels``.
+        max_memory_bytes: memory that one decode or encode holds in proportion to the image, as computed by
+            `memory_estimate` before anything is allocated; None for no limit. Full-size models stay under 4 GiB at
+            ``max_pixels``.
         max_seconds: wall time of one decode, preview, `Codec.read_latents` or encode; None, the default, for no limit,
             because the time depends on the machine.
     """

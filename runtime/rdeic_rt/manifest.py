@@ -16,7 +16,7 @@ from .schedule import Schedule
 from .tensor_spec import TensorSpec
 
 # The forms of a graph, from the closest to the trained model on.
-FORMS = ("fp32", "fp16", "int8", "int8-cpu")
+FORMS = ("fp32", "fp16", "fp16-cuda", "int8", "int8-cpu")
 # What a user selects: one of these, or `AUTO`, the fastest.
 PRECISIONS = ("fp32", "fp16", "int8")
 AUTO = "auto"
@@ -27,8 +27,8 @@ STEP = "step"
 
 
 def precision_of(form: str) -> str:
-    """Return the precision of a form: ``int8`` for ``int8-cpu``, otherwise the form's own name."""
-    return form.removesuffix("-cpu")
+    """Return the precision of a form, the first part of its name: ``int8`` for ``int8-cpu``."""
+    return form.partition("-")[0]
 
 
 @dataclass(frozen=True)

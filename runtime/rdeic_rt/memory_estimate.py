@@ -1,4 +1,4 @@
-"""The memory that a decode holds, computed from the shapes in a bundle; librdeic computes the same."""
+"""The memory that decoding and encoding hold, computed from the shapes in a bundle; librdeic computes the same."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from .tensor_spec import TensorSpec
 # Entropy decoding has beside each latent its integers, the tensors that networks see, hyper parameters and contexts of
 # about as many channels.
 _ENTROPY_BYTES = 4 + 2 + 2 * 2 + 2 * 4 + 4
+# Encoding also has the values on their grid, and the symbols until all are known.
+_ENCODING_BYTES = _ENTROPY_BYTES + 4 + 4
 
 
 def decode_bytes(
@@ -44,18 +46,23 @@ def decode_bytes(
     return max(entropy, sum(handed_on.values()) + image + 3 * size.height * size.width)
 
 
-def check(
-    outputs: Iterable[TensorSpec],
-    latents: Mapping[str, tuple[int, ...]],
-    sizes: Mapping[str, int],
-    size: Size,
-    limits: Limits,
-) -> None:
-    """Raise LimitExceededError if that is over ``limits.max_memory_bytes``."""
-    if limits.max_memory_bytes is None:
-        return
-    wanted = decode_bytes(outputs, latents, sizes, size)
-    if wanted > limits.max_memory_bytes:
+def encode_bytes(
+    tensors: Iterable[TensorSpec], latents: Mapping[str, tuple[int, ...]], sizes: Mapping[str, int], size: Size
+) -> int:
+    """Return how many bytes encoding holds at most at one time, image included, beside what graphs work in.
+
+    Args:
+        tensors: what the analysis is given, the padded image, and what it returns.
+        latents, sizes, size: as of `decode_bytes`.
+    """
+    around = sum(math.prod(tensor.resolve(sizes)) * np.dtype(tensor.dtype).itemsize for tensor in tensors)
+    elements = sum(math.prod(shape) for shape in latents.values())
+    return 3 * size.height * size.width + around + _ENCODING_BYTES * elements
+
+
+def check(wanted: int, size: Size, limits: Limits) -> None:
+    """Raise LimitExceededError if an image takes more than ``limits.max_memory_bytes``."""
+    if limits.max_memory_bytes is not None and wanted > limits.max_memory_bytes:
         raise LimitExceededError(
             f"{size.width}x{size.height} pixels take {wanted} bytes of memory: {limits.max_memory_bytes} are allowed "
             "(limit max_memory_bytes). Scale the image down, or raise the limit"

@@ -378,7 +378,7 @@ ALLOWED: dict[str, Change] = {
     "preferred by others": _set("preferred", value={"abacus": ["int8"], "": ["fp32"]}),
     "preferred forms without the ones there are": _set("preferred", "cpu", value=["fp16", "int8"]),
     "lambda_r left out": _rate(lambda rate: rate.pop("lambda_r")),
-    **{f"only as {form}": _forms("vae_decoder", **{form: GRAPH}) for form in ("fp16", "int8", "int8_cpu")},
+    **{f"only as {form}": _forms("vae_decoder", **{form: GRAPH}) for form in ("fp16", "fp16_cuda", "int8", "int8_cpu")},
     "second form that is another graph": lambda target, d: [
         _forms("vae_decoder", fp32=GRAPH, int8_cpu="synthesis_r0.onnx")(target, d),
         _set("preferred", value={"cpu": ["fp32"]})(target, d),

@@ -109,10 +109,11 @@ using Order = std::vector<std::string>;
 TEST_F(BundleTest, FormsComeAsMeasuredAndThenByTheTable) {
   change([](Json& d) { d["preferred"] = {{"cpu", {"int8-cpu", "fp16"}}}; });
   const Bundle bundle = read_bundle(folder_);
-  EXPECT_EQ(bundle.preference("cpu", "auto"), Order({"int8-cpu", "fp16", "fp32", "int8"}));
+  EXPECT_EQ(bundle.preference("cpu", "auto"), Order({"int8-cpu", "fp16", "fp32", "fp16-cuda", "int8"}));
   EXPECT_EQ(bundle.preference("cpu", "int8"), Order({"int8-cpu", "int8"}));
+  EXPECT_EQ(bundle.preference("cpu", "fp16"), Order({"fp16", "fp16-cuda"}));
   EXPECT_EQ(bundle.preference("cpu", "fp32"), Order({"fp32"}));
-  EXPECT_EQ(bundle.preference("other", "auto"), Order({"fp32", "fp16", "int8", "int8-cpu"}));
+  EXPECT_EQ(bundle.preference("other", "auto"), Order({"fp32", "fp16", "fp16-cuda", "int8", "int8-cpu"}));
 }
 
 /// A backend that runs nothing.

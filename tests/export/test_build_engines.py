@@ -90,7 +90,7 @@ def test_main_new_bundle_with_plans_has_the_graphs_in_fp16_too(
     codec = rdeic_rt.load(output, backend="cpu", precision="fp16")
     roles = codec.bundle.decoding_roles
     assert all(set(codec.bundle.graphs[codec.bundle.rates[0].graphs[role]]) == {"fp32", "fp16"} for role in roles)
-    assert codec.bundle.preferred["cuda"][0] == "fp16"
+    assert codec.bundle.preferred["cuda"] == ("fp16-cuda", "fp16", "fp32")
 
 
 def test_main_drop_fp32_makes_a_smaller_bundle_that_decodes_and_from_which_no_plans_are_built(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -93,6 +94,24 @@ def test_memory_of_a_preview_is_less_where_the_hint_is_not_handed_on(cpu: Codec)
     loaded(max_memory_bytes=None).decode(data)
     with pytest.raises(LimitExceededError, match="max_memory_bytes"):
         loaded(max_memory_bytes=1000).decode(data)
+
+
+def test_encoding_is_bounded_by_what_it_really_holds(cpu: Codec, photo: NDArray[np.uint8]) -> None:
+    """The estimate is that of its largest arrays, and lies over the peak, but for the work on a tile."""
+    image = np.ascontiguousarray(np.tile(photo, (5, 4, 1))[:1280, :1536])
+    cpu.encode(image[:64, :64])
+    with pytest.raises(LimitExceededError, match="1536x1280 pixels take .* bytes") as refused:
+        loaded(max_memory_bytes=1 << 20).encode(image)
+    wanted = int(str(refused.value).split(" take ")[1].split()[0])
+    loaded(max_memory_bytes=wanted).encode(image)
+    tracemalloc.start()
+    try:
+        cpu.encode(image)
+        held = tracemalloc.get_traced_memory()[1] + image.nbytes
+    finally:
+        tracemalloc.stop()
+    tile_bytes = 16 << 20
+    assert held - tile_bytes < wanted < 2 * held
 
 
 def test_decode_that_takes_too_long_is_ended() -> None:

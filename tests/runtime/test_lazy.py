@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+from contextvars import ContextVar
 
 import pytest
 
+from rdeic_rt import lazy
 from rdeic_rt.lazy import Cache
 
 
@@ -43,3 +45,33 @@ def test_without_a_thread_a_value_is_made_when_asked_for(monkeypatch: pytest.Mon
     cache = Cache(str)
     cache.begin(1)
     assert cache[1] == "1"
+
+
+def test_value_that_was_begun_is_made_in_another_thread_in_the_same_context() -> None:
+    word: ContextVar[str] = ContextVar("word")
+    word.set("inside")
+    wait = lazy.begun(lambda: (word.get(), threading.get_ident()))
+    word.set("after")
+
+    made, thread = wait()
+    assert made == "inside"
+    assert thread != threading.get_ident()
+    assert wait() == (made, thread)
+
+
+def test_error_of_what_was_begun_is_met_by_who_waits() -> None:
+    def fail() -> int:
+        raise ValueError("no value")
+
+    wait = lazy.begun(fail)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="no value"):
+            wait()
+
+
+def test_without_a_thread_the_value_is_made_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert lazy.begun(threading.get_ident)() == threading.get_ident()

@@ -159,8 +159,9 @@ def test_reconstruct_in_one_tile_equals_the_whole(codec: Codec, latents: Latents
     schedule = codec.bundle.choose_schedule(latents.rate, None)
     assert schedule is not None
     decoder = codec._loaded.decoders[latents.rate.index, schedule.name]
-    tensors = {**latents.tensors, **codec._level_rows(latents.rate, ["synthesis"])}
-    given = family.decoder_inputs(decoder, tensors, {"batch": 1, "hz": 5, "wz": 8}, 5, sharpness)
+    rows = codec._level_rows(latents.rate, ["synthesis"])
+    drawn = family.noise(decoder, {"batch": 1, "hz": 5, "wz": 8}, 5)
+    given = {**latents.tensors, **rows, **drawn, **family.guidance(sharpness)}
     tiling = tiled(320, 512, 1024)
     assert tiling.is_single
 

@@ -18,13 +18,14 @@ from ..verify.fidelity import EncodedPhoto
 # Preferences in ``bundle.json`` for backends that were not measured.
 DEFAULT: Mapping[str, tuple[str, ...]] = {
     "cpu": ("int8-cpu", "fp32"),
-    "cuda": ("fp16", "fp32"),
+    "cuda": ("fp16-cuda", "fp16", "fp32"),
     "openvino": ("fp32", "int8-cpu"),
     "tensorrt": ("fp16", "int8", "fp32"),
     "tensorrt-rtx": ("fp16", "fp32"),  # librdeic's: ONNX Runtime's provider, not plans
 }
-# Backends that run on the machine that builds.
+# Backends that run on the machine that builds, and forms that are not for them.
 MEASURED = ("cpu", "openvino")
+ELSEWHERE = ("fp16-cuda",)
 RUNS = 3  # of each form, after a warm-up; the fastest counts
 
 logger = logging.getLogger("build_engines")
@@ -33,13 +34,15 @@ logger = logging.getLogger("build_engines")
 def measure(bundle: Bundle, file: EncodedPhoto) -> dict[str, tuple[str, ...]]:
     """Return, for each backend that runs here, its forms, the fastest first, measured by decoding one file.
 
+    For ``cuda``, which is not measured, it is the rule.
+
     Args:
         bundle: has the graphs in all forms.
         file: is decoded.
     """
     rate = bundle.rates[file.rate]
     graph_ids = [rate.graphs[role] for role in bundle.decoding_roles]
-    order = {}
+    order = {"cuda": DEFAULT["cuda"]}
     for name in MEASURED:
         try:
             opened = select.open_backend(name)
@@ -48,7 +51,9 @@ def measure(bundle: Bundle, file: EncodedPhoto) -> dict[str, tuple[str, ...]]:
             continue
         seconds = {}
         for form in FORMS:
-            if form not in opened.backend.forms or not any(form in bundle.graphs[x] for x in graph_ids):
+            if form in ELSEWHERE or form not in opened.backend.forms:
+                continue
+            if not any(form in bundle.graphs[x] for x in graph_ids):
                 continue
             try:
                 seconds[form] = _seconds(selection.in_one_form(bundle, graph_ids, form), opened, file.data)

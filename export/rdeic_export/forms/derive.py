@@ -1,6 +1,7 @@
 """The forms of a bundle's graphs, derived from the float32 ones, each once.
 
 fp32 ─ half ─▶ fp16 ─ quantize signed ─▶ int8
+               fp16 ─ fused ─▶ fp16-cuda
 fp32 ─ quantize unsigned-cpu ─▶ int8-cpu
 
 They lie in a folder of their own while they are compared with float32 (`verify.gate`) and plans (`plans.build`) or a
@@ -23,7 +24,7 @@ from rdeic_rt.errors import ExportError
 from rdeic_rt.manifest import Bundle, GraphSpec
 
 from .. import disk, onnx_file
-from . import half, quantize
+from . import fused, half, quantize
 from .ranges import Ranges
 from .selection import REFERENCE, float32_graphs
 
@@ -52,7 +53,7 @@ class DerivedGraph:
 
 @dataclass(frozen=True)
 class Derived:
-    """Some graphs of a bundle in one form, by id."""
+    """Some graphs of a bundle in one form, by id; those that have a use for the form."""
 
     form: str
     graphs: Mapping[str, DerivedGraph]
@@ -65,36 +66,48 @@ class Derivation:
         self._sources = float32_graphs(bundle, graph_ids)
         self._ranges = ranges
         self._folder = folder
-        self._done: dict[tuple[str, str], DerivedGraph] = {}
+        self._done: dict[tuple[str, str], DerivedGraph | None] = {}
 
     def derive(self, form: str) -> Derived:
-        """Return the graphs in a form: ``fp32``, ``fp16``, ``int8`` or ``int8-cpu``.
+        """Return the graphs in a form: ``fp32``, ``fp16``, ``fp16-cuda``, ``int8`` or ``int8-cpu``.
+
+        In ``fp16-cuda`` only those with attention that can be fused.
 
         Raises:
             ExportError: a weight does not fit, or the activation ranges are missing or of another graph.
         """
         if form != REFERENCE:
             disk.check_free(self._folder, sum(map(_size_bytes, self._sources.values())), f"graphs in {form}")
-        return Derived(form, {graph_id: self._graph(graph_id, form) for graph_id in self._sources})
+        graphs = {graph_id: self._graph(graph_id, form) for graph_id in self._sources}
+        return Derived(form, {graph_id: graph for graph_id, graph in graphs.items() if graph is not None})
 
-    def _graph(self, graph_id: str, form: str) -> DerivedGraph:
+    def _graph(self, graph_id: str, form: str) -> DerivedGraph | None:
         if (graph_id, form) not in self._done:
             source = self._sources[graph_id]
             self._done[graph_id, form] = as_it_is(source) if form == REFERENCE else self._make(source, form)
         return self._done[graph_id, form]
 
-    def _make(self, source: GraphSpec, form: str) -> DerivedGraph:
+    def _make(self, source: GraphSpec, form: str) -> DerivedGraph | None:
         target = self._folder / f"{source.id}.{form}.onnx"
         facts: dict[str, Any] = {}
         if form == "fp16":
             half.run(source.path, target)
+        elif form == "fp16-cuda":
+            facts = {"fused_attentions": fused.run(self._half(source.id), target)}
+            if not facts["fused_attentions"]:
+                return None
         elif form == "int8":
-            facts = self._quantize(source.id, self._graph(source.id, "fp16").spec.path, target, "signed")
+            facts = self._quantize(source.id, self._half(source.id), target, "signed")
         else:
             facts = self._quantize(source.id, source.path, target, "unsigned-cpu")
         files = {name: self._file(source, name) for name in (target.name, *onnx_file.locations_in(target))}
         spec = replace(source, form=form, file=files[target.name], folder="", listed=files)
         return DerivedGraph(spec, files, joined_digest([file.sha256 for file in files.values()]), facts)
+
+    def _half(self, graph_id: str) -> Path:
+        graph = self._graph(graph_id, "fp16")
+        assert graph is not None  # every graph has this form
+        return graph.spec.path
 
     def _quantize(self, graph_id: str, source: Path, target: Path, form: str) -> dict[str, Any]:
         if self._ranges is None:

@@ -10,7 +10,9 @@ from rdeic_rt.manifest import Bundle, GraphSpec, Rate
 
 REFERENCE = "fp32"
 # What a bundle gets for each precision: the forms that a backend of ONNX graphs runs best.
-IN_BUNDLES: Mapping[str, tuple[str, ...]] = {"fp32": (), "fp16": ("fp16",), "int8": ("int8-cpu",)}
+IN_BUNDLES: Mapping[str, tuple[str, ...]] = {"fp32": (), "fp16": ("fp16", "fp16-cuda"), "int8": ("int8-cpu",)}
+# What a new bundle gets beside plans, so that a GPU without TensorRT, or of another kind than they are for, runs that.
+BESIDE_PLANS = IN_BUNDLES["fp16"]
 # What a plan of each precision is built from.
 IN_PLANS: Mapping[str, tuple[str, ...]] = {"fp32": (REFERENCE,), "fp16": ("fp16",), "int8": ("int8",)}
 

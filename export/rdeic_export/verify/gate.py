@@ -91,7 +91,7 @@ def derived(reference: Reference, candidate: Derived) -> FidelityReport:
     Raises:
         ExportError: an image is further from float32 than the precision's limit, or a float16 graph from its own.
     """
-    if candidate.form == "fp16":
+    if precision_of(candidate.form) == "fp16":
         for graph in candidate.graphs.values():
             _check_half(reference.bundle.graphs[graph.spec.id][selection.REFERENCE], graph.spec)
     bundle = selection.in_one_form(

@@ -484,7 +484,7 @@ std::vector<std::string> Bundle::preference(const std::string& backend, std::str
   if (const auto measured = preferred.find(backend); measured != preferred.end()) order = measured->second;
   for (const std::string_view form : kForms)
     if (std::ranges::find(order, form) == order.end()) order.emplace_back(form);
-  // int8-cpu is of precision int8.
+  // int8-cpu is of precision int8, fp16-cuda of fp16.
   std::erase_if(
       order, [&](std::string_view form) { return precision != kAuto && form.substr(0, form.find('-')) != precision; });
   return order;

@@ -31,7 +31,7 @@ class Family;
 }
 
 /// What a graph is; the earlier, the nearer to what was trained (docs/bundle.md, "Fields").
-inline constexpr std::string_view kForms[] = {"fp32", "fp16", "int8", "int8-cpu"};
+inline constexpr std::string_view kForms[] = {"fp32", "fp16", "fp16-cuda", "int8", "int8-cpu"};
 /// What a user asks for: one of these, or whatever runs best.
 inline constexpr std::string_view kPrecisions[] = {"fp32", "fp16", "int8"};
 inline constexpr std::string_view kAuto = "auto";

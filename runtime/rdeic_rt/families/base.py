@@ -107,29 +107,30 @@ class Family(Protocol):
     def load_preview(self, load: Loader) -> Stages:
         """Return what `preview` needs."""
 
-    def decoder_inputs(
-        self,
-        decoder: Any,
-        latents: Mapping[str, NDArray[Any]],
-        sizes: Mapping[str, int],
-        seed: int,
-        sharpness: float,
-    ) -> dict[str, NDArray[Any]]:
-        """Return the inputs of `decode` by name: the latents, and noise and weights on the host.
+    def noise(self, decoder: Any, sizes: Mapping[str, int], seed: int) -> dict[str, NDArray[Any]]:
+        """Return the noise inputs of `decode` by name, on the host.
 
         Args:
             decoder: from `load_decoder`.
-            latents: the tensors that a file was decoded to, and rows of levels under the names of `level_input`.
             sizes: batch, hz and wz of the image.
-            seed: 0 <= seed < 2**64, of the noise.
-            sharpness: lambda_s.
+            seed: 0 <= seed < 2**64.
         """
+
+    def guidance(self, sharpness: float) -> dict[str, NDArray[Any]]:
+        """Return the inputs of `decode` by name for a sharpness, lambda_s; empty for 1."""
 
     def encode(self, at: Placement, encoder: Any, given: Mapping[str, Value]) -> tuple[Value, ...]:
         """Return the tensors named `coded`, for ``image``, uint8 [1, H, W, 3]."""
 
     def decode(self, at: Placement, decoder: Any, given: Mapping[str, Value]) -> Value:
-        """Return the padded image, uint8 [1, H, W, 3], from the inputs of `decoder_inputs`."""
+        """Return the padded image, uint8 [1, H, W, 3].
+
+        Args:
+            at: the placement that runs it.
+            decoder: from `load_decoder`.
+            given: the tensors that a file was decoded to, rows of levels under the names of `level_input`, and the
+                results of `noise` and `guidance`.
+        """
 
     def preview(self, at: Placement, preview: Any, given: Mapping[str, Value]) -> Value:
         """Return the padded image decoded without denoising, uint8 [1, H, W, 3]."""

@@ -89,17 +89,13 @@ class Diffo:
         synthesis = graph_stage("synthesis", load, "synthesis", ("z_c", "hint"))
         return _Preview(synthesis, graph_stage("vae", load, "vae_decoder", ("image",), finite="z_0"))
 
-    def decoder_inputs(
-        self,
-        decoder: _Decoder,
-        latents: Mapping[str, NDArray[Any]],
-        sizes: Mapping[str, int],
-        seed: int,
-        sharpness: float,
-    ) -> dict[str, NDArray[Any]]:
-        """Add the noise of the start, draw 0. ``sharpness`` is 1: no rate is guided."""
-        shape = decoder.unet_step.inputs["z_n"].resolve(sizes)
-        return {**latents, "noise.start": noise.gaussian(shape, seed, 0)}
+    def noise(self, decoder: _Decoder, sizes: Mapping[str, int], seed: int) -> dict[str, NDArray[Any]]:
+        """Return the noise of the start, draw 0."""
+        return {"noise.start": noise.gaussian(decoder.unet_step.inputs["z_n"].resolve(sizes), seed, 0)}
+
+    def guidance(self, sharpness: float) -> dict[str, NDArray[Any]]:
+        """Return nothing: no rate is guided, so sharpness is 1."""
+        return {}
 
     def encode(self, at: Placement, encoder: Encoder, given: Mapping[str, Value]) -> tuple[Value, ...]:
         """Return the nearest code vectors, int64 [1, Hq, Wq]."""

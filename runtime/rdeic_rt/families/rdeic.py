@@ -89,24 +89,19 @@ class Rdeic:
         """Return synthesis and VAE decoder."""
         return _Decoder(*_ends(load))
 
-    def decoder_inputs(
-        self,
-        decoder: _Decoder,
-        latents: Mapping[str, NDArray[Any]],
-        sizes: Mapping[str, int],
-        seed: int,
-        sharpness: float,
-    ) -> dict[str, NDArray[Any]]:
-        """Add noise to the latents, draw 0 for the start and k + 1 for step k, and the weights of guidance."""
+    def noise(self, decoder: _Decoder, sizes: Mapping[str, int], seed: int) -> dict[str, NDArray[Any]]:
+        """Return draw 0 for the start and k + 1 for step k, where that adds any."""
         assert decoder.schedule is not None
         shape = decoder.vae_decoder.inputs["z_0"].resolve(sizes)
-        named = {**latents, "noise.start": noise.gaussian(shape, seed, 0)}
+        drawn = {"noise.start": noise.gaussian(shape, seed, 0)}
         for step, c in enumerate(decoder.schedule.c):
             if c:
-                named[f"noise.{step}"] = noise.gaussian(shape, seed, step + 1)
-        if sharpness != 1.0:
-            named["guidance"] = np.array([sharpness, 1.0 - sharpness], np.float32)
-        return named
+                drawn[f"noise.{step}"] = noise.gaussian(shape, seed, step + 1)
+        return drawn
+
+    def guidance(self, sharpness: float) -> dict[str, NDArray[Any]]:
+        """Return the weights of the two predictions (Eq. 11)."""
+        return {} if sharpness == 1.0 else {"guidance": np.array([sharpness, 1.0 - sharpness], np.float32)}
 
     def encode(self, at: Placement, encoder: Encoder, given: Mapping[str, Value]) -> tuple[Value, ...]:
         """Return y, float32 [1, M, h/16, w/16], not rounded, and the nearest code vectors, int64 [1, h/64, w/64]."""

@@ -24,7 +24,13 @@ from rdeic_export.forms.quantize import QuantizationReport
 from rdeic_export.forms.ranges import GraphRanges, Ranges
 from rdeic_export.verify import fidelity
 from rdeic_rt import bundle as bundles
+from rdeic_rt.backends import select
+from rdeic_rt.backends.cpu.openvino import OpenVinoBackend
+from rdeic_rt.backends.cpu.ort import OrtBackend
+from rdeic_rt.backends.gpu.ort_cuda import OrtCudaBackend
+from rdeic_rt.codec import Codec
 from rdeic_rt.errors import ExportError
+from rdeic_rt.limits import DEFAULT_LIMITS
 from rdeic_rt.manifest import Bundle, Rate
 
 F32, F16 = TensorProto.FLOAT, TensorProto.FLOAT16
@@ -56,6 +62,10 @@ def in_half(bundle: Bundle, graph_id: str, folder: Path) -> Path:
 
 def all_in_half(bundle: Bundle, folder: Path, steps: tuple[int, ...] = (2, 5)) -> Derived:
     return Derivation(bundle, selection.decoding_graphs(bundle, steps), None, folder).derive("fp16")
+
+
+def fused_ones(bundle: Bundle, folder: Path) -> Derived:
+    return Derivation(bundle, selection.decoding_graphs(bundle, (2, 5)), None, folder).derive("fp16-cuda")
 
 
 @pytest.mark.parametrize("graph_id", ["unet_step", "vae_decoder", "control_r0", "synthesis_r0"])
@@ -185,6 +195,40 @@ def test_write_without_float32_keeps_weights_that_half_precision_shares(
     codec = rdeic_rt.load(tmp_path / "out", backend="cpu")
     data = codec.encode(np.zeros((64, 64, 3), np.uint8))
     assert np.array_equal(codec.decode(data), rdeic_rt.load(tmp_path / "out", precision="fp16").decode(data))
+    (tmp_path / "again").mkdir()
+    fused = fused_ones(bundle, tmp_path / "again").graphs["unet_step"]
+    assert list(fused.files) == ["unet_step.fp16-cuda.onnx", "unet_step.onnx.data"]
+    assert fused.files["unet_step.onnx.data"].path.samefile(source / "unet_step.onnx.data")
+
+
+def test_write_with_fused_attention_is_for_cuda_and_decodes_close_to_float32(
+    micro: Bundle, tmp_path: Path, photo: NDArray[np.uint8]
+) -> None:
+    derived = fused_ones(micro, tmp_path)
+    assert set(derived.graphs) == {"unet_step", "vae_decoder"}  # heads of the control nets are too narrow
+    assert derived.graphs["unet_step"].facts == {"fused_attentions": 8}
+    half_ones = all_in_half(micro, tmp_path)
+    more_forms.write(micro, tmp_path / "out", [half_ones, derived], preferred={"cuda": preference.DEFAULT["cuda"]})
+    found = bundles.read(tmp_path / "out")
+    on_cuda = {graph_id: chosen(found, "cuda", graph_id, "auto") for graph_id in half_ones.graphs}
+    assert {graph_id for graph_id, form in on_cuda.items() if form == "fp16-cuda"} == set(derived.graphs)
+    assert set(on_cuda.values()) == {"fp16", "fp16-cuda"}
+    assert chosen(found, "cuda", "unet_step", "fp16") == "fp16-cuda"
+    for backend in ("cpu", "openvino"):
+        assert chosen(found, backend, "unet_step", "fp16") == "fp16"
+        assert chosen(found, backend, "unet_step", "auto") == "fp32"
+    # Nothing but the CPU is there to run it.
+    only = selection.in_one_form(found, [*derived.graphs], "fp16-cuda")
+    codec = Codec(only, select.open_backend("cpu"), precision="auto", threads=None, limits=DEFAULT_LIMITS)
+    single = rdeic_rt.load(micro.folder, backend="cpu")
+    data = single.encode(photo[:128, :192])
+    assert 0 < np.abs(codec.decode(data).astype(int) - single.decode(data).astype(int)).max() <= 8
+
+
+def chosen(bundle: Bundle, backend: str, graph_id: str, precision: str) -> str:
+    """Return the form that a backend takes, of those that it can run."""
+    classes = {"cpu": OrtBackend, "cuda": OrtCudaBackend, "openvino": OpenVinoBackend}
+    return select.choose_form(classes[backend], bundle, graph_id, precision).form  # type: ignore[arg-type]
 
 
 def test_derive_makes_each_form_of_a_graph_once(micro: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,7 +259,8 @@ def test_derive_makes_each_form_of_a_graph_once(micro: Bundle, tmp_path: Path, m
 def test_preference_is_the_order_of_measured_decodes(
     micro: Bundle, tmp_path: Path, photo: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = derive.with_forms(micro, [all_in_half(micro, tmp_path)])
+    half_and_fused = [all_in_half(micro, tmp_path), fused_ones(micro, tmp_path)]
+    whole = derive.with_forms(micro, half_and_fused)
     data = rdeic_rt.load(micro.folder, backend="cpu").encode(photo[:64, :64], 0)
     seconds = {"fp32": 0.2, "fp16": 0.1}
     measured = []
@@ -229,7 +274,7 @@ def test_preference_is_the_order_of_measured_decodes(
     file = fidelity.EncodedPhoto("photo", 0, data)
     assert set(preference.measure(whole, file)["cpu"]) == {"fp32", "fp16"}
     monkeypatch.setattr(preference, "_seconds", fake)
-    assert preference.measure(whole, file) == {"cpu": ("fp16", "fp32")}
+    assert preference.measure(whole, file) == {"cpu": ("fp16", "fp32"), "cuda": ("fp16-cuda", "fp16", "fp32")}
     assert measured == ["fp32", "fp16"]
 
 

@@ -26,7 +26,7 @@ class FakeProvider:
 
     Attributes:
         settings: of each session, with the graph's id, in order.
-        counts: runs, changes of shapes (``planned``), and processes that were ended.
+        counts: runs, changes of shapes (``planned``), addresses bound, and processes that were ended.
         failing: error messages that the next runs fail with.
     """
 
@@ -57,7 +57,7 @@ class Session:
         return getattr(self._session, name)
 
     def io_binding(self) -> Binding:
-        return Binding(self._session.io_binding())
+        return Binding(self._session.io_binding(), self._provider.counts)
 
     def run_with_iobinding(self, binding: Binding, options: Any) -> None:
         provider = self._provider
@@ -76,16 +76,22 @@ class Session:
 
 
 class Binding:
-    def __init__(self, real: Any) -> None:
+    def __init__(self, real: Any, counts: Counter[str]) -> None:
         self.real = real
+        self._counts = counts
         self.shapes: dict[str, Any] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.real, name)
 
     def bind_input(self, name: str, device: str, ordinal: int, dtype: Any, shape: Any, address: int) -> None:
+        self._counts["bound"] += 1
         self.shapes[name] = tuple(shape)
         self.real.bind_input(name, device, 0, dtype, shape, address)
+
+    def bind_output(self, name: str, device: str, ordinal: int, dtype: Any, shape: Any, address: int) -> None:
+        self._counts["bound"] += 1
+        self.real.bind_output(name, device, 0, dtype, shape, address)
 
 
 def _waits(options: Any) -> bool:

@@ -70,16 +70,42 @@ def test_decode_many_times_takes_no_more_memory(shared: FakeCuda, micro_folder: 
 def test_output_lives_as_long_as_what_refers_to_it(shared: FakeCuda, micro_folder: Path) -> None:
     backend = OrtCudaBackend.open(Options())
     graph = backend.load(rdeic_rt.load(micro_folder, backend="cpu").bundle.reference("vae_decoder"))
-    z_0 = backend.put(np.full((2, 4, 1, 1), 7, np.float32))
+    z_0 = backend.put(np.full((2, 4, 8, 8), 7, np.float32))
     image = backend.crop(backend.split(graph.run({"z_0": z_0})["image"])[1], Size(5, 3))
     del backend, graph, z_0
     gc.collect()
     interface = image.__cuda_array_interface__
-    assert interface["strides"] == (24, 3, 1)
+    assert interface["strides"] == (192, 3, 1)
     assert shared.view(interface["data"][0], 3).tolist() == [7, 7, 7]
     waits = shared.calls["cudaDeviceSynchronize"]
     del image
     assert shared.calls["cudaDeviceSynchronize"] == waits + 1  # a consumer was given it
+
+
+def test_run_binds_nothing_anew_that_lies_where_it_lay(provider: FakeProvider, micro_folder: Path) -> None:
+    backend = OrtCudaBackend.open(Options())
+    graph = backend.load(rdeic_rt.load(micro_folder, backend="cpu").bundle.reference("vae_decoder"))
+    z_0 = backend.put(np.full((1, 4, 8, 8), 7, np.float32))
+    address = graph.run({"z_0": z_0})["image"].address  # type: ignore[attr-defined]
+    bound = provider.counts["bound"]
+    held = [graph.run({"z_0": z_0})["image"] for _ in range(5)]
+    addresses = [address, *(image.address for image in held)]  # type: ignore[attr-defined]
+    moves = sum(a != b for a, b in zip(addresses, addresses[1:], strict=False))
+    assert provider.counts["bound"] - bound == moves
+    assert len(set(addresses[1:])) == 5  # no later run overwrites what is held
+    assert all((backend.get(image) == 7).all() for image in held)
+
+
+def test_run_writes_results_into_memory_that_counts(provider: FakeProvider, micro_folder: Path) -> None:
+    backend = OrtCudaBackend.open(Options())
+    graph = backend.load(rdeic_rt.load(micro_folder, backend="cpu").bundle.reference("vae_decoder"))
+    z_0 = backend.put(np.zeros((1, 4, 8, 8), np.float32))
+    memory = backend.workspace.memory
+    before = memory.in_use
+    image = graph.run({"z_0": z_0})["image"]
+    assert memory.in_use - before == 64 * 64 * 3
+    del image
+    assert memory.in_use == before
 
 
 def test_run_out_of_memory_says_what_is_free(provider: FakeProvider, micro_folder: Path) -> None:
@@ -87,9 +113,9 @@ def test_run_out_of_memory_says_what_is_free(provider: FakeProvider, micro_folde
     graph = backend.load(rdeic_rt.load(micro_folder, backend="cpu").bundle.reference("vae_decoder"))
     provider.failing.append(OUT_OF_MEMORY)
     with pytest.raises(
-        DeviceMemoryError, match=r"'vae_decoder' on z_0 \[1, 4, 1, 1\].* bytes are free\. Decode a smaller"
+        DeviceMemoryError, match=r"'vae_decoder' on z_0 \[1, 4, 8, 8\].* bytes are free\. Decode a smaller"
     ):
-        graph.run({"z_0": backend.put(np.zeros((1, 4, 1, 1), np.float32))})
+        graph.run({"z_0": backend.put(np.zeros((1, 4, 8, 8), np.float32))})
 
 
 def test_sizes_in_turn_are_planned_once_each(provider: FakeProvider, micro_folder: Path) -> None:
@@ -154,7 +180,7 @@ def test_run_failing_inside_raises_backend_error(shared: FakeCuda, micro_folder:
     backend = OrtCudaBackend.open(Options())
     graph = backend.load(rdeic_rt.load(micro_folder, backend="cpu").bundle.reference("vae_decoder"))
     with pytest.raises(BackendError, match="vae_decoder"):
-        graph.run({"z_0": backend.put(np.zeros((1, 2, 1, 1), np.float32))})
+        graph.run({"z_0": backend.put(np.zeros((1, 2, 8, 8), np.float32))})
 
 
 @pytest.mark.parametrize(
@@ -325,7 +351,7 @@ def test_image_given_away_waits_on_its_own_device_when_it_goes(shared: FakeCuda,
     shared.cudaSetDevice(1)
     codec = rdeic_rt.load(micro_folder, backend="cuda")
     graph = codec._selection.backend.load(codec.bundle.reference("vae_decoder"))
-    image = graph.run({"z_0": codec._selection.backend.put(np.zeros((1, 4, 1, 1), np.float32))})["image"]
+    image = graph.run({"z_0": codec._selection.backend.put(np.zeros((1, 4, 8, 8), np.float32))})["image"]
     assert image.__cuda_array_interface__  # type: ignore[attr-defined]
     shared.cudaSetDevice(0)
     waited_on: list[int] = []

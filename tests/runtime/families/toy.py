@@ -82,16 +82,11 @@ class Toy:
         paint = graph_stage("paint", load, "paint", ("image",), finite="z_0")
         return Loaded((graph_stage("look_up", load, "look_up", ("z_c",)), paint))
 
-    def decoder_inputs(
-        self,
-        decoder: Loaded,
-        latents: Mapping[str, NDArray[Any]],
-        sizes: Mapping[str, int],
-        seed: int,
-        sharpness: float,
-    ) -> dict[str, NDArray[Any]]:
-        shape = decoder.stages[-1].inputs["z_0"].resolve(sizes)
-        return {**latents, "noise": noise.gaussian(shape, seed, 0)}
+    def noise(self, decoder: Loaded, sizes: Mapping[str, int], seed: int) -> dict[str, NDArray[Any]]:
+        return {"noise": noise.gaussian(decoder.stages[-1].inputs["z_0"].resolve(sizes), seed, 0)}
+
+    def guidance(self, sharpness: float) -> dict[str, NDArray[Any]]:
+        return {}
 
     def encode(self, at: Placement, encoder: Loaded, given: Mapping[str, Value]) -> tuple[Value, ...]:
         return at.each(encoder.stages[0], image=given["image"])

@@ -316,7 +316,8 @@ std::unique_ptr<const Backend> open_cpu(unsigned threads) {
 
 #ifdef RDEIC_WITH_CUDA
 std::unique_ptr<const Backend> open_cuda(unsigned threads) {
-  return std::make_unique<OrtBackend>(Provider{"cuda", "CUDAExecutionProvider", "Cuda", {"fp32", "fp16"}}, threads);
+  return std::make_unique<OrtBackend>(Provider{"cuda", "CUDAExecutionProvider", "Cuda", {"fp32", "fp16", "fp16-cuda"}},
+                                      threads);
 }
 
 std::unique_ptr<const Backend> open_tensorrt_rtx(unsigned threads) {

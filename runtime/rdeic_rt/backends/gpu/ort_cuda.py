@@ -1,8 +1,14 @@
 """ONNX Runtime's CUDA provider: the ``cuda`` backend, for GPUs without TensorRT plans.
 
-Inputs are bound by address, outputs stay where ONNX Runtime puts them, and all of it runs on the workspace's stream. A
-run waits until its work is done. Told not to, ONNX Runtime 1.31 keeps page-locked memory of every run until the session
-goes, and then ends the process, as it gives it back from a callback in which CUDA may not be called.
+Inputs and outputs are bound by address in the workspace's memory, and stay bound from run to run where the address is
+the same; all of it runs on the workspace's stream. A run waits until its work is done. Told not to, ONNX Runtime 1.31
+keeps page-locked memory of every run until the session goes, and then ends the process, as it gives it back from a
+callback in which CUDA may not be called.
+
+ONNX Runtime's own recording of CUDA graphs (enable_cuda_graph) is not used. It records in CUDA's global mode: a call of
+another thread that allocates, such as that of the entropy decoder beside it or of the program around it, would end the
+recording, and the run with it. What is recorded belongs to the thread that did it. And it is replayed on the same
+addresses, so that a buffer that was handed out would be overwritten by a later run (`base`).
 """
 
 from __future__ import annotations
@@ -17,8 +23,6 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 from weakref import WeakSet
 
-import numpy as np
-
 from ...bundle_file import BundleFile
 from ...errors import BackendError, BackendUnavailableError, DeviceMemoryError
 from ...manifest import GraphSpec
@@ -26,9 +30,9 @@ from ...onnx_runtime import FAILED, ort
 from ..base import WEIGHTED_SUM, BackendAbsentError, Buffer, Options
 from ..cpu.ort import Weights, open_session
 from .buffers import DeviceBuffer
-from .cuda import Device, call, device_facts
+from .cuda import device_facts
 from .device import DeviceBackend, device_buffer
-from .memory import LEGACY_STREAM, LOWER, Block
+from .memory import LEGACY_STREAM, LOWER
 from .workspace import Workspace
 
 _PROVIDER, _DEVICE_TYPE = "CUDAExecutionProvider", "cuda"
@@ -43,7 +47,6 @@ _INSTALL = f"pip install 'rdeic-rt[cuda]' && {_REINSTALL}"
 _LIBRARIES = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
 
 _Shapes = tuple[tuple[str, tuple[int, ...]], ...]
-_Session = tuple[ort.InferenceSession, Weights]
 
 _log = logging.getLogger("rdeic_rt.backends.gpu.ort_cuda")
 
@@ -52,7 +55,7 @@ class OrtCudaBackend(DeviceBackend):
     """The ``cuda`` backend; nothing is recorded, since ONNX Runtime decides anew in each run where results lie."""
 
     name = "cuda"
-    forms = frozenset({"fp16", "fp32"})
+    forms = frozenset({"fp16-cuda", "fp16", "fp32"})
 
     def __init__(
         self, workspace: Workspace, threads: int | None, *, tf32: bool, loaded: WeakSet[OrtCudaGraph] | None = None
@@ -121,7 +124,8 @@ class OrtCudaBackend(DeviceBackend):
 
         def make() -> _Session:
             # Threads of the CPU have nothing to do here.
-            return open_session(spec, self._threads or 1, [(_PROVIDER, settings), "CPUExecutionProvider"])
+            threads, providers = self._threads or 1, [(_PROVIDER, settings), "CPUExecutionProvider"]
+            return _Session(*open_session(spec, threads, providers), workspace.device.ordinal)
 
         with workspace.entered():
             return OrtCudaGraph(spec, make, workspace, size_bytes, self._loaded)
@@ -167,7 +171,7 @@ class OrtCudaGraph:
         self._make, self._first = make, make()
         elsewhere[held] = size_bytes
         weakref.finalize(self, elsewhere.pop, held, None).atexit = False
-        self.providers: list[str] = self._first[0].get_providers()
+        self.providers: list[str] = self._first.providers
         self._sessions: OrderedDict[_Shapes, _Session] = OrderedDict()
         self._seen: OrderedDict[_Shapes, None] = OrderedDict()
         self._loaded = loaded
@@ -195,20 +199,17 @@ class OrtCudaGraph:
         return had
 
     def _run(self, inputs: Mapping[str, Buffer]) -> dict[str, Buffer]:
-        workspace, ordinal = self._workspace, self._workspace.device.ordinal
+        workspace = self._workspace
+        given = {name: device_buffer(buffer) for name, buffer in inputs.items()}
+        sizes: dict[str, int] = {}
+        for tensor in self.spec.inputs:
+            sizes |= tensor.sizes_in(given[tensor.name].shape)
         try:
-            with workspace.entered():
-                session = self._session(tuple((name, tuple(inputs[name].shape)) for name in sorted(inputs)))
-                binding = session.io_binding()
-                for name, buffer in inputs.items():
-                    given = device_buffer(buffer)
-                    binding.bind_input(
-                        name, _DEVICE_TYPE, ordinal, given.dtype.type, given.shape, workspace.address(given)
-                    )
-                for output in self.spec.outputs:
-                    binding.bind_output(output.name, _DEVICE_TYPE, ordinal)
-                session.run_with_iobinding(binding, self._run_options)
-                values = binding.get_outputs()
+            session = self._session(tuple((name, given[name].shape) for name in sorted(given)))
+            outputs = {
+                output.name: workspace.empty(output.resolve(sizes), output.dtype) for output in self.spec.outputs
+            }
+            session.run(given, outputs, self._run_options)
         except FAILED as error:
             text = str(error)
             if "Failed to allocate memory" in text or "out of memory" in text:
@@ -218,16 +219,13 @@ class OrtCudaGraph:
                     f"{workspace.device.free_bytes()} of {workspace.device.total_bytes} bytes are free. {LOWER}"
                 ) from None
             raise BackendError(f"ONNX Runtime {ort.__version__}, graph {self.spec.id!r}: {text}") from None
-        return {
-            output.name: DeviceBuffer(_OrtBlock(value, workspace), tuple(value.shape()), np.dtype(output.dtype))
-            for output, value in zip(self.spec.outputs, values, strict=True)
-        }
+        return dict(outputs)
 
-    def _session(self, shapes: _Shapes) -> ort.InferenceSession:
+    def _session(self, shapes: _Shapes) -> _Session:
         """Return the session that last ran with these shapes, a new one, or the one unused for longest."""
         if shapes in self._sessions:
             self._sessions.move_to_end(shapes)
-            return self._sessions[shapes][0]
+            return self._sessions[shapes]
         has_come = shapes in self._seen
         self._seen[shapes] = None
         if len(self._seen) > _MAX_SEEN:
@@ -236,7 +234,7 @@ class OrtCudaGraph:
         if session is None:
             _, session = self._sessions.popitem(last=False)
         self._sessions[shapes] = session
-        return session[0]
+        return session
 
     def _another(self) -> _Session | None:
         """Return a new session, or None where there is no room for one."""
@@ -252,21 +250,24 @@ class OrtCudaGraph:
             return None
 
 
-class _OrtBlock(Block):
-    """Memory of ONNX Runtime's, which gets it back when the last reference to it goes."""
+class _Session:
+    """A session of ONNX Runtime's with what is bound to it."""
 
-    __slots__ = ("_value",)
+    def __init__(self, session: ort.InferenceSession, weights: Weights, ordinal: int) -> None:
+        self._binding = session.io_binding()
+        self._bound: dict[str, tuple[Any, ...]] = {}
+        self._session, self._weights, self._ordinal = session, weights, ordinal
+        self.providers: list[str] = session.get_providers()
 
-    def __init__(self, value: Any, workspace: Workspace) -> None:
-        super().__init__(value.data_ptr(), workspace.memory)
-        self._value = value
-        weakref.finalize(self, _wait_for, self.users, workspace.device).atexit = False
-
-
-def _wait_for(users: set[int], device: Device) -> None:
-    if users:
-        with device.active():
-            call("cudaDeviceSynchronize")
+    def run(self, inputs: Mapping[str, DeviceBuffer], outputs: Mapping[str, DeviceBuffer], options: Any) -> None:
+        """Compute outputs from inputs, and wait for them; what the session raises is passed on."""
+        for bind, buffers in ((self._binding.bind_input, inputs), (self._binding.bind_output, outputs)):
+            for name, buffer in buffers.items():
+                place = buffer.dtype.type, buffer.shape, buffer.address
+                if self._bound.get(name) != place:
+                    bind(name, _DEVICE_TYPE, self._ordinal, *place)
+                    self._bound[name] = place
+        self._session.run_with_iobinding(self._binding, options)
 
 
 def _weights_bytes(spec: GraphSpec) -> int:
