@@ -1,4 +1,4 @@
-"""The documentation site: `sphinx-build -W -b html docs SITE`, and with `-b man` the manual page of rdeic-rt."""
+"""The documentation site: `sphinx-build -W -b html docs SITE`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,6 @@ autodoc_typehints = "description"
 default_role = "code"  # docstrings name things in single backticks
 napoleon_use_ivar = True
 nitpicky = False
-man_pages = [("commands", "rdeic-rt", "photos in very small files, decoded by a diffusion model", [], 1)]
 # The highlighter has no grammar for what some blocks hold, such as columns of bytes.
 suppress_warnings = ["misc.highlighting_failure"]
 
@@ -43,6 +42,7 @@ class VerbHelp(SphinxDirective):
     """``{verb} NAME`` shows what ``rdeic-rt NAME --help`` prints; without a name, the help of the whole command."""
 
     optional_arguments = 1
+    final_argument_whitespace = True
 
     def run(self) -> list[nodes.Node]:
         """Return the text as a literal block."""

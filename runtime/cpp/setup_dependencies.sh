@@ -11,7 +11,7 @@ set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 prefix=${1:-$here/.dependencies/onnxruntime}
-packages=(cmake g++ ninja-build pkg-config zlib1g-dev libssl-dev libpng-dev libminizip-dev nlohmann-json3-dev libgtest-dev)
+packages=(cmake g++ ninja-build pkg-config zlib1g-dev libssl-dev libpng-dev libminizip-dev nlohmann-json3-dev libgtest-dev dpkg-dev file)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
@@ -53,6 +53,8 @@ if [[ -z $package ]]; then
 fi
 rm -f "$prefix"/lib/libonnxruntime*
 cp "$package"/capi/libonnxruntime*.so* "$prefix/lib"
+# Whoever passes the library on passes these on too.
+cp "$package/LICENSE" "$package/ThirdPartyNotices.txt" "$prefix"
 library=$(find "$prefix/lib" -name 'libonnxruntime.so.*' -print -quit)
 ln -sf "$(basename "$library")" "$prefix/lib/libonnxruntime.so.1"
 ln -sf libonnxruntime.so.1 "$prefix/lib/libonnxruntime.so"

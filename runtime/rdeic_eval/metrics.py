@@ -63,7 +63,7 @@ class JudgeFacts:
 def _lite(name: str) -> JudgeFacts:
     # The star is explained under the tables.
     label = f"distance {name}*"
-    return JudgeFacts(name, label, f"efficientnet-{name}", "EfficientNet", lambda: FeatureDistance(name))
+    return JudgeFacts(name, label, f"efficientnet-{name}", "EfficientNet", lambda: FeatureDistance(name).folded())
 
 
 # The embedded weights are trained with lite0 and with the ResNet itself.

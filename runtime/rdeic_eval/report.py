@@ -27,6 +27,7 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
         "bd_rate": [asdict(bd_rate) for bd_rate in evaluation.bd_rates],
         "curve": [asdict(point) for point in evaluation.curve],
         "photos": [_photo(photo) for photo in evaluation.photos],
+        "complete": evaluation.stopped is None,
         "failures": [{"name": failure.name, "error": str(failure.error)} for failure in evaluation.failures],
     }
 

@@ -46,7 +46,10 @@ class ResNetFeatures(nn.Module):
         weights = {one.name: one for one in graph.initializer if one.name in needed}
         self._buffer = {name: f"weight{index}" for index, name in enumerate(weights)}
         for name, buffer in self._buffer.items():
-            self.register_buffer(buffer, torch.from_numpy(onnx.numpy_helper.to_array(weights[name]).copy()))
+            weight = torch.from_numpy(onnx.numpy_helper.to_array(weights[name]).copy())
+            # With channels last, here and in `outputs`, it takes a third less time.
+            layout = torch.channels_last if weight.dim() == 4 else torch.contiguous_format
+            self.register_buffer(buffer, weight.contiguous(memory_format=layout))
 
     def features(self, image: Tensor) -> list[Tensor]:
         """Return unit-normalised features at strides 2 to 32 of images [B, 3, H, W] in [-1, 1], sides >= 32."""
@@ -54,7 +57,8 @@ class ResNetFeatures(nn.Module):
 
     def outputs(self, image: Tensor) -> list[Tensor]:
         """Return what `features` is made of, before it is normalised."""
-        values = {self._source: (image.flip(1) + 1) * 127.5 - self.get_buffer("mean")}
+        source = (image.flip(1) + 1) * 127.5 - self.get_buffer("mean")
+        values = {self._source: source.contiguous(memory_format=torch.channels_last)}
         for node in self._nodes:
             values[node.output[0]] = self._result(node, values)
         return [values[depth] for depth in self._depths]

@@ -174,6 +174,7 @@ class Evaluation:
         judges: the networks of the perceptual distance.
         photos, failures: each photo is in one of them.
         summaries: ours first at each rate. curve, bd_rates: empty where curves were not asked for.
+        stopped: what ended the work before all photos were measured; None where they were.
     """
 
     bundle: str
@@ -187,3 +188,4 @@ class Evaluation:
     summaries: tuple[Summary, ...]
     curve: tuple[CurvePoint, ...]
     bd_rates: tuple[BdRate, ...]
+    stopped: BaseException | None = None

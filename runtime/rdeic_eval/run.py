@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -41,6 +42,9 @@ KEPT_SIDE_PX = 480
 _WARM_UP_PX = 64
 _log = logging.getLogger("rdeic_eval")
 
+OnPhoto: TypeAlias = Callable[[float, str, str], None]
+"""Called with the number of photos done, the name of the one in work, and what is done of it."""
+
 
 def evaluate(
     codec: Codec,
@@ -52,7 +56,8 @@ def evaluate(
     curves: bool = True,
     keep_images: int = 0,
     threads: int | None = None,
-    progress: Callable[[int, str], None] | None = None,
+    progress: OnPhoto | None = None,
+    until_stopped: bool = False,
 ) -> Evaluation:
     """Return rate, distortion and time of every photo at every rate, and of other codecs at the same file size.
 
@@ -67,7 +72,10 @@ def evaluate(
         curves: also code each photo over a sweep of qualities, for curves and BD-rates.
         keep_images: of how many photos the decoded images are kept.
         threads: of PyTorch, in the whole process and from now on; None for as many as it has.
-        progress: called with the number of photos done and the name of the next.
+        progress: called with the number of photos done, the share of the one in work among them, its name, and what
+            begins: our rate, or another codec.
+        until_stopped: where Ctrl-C or an error that is no photo's fault ends the work, return what is complete, with
+            ``Evaluation.stopped``, instead of raising.
     Raises:
         ValueError: no such rate or codec.
         ImportError: a package of the extra ``eval`` is missing.
@@ -83,17 +91,26 @@ def evaluate(
         _warm_up(one, its_rates)
     done: list[PhotoResult] = []
     failures: list[Failure] = []
+    stopped: BaseException | None = None
     for path in photos:
         name = str(path)
-        if progress is not None:
-            progress(len(done) + len(failures), name)
+
+        def tell(share: float, part: str, name: str = name) -> None:
+            if progress is not None:
+                progress(len(done) + len(failures) + share, name, part)
+
         try:
             photo, _ = pixels.read_image(path, codec.limits)
-            bench = _Photo(codec, judge, photo, keep=len(done) < keep_images)
+            bench = _Photo(codec, judge, photo, tell, keep=len(done) < keep_images)
             done.append(bench.measure(name, chosen, others, curves=curves))
         except (RdeicError, OSError) as error:
             failures.append(Failure(name, error))
             continue
+        except (Exception, KeyboardInterrupt) as error:
+            if not until_stopped:
+                raise
+            stopped = error
+            break
         _log.info("%s: measured at %d rates beside %d codecs", name, len(chosen), len(others))
     curve = summary.curve(done, [rate.index for rate in chosen]) if curves else ()
     return Evaluation(
@@ -108,6 +125,7 @@ def evaluate(
         summaries=summary.summarise(done, [rate.index for rate in chosen]),
         curve=curve,
         bd_rates=summary.bd_rates(curve),
+        stopped=stopped,
     )
 
 
@@ -118,19 +136,29 @@ class _Photo:
     codec: Codec
     judge: Judge
     photo: NDArray[np.uint8]
+    tell: Callable[[float, str], None]
     keep: bool
 
     def measure(self, name: str, rates: Sequence[Rate], codecs: Sequence[OtherCodec], *, curves: bool) -> PhotoResult:
         """Return everything about it; errors as for `Codec.encode` and `OtherCodec.encode`."""
+        parts = [*(f"rate {rate.index}" for rate in rates), *(other.name for other in codecs)]
+        begun = iter(enumerate(parts))
+
+        def begin_next() -> None:
+            number, part = next(begun)
+            self.tell(number / len(parts), part)
+
         reference = self.judge.reference(self.photo)
         found: list[Measurement] = []
         sizes: dict[int, int] = {}
         for rate in rates:
+            begin_next()
             ours = self._ours(rate, reference)
             sizes[rate.index] = ours[0].size_bytes
             found += ours
         sweep: list[Measurement] = []
         for other in codecs:
+            begin_next()
             files = _Files(self, other, reference)
             for rate_index, size_bytes in sizes.items():
                 found += files.near(rate_index, size_bytes)

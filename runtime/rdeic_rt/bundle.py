@@ -21,7 +21,7 @@ from typing import Any
 
 from . import container, families, limits, strict_json
 from .bundle_file import BundleFile
-from .bundle_search import MANIFEST, SEARCH_VARIABLE, default_first, find, search_folders
+from .bundle_search import MANIFEST, PULL, SEARCH_VARIABLE, default_first, find, search_folders
 from .errors import BundleCorruptError, BundleError, BundleMismatchError, BundleNotFoundError
 from .families import Family
 from .frozen import Frozen
@@ -55,12 +55,17 @@ def load(source: str | Path | None = None, *, verify: bool = True) -> Bundle:
 
 def read(folder: Path, *, verify: bool = True) -> Bundle:
     """Return the bundle in this folder; arguments and errors as for `load`."""
-    folder = folder.resolve()
-    document = _read_manifest(folder / MANIFEST)
-    bundle = _Reader(folder, document, verify=verify).bundle()
+    bundle = read_manifest(folder, verify=verify)
     for file in bundle.files.values():
         file.check()
     return bundle
+
+
+def read_manifest(folder: Path, *, verify: bool = True) -> Bundle:
+    """Return what the ``bundle.json`` in this folder says; its files need not be there. Otherwise as `read`."""
+    folder = folder.resolve()
+    document = _read_manifest(folder / MANIFEST)
+    return _Reader(folder, document, verify=verify).bundle()
 
 
 def find_bundle(data: bytes | bytearray | memoryview, limits: Limits = DEFAULT_LIMITS) -> Path:
@@ -102,8 +107,8 @@ def find_for(model_id: bytes, rate: int) -> Path:
         looked.append(str(folder))
     raise BundleMismatchError(
         f"the file needs model {model_id.hex()} at rate {rate}, which no installed bundle has; looked at "
-        f"{', '.join(looked or map(str, search_folders()))}. Give the bundle that the file was made with, or put the "
-        f"folder that holds it into {SEARCH_VARIABLE}."
+        f"{', '.join(looked or map(str, search_folders()))}. Give the bundle that the file was made with, put the "
+        f"folder that holds it into {SEARCH_VARIABLE}, or get it: {PULL}"
     )
 
 

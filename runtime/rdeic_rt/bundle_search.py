@@ -13,6 +13,7 @@ from .errors import BundleNotFoundError
 MANIFEST = "bundle.json"
 DEFAULT_NAME = "tiny-2"
 SEARCH_VARIABLE = "RDEIC_RT_BUNDLES"
+PULL = "rdeic-rt bundle pull SOURCE"  # the command that messages name
 
 
 def find(source: str | Path | None = None) -> Path:
@@ -37,7 +38,7 @@ def find(source: str | Path | None = None) -> Path:
             looked.append(folder / name)
     raise BundleNotFoundError(
         f"no bundle {str(name)!r}: there is no {MANIFEST} in {', '.join(map(str, looked))}. "
-        f"Give a bundle's folder, or put the folder that holds it into {SEARCH_VARIABLE}."
+        f"Give a bundle's folder, put the folder that holds it into {SEARCH_VARIABLE}, or get it: {PULL}"
     )
 
 
@@ -48,10 +49,23 @@ def search_folders() -> tuple[Path, ...]:
     user with a home, and the ``engines`` folder of the installed package or of the checkout it runs from.
     """
     listed = [_with_home(p) for p in os.environ.get(SEARCH_VARIABLE, "").split(os.pathsep) if p]
-    cache = user_cache.folder("bundles")
+    cache = cache_folder()
+    return (*listed, *([cache] if cache else []), *_embedded_folders())
+
+
+def cache_folder() -> Path | None:
+    """Return the folder of the user's own bundles, which need not be there; None for a user without a home."""
+    return user_cache.folder("bundles")
+
+
+def is_embedded(folder: Path) -> bool:
+    """Return whether a bundle's folder came with the package, or lies in the checkout it runs from."""
+    return folder.parent.resolve() in [one.resolve() for one in _embedded_folders()]
+
+
+def _embedded_folders() -> tuple[Path, Path]:
     package = Path(__file__).resolve().parent
-    embedded = [package / "engines", package.parent.parent / "engines"]
-    return (*listed, *([cache] if cache else []), *embedded)
+    return package / "engines", package.parent.parent / "engines"
 
 
 def _with_home(path: str | Path) -> Path:

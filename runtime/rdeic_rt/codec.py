@@ -256,12 +256,13 @@ class Codec:
         """Return what makes the file of an image at a rate."""
         size = Size(height=rgb.shape[0], width=rgb.shape[1])
         padded = pixels.pad(rgb, self._bundle.size_multiple_px)
-        coded: dict[tuple[str, ...], _Coded] = {}  # rates may share it
+        coded: dict[tuple[str, ...], _Coded] = {}  # of the last rate: the next one may share it
 
         def encode_at(rate: Rate) -> bytes:
             graphs = [rate.graphs[role] for role in sorted(self._family.encoding)]
             key = (*graphs, "" if self._bundle.levels is None else str(rate.number))
             if key not in coded:
+                coded.clear()
                 coded[key] = self._analyse(rate, padded)
             return self._code(rate, size, coded[key], metadata, fixed_size)
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
 import signal
 import stat
 import sys
@@ -31,6 +32,7 @@ _CHUNK_BYTES = 2**20
 # Names of what is open already, a regular file perhaps: to replace it would leave whoever has it open with the old one.
 _OPEN_FILES = ("/dev/fd/", "/dev/stdin", "/dev/stdout", "/dev/stderr", "/proc/")
 _ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+_temporaries: set[Path] = set()  # those that are written at the moment
 
 
 def read_bytes(path: str | Path, limit_bytes: int) -> bytes:
@@ -130,7 +132,7 @@ def _write_file(path: str | Path, content: bytes | Callable[[BinaryIO], object],
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     temporary = target.with_name(f".rdeic-{secrets.token_hex(8)}.tmp")
     mode = 0o666 if existing is None else 0o600  # what is to be private is so from the start
-    with _removed_at_the_end(temporary):
+    with removed_at_the_end(temporary):
         with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as stream:
             if callable(content):
                 content(stream)
@@ -147,14 +149,28 @@ def _write_file(path: str | Path, content: bytes | Callable[[BinaryIO], object],
 
 
 @contextmanager
-def _removed_at_the_end(temporary: Path) -> Iterator[None]:
-    """Remove a file that still exists after the block, or when a signal ends the process before that.
+def removed_at_the_end(temporary: Path) -> Iterator[None]:
+    """Remove a file or folder that still exists after the block, or when a signal ends the process before that."""
+    with removed_when_ended():
+        _temporaries.add(temporary)
+        try:
+            yield
+        finally:
+            remove(temporary)
+            _temporaries.discard(temporary)
 
-    Existing signal handlers are not replaced, and none are installed outside the main thread.
+
+@contextmanager
+def removed_when_ended() -> Iterator[None]:
+    """Make SIGTERM and SIGHUP remove the temporary files of all threads before they end the process.
+
+    This takes effect only in the main thread, which must be in such a block while other threads write. Existing signal
+    handlers are not replaced.
     """
 
     def end(number: int, _: object) -> None:
-        temporary.unlink(missing_ok=True)
+        for temporary in list(_temporaries):
+            remove(temporary)
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
 
@@ -167,9 +183,16 @@ def _removed_at_the_end(temporary: Path) -> Iterator[None]:
                     changed.append(number)
         yield
     finally:
-        temporary.unlink(missing_ok=True)
         for number in changed:
             signal.signal(number, signal.SIG_DFL)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link, or a folder as far as that can be done, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _pass_on(existing: os.stat_result, temporary: Path) -> None:

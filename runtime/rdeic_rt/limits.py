@@ -67,7 +67,8 @@ class Limits:
 DEFAULT_LIMITS = Limits()
 
 # The limits below are fixed, because no valid bundle reaches them; bundle.schema.json limits the number of rates, files
-# and so on in a bundle.json. The C++ runtime has the same numbers in input_limits.h, and a test compares them.
+# and so on in a bundle.json. The C++ runtime has the same numbers in input_limits.h, and a test compares them; it has
+# none of those at the end, because it does not download bundles.
 
 # Records in an .rdc file's metadata section; encoders write at most two. Two million empty ones fit in four megabytes,
 # and inflate from four kilobytes.
@@ -102,3 +103,14 @@ MAX_ARRAY_HEADER_BYTES = 4096
 MAX_DEFLATE_RATIO = 1032
 # Length of the JSON file of a TensorRT plan, which the C++ runtime does not read; at most a few hundred kB in practice.
 MAX_PLAN_KEY_BYTES = 1 << 20
+# Of a bundle that `rdeic-rt bundle pull` gets, packed or not, unless --max-bytes says otherwise: one of a full-size
+# model in all forms takes half of it.
+MAX_BUNDLE_BYTES = 1 << 34
+# Of the model card beside it, which no hash speaks for.
+MAX_CARD_BYTES = 1 << 20
+# Of entries of an archive; a bundle.json lists at most 4096 files.
+MAX_ARCHIVE_ENTRIES = 16_384
+# Of what is read of an archive beside the content of its files, and of one read of it: a name or an attribute of a tar
+# archive may say that it has gigabytes, and some hundred bytes are the most that honest ones have.
+MAX_ARCHIVE_HEADER_BYTES = 1 << 26
+MAX_ARCHIVE_READ_BYTES = 1 << 24

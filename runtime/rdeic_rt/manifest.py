@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, SupportsIndex
 
 from .bundle_file import BundleFile, Source
-from .bundle_search import SEARCH_VARIABLE
+from .bundle_search import PULL, SEARCH_VARIABLE
 from .errors import BundleMismatchError
 from .schedule import Schedule
 from .tensor_spec import TensorSpec
@@ -188,7 +188,8 @@ class Bundle:
             has = f"{self.rates[0].model_id.hex()} at levels 0 to {self.levels.count - 1}"
         raise BundleMismatchError(
             f"the file needs model {model_id.hex()} at rate {rate}; bundle {self.name!r} in {self.folder} has {has}. "
-            f"Load the bundle that the file was made with (by path, or from a folder in {SEARCH_VARIABLE})."
+            "Load the bundle that the file was made with (by path, from a folder in "
+            f"{SEARCH_VARIABLE}, or after {PULL})."
         )
 
     def rate_at(self, level: int) -> Rate:

@@ -36,6 +36,7 @@ __all__ = [
     "padded_size",
     "read_image",
     "rgb_and_metadata",
+    "scaled_down",
     "write_image",
 ]
 
@@ -94,6 +95,20 @@ def in_srgb(image: NDArray[np.uint8], profile: bytes | None) -> NDArray[np.uint8
         return image
     converted = icc.to_srgb(Image.fromarray(np.ascontiguousarray(image)), profile)
     return image if converted is None else np.array(converted)
+
+
+def scaled_down(image: NDArray[np.uint8], max_side_px: int) -> NDArray[np.uint8]:
+    """Return an image with no side longer than that, scaled to it in its proportions (Lanczos); else the image itself.
+
+    Args:
+        image: uint8 [H, W, 3].
+        max_side_px: at least 1.
+    """
+    if max(image.shape[:2]) <= max_side_px:
+        return image
+    small = Image.fromarray(np.ascontiguousarray(image))
+    small.thumbnail((max_side_px, max_side_px), Image.Resampling.LANCZOS)
+    return np.array(small)
 
 
 def pad(image: NDArray[np.uint8], multiple_px: int) -> NDArray[np.uint8]:

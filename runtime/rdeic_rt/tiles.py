@@ -75,7 +75,12 @@ class Tiling:
     @property
     def is_single(self) -> bool:
         """Whether one tile is the whole image."""
-        return len(self.rows.starts) == len(self.columns.starts) == 1
+        return self.count == 1
+
+    @property
+    def count(self) -> int:
+        """Number of tiles."""
+        return len(self.rows.starts) * len(self.columns.starts)
 
     @property
     def tile(self) -> Size:

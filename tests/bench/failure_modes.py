@@ -1,6 +1,6 @@
 """Where the embedded model fails, for its model card: details of the test photos and a printed page, at every rate.
 
-    python tests/bench/failure_modes.py --out docs/images/failure_modes.png [--bundle B]
+    python tests/bench/failure_modes.py --out failure_modes.png [--bundle B]
 
 Each photo is coded whole; the sheet shows a detail of it, enlarged twice, a row for each, the original first.
 """

@@ -13,7 +13,6 @@ same and find the same weights in them.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import random
 import subprocess
 import sys
@@ -36,25 +35,11 @@ from rdeic_rt.entropy.static_prior import StaticPrior
 from ..damage import CRC_BYTES, flipped, header_bytes, resealed
 from ..runtime.families import micro_diffo
 from . import damaged_bundles, hostile_graphs
+from .latents import RESULTS, expected
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests/golden/v1"
 LEVELS = ROOT / "tests/golden/v1-levels"
-# The numbers of rdeic.h.
-RESULTS: dict[type[errors.RdeicError], int] = {
-    errors.NotRdcError: 40,
-    errors.TruncatedError: 41,
-    errors.UnsupportedVersionError: 42,
-    errors.LimitExceededError: 43,
-    errors.ChecksumError: 44,
-    errors.BitstreamError: 45,
-    errors.BundleError: 50,
-    errors.BundleNotFoundError: 51,
-    errors.BundleCorruptError: 52,
-    errors.BundleMismatchError: 53,
-    errors.BackendError: 60,
-    errors.DeviceMemoryError: 62,
-}
 
 
 def main() -> None:
@@ -198,18 +183,6 @@ def compare(
     print(f"{what}: {len(files)} compared, {differing} differ ({summary})", end="")
     print(f"; pixels differ by {largest} at most, {unequal} of {total}" if pixels else "")
     return differing
-
-
-def expected(codec: Codec, data: bytes) -> tuple[int, str]:
-    """Return the number of what Python makes of a file, and the SHA-256 of all latents, in the order of their names."""
-    try:
-        tensors = codec.read_latents(data).tensors
-    except errors.RdeicError as error:
-        return RESULTS[type(error)], ""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(np.ascontiguousarray(tensors[name]).tobytes())
-    return 0, digest.hexdigest()
 
 
 def bundles(source: Path, folder: Path, count: int) -> dict[str, Iterator[tuple[str, Path]]]:

@@ -1,11 +1,14 @@
 """What the runtime promises of its reliability, in numbers: one line each, and status 1 where one is broken.
 
-    python -m tests.conformance.promises --short                     # some minutes: what CI runs
-    python -m tests.conformance.promises --parity build/tests/cpp/parity --fuzzers build-fuzz/tests/fuzz
+    python -m tests.conformance.promises --short                  # some minutes: what CI runs
+    python -m tests.conformance.promises --only decodes kills
+    python -m tests.conformance.promises --parity BUILD/tests/cpp/parity --fuzzers FUZZ/tests/fuzz --aarch64 FOLDER
 
 - **files**: changed files end in an error of ours or in an image, in bounded memory.
 - **fuzzers**: so do the C++ fuzzers' inputs, where they are built (``-DRDEIC_BUILD_FUZZERS=ON``).
-- **CPUs**: golden and fresh files have the same latents on emulated CPUs without AVX-512 and without AVX.
+- **CPUs**: golden and fresh files have the same latents on emulated CPUs, in librdeic on x86-64 without AVX-512 and
+  without AVX, and in both runtimes on aarch64 with and without products of bytes. ``--aarch64`` names the folder that
+  aarch64.sh makes.
 - **decodes**: memory does not grow with the number of decodes, and threads do not disturb each other.
 - **kills**: a process that is killed while it writes leaves no image that is not whole.
 """
@@ -15,7 +18,9 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import platform
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -26,6 +31,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -36,13 +44,20 @@ from rdeic_rt import RdeicError, container
 from rdeic_rt.cli import cpu
 
 from ..damage import flipped, resealed
-from .parity import expected
+from ..fuzz import corpus
+from .latents import expected
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "v1"
 PHOTOS = ROOT / "tests" / "data" / "photos"
-EMULATED = ("Haswell", "Nehalem")  # AVX2 without AVX-512, and SSE4 without AVX
+LEVELS = ROOT / "tests" / "golden" / "v1-levels"
+ENGINES = ROOT / "engines"
+X86 = ("Haswell", "Nehalem")  # AVX2 without AVX-512, and SSE4 without AVX
+AARCH64 = ("cortex-a72", "neoverse-n1")  # without products of bytes, and with them
 GROWTH_LIMIT_MB = 48.0  # of resident memory, once everything is loaded
+# Of the fuzzers' runs; those of the last take ten thousand times as long as those of the first.
+SHARES = {"container": 0.4, "onnx_walk": 0.3, "coder": 0.2, "bundle": 0.09, "arrays": 0.007, "decode": 0.003}
+FUZZER_LIMITS = ("-rss_limit_mb=2048", "-malloc_limit_mb=512", "-timeout=20")
 SIDE_PX = 96  # of the images that are decoded again and again
 THREADS = 8
 
@@ -66,19 +81,30 @@ def main() -> None:
     p.add_argument("--short", action="store_true", help="a fiftieth of everything")
     p.add_argument("--parity", type=Path, help="the program built from parity.cc")
     p.add_argument("--fuzzers", type=Path, help="folder of the fuzzers, built with libFuzzer")
+    p.add_argument("--aarch64", type=Path, help="folder that tests/conformance/aarch64.sh made")
+    p.add_argument("--only", nargs="+", metavar="NAME", help="promises to look at, by the first word of their lines")
     args = p.parse_args()
     scale = 50 if args.short else 1
     promises: dict[str, Callable[[], Found]] = {
         "files": lambda: files(100_000 // scale),
         "fuzzers": lambda: fuzzers(args.fuzzers, 10_000_000 // scale),
-        **{f"CPU {name}": lambda name=name: emulated(name, args.parity) for name in EMULATED},  # type: ignore[misc]
+        **{name: partial(on_x86, name, args.parity) for name in X86},
+        **{name: partial(on_aarch64, name, args.aarch64) for name in AARCH64},
         "decodes": lambda: decodes(1_500 // min(scale, 10)),
         "threads": lambda: threads(400 // min(scale, 10)),
         "kills": lambda: kills(200 // min(scale, 10)),
     }
-    print(cpu.summary(), flush=True)
+    unknown = set(args.only or ()) - set(promises)
+    if unknown:
+        p.error(f"no such promise: {', '.join(sorted(unknown))}; there are {', '.join(promises)}")
+    versions = f"rdeic-rt {rdeic_rt.__version__}, Python {platform.python_version()}, " + ", ".join(
+        f"{name} {version(name)}" for name in ("numpy", "onnxruntime")
+    )
+    print(f"{datetime.now(UTC):%Y-%m-%d}, {cpu.summary()}, {versions}", flush=True)
     broken = False
     for name, look in promises.items():
+        if args.only and name not in args.only:
+            continue
         began = time.monotonic()
         found = look()
         state = {True: "kept", False: "BROKEN", None: "not run"}[found.kept]
@@ -141,36 +167,82 @@ def changed(seeds: Sequence[bytes], count: int) -> Iterator[bytes]:
 
 def fuzzers(folder: Path | None, count: int) -> Found:
     """Run every fuzzer on its corpus with capped memory."""
-    programs = sorted(folder.glob("*_fuzzer")) if folder is not None else []
-    if not programs:
-        return Found(None, "no fuzzers given: build with -DRDEIC_BUILD_FUZZERS=ON and clang, and name their folder")
-    each = count // len(programs)
-    for program in programs:
-        corpus = ROOT / "tests" / "fuzz" / "corpus" / program.name.removesuffix("_fuzzer")
-        with tempfile.TemporaryDirectory() as found:
-            folders = [found, *([str(corpus)] if corpus.is_dir() else [])]
-            limits = [f"-runs={each}", "-rss_limit_mb=2048", "-timeout=20", f"-artifact_prefix={found}/"]
-            done = subprocess.run([str(program), *limits, *folders], capture_output=True, text=True)
+    if folder is None:
+        return Found(None, "needs --fuzzers, built by clang with -DRDEIC_BUILD_FUZZERS=ON (tests/fuzz/CMakeLists.txt)")
+    total, said = 0, []
+    for name, share in SHARES.items():
+        with tempfile.TemporaryDirectory() as found, tempfile.TemporaryDirectory() as unpacked:
+            corpus.unpack(name, Path(unpacked))
+            options = [f"-runs={round(share * count)}", "-print_final_stats=1", f"-artifact_prefix={found}/"]
+            folders = [found, unpacked, str(corpus.CORPUS / name)]
+            command = [str(folder / f"{name}_fuzzer"), *FUZZER_LIMITS, *options, *folders]
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        stats = dict(re.findall(r"^stat::(\w+):\s+(\d+)$", done.stderr, re.MULTILINE))
         if done.returncode:
-            return Found(False, f"{program.name}: {done.stderr.strip().splitlines()[-1]}")
-    return Found(True, f"{len(programs)} fuzzers, {each} runs each")
+            said_last = re.findall(r"^(?:SUMMARY|Base64): .*$", done.stderr, re.MULTILINE) or [done.stderr[-500:]]
+            return Found(False, f"{name}: {' '.join(said_last)}")
+        total += int(stats["number_of_executed_units"])
+        said.append(f"{name} {stats['number_of_executed_units']} in {stats['peak_rss_mb']} MB")
+    return Found(total >= count, f"{total} runs, none of another end than an error of ours: {', '.join(said)}")
 
 
-def emulated(name: str, parity: Path | None) -> Found:
-    """Compare latents that librdeic reads on an emulated CPU with Python's here."""
+def on_x86(cpu: str, parity: Path | None) -> Found:
+    """Compare latents that librdeic reads on an emulated x86-64 with Python's here."""
     qemu = shutil.which("qemu-x86_64")
     if parity is None or qemu is None:
         return Found(None, "needs --parity and qemu-x86_64 (Debian's qemu-user)")
-    codec = rdeic_rt.load(GOLDEN / "bundle", backend="cpu", threads=1)
-    found = [path.read_bytes() for path in sorted(GOLDEN.glob("*.rdc"))]
-    found += [codec.encode(image, rate) for image in crops(4) for rate in (0, 1)]
-    lines = "".join(data.hex() + "\n" for data in found)
-    command = [qemu, "-cpu", name, str(parity), str(codec.bundle.folder), "latents"]
-    done = subprocess.run(command, input=lines, capture_output=True, text=True)
-    if done.returncode:
-        return Found(False, f"ended with {done.returncode}: {done.stderr.strip()[-200:]}")
-    wanted = [" ".join(map(str, expected(codec, data))) for data in found]
-    return Found(done.stdout.splitlines() == wanted, f"latents of {len(found)} files compared with Python's here")
+    return same_latents({"librdeic": ([qemu, "-cpu", cpu, str(parity)], ["latents"])})
+
+
+def on_aarch64(cpu: str, folder: Path | None) -> Found:
+    """Compare latents that both runtimes read on an emulated aarch64 with Python's here."""
+    qemu = shutil.which("qemu-aarch64")
+    if folder is None or qemu is None:
+        return Found(None, "needs qemu-aarch64 (Debian's qemu-user) and the folder that aarch64.sh makes")
+    root = folder.resolve() / "root"
+    emulator = [qemu, "-cpu", cpu, "-L", str(root)]
+    python = f"PYTHONHOME={root / 'usr'},PYTHONPATH={folder.resolve() / 'site'}:{ROOT / 'runtime'}:{ROOT}"
+    return same_latents(
+        {
+            "librdeic": ([*emulator, str(folder / "build/tests/cpp/parity")], ["latents"]),
+            "Python": ([*emulator, "-E", python, str(root / "usr/bin/python3"), "-m", "tests.conformance.latents"], []),
+        }
+    )
+
+
+def same_latents(programs: dict[str, tuple[list[str], list[str]]]) -> Found:
+    """Compare what programs make of golden and fresh files with what Python makes of them here.
+
+    Args:
+        programs: by a name, what comes before and after the bundle's folder in the command. The command prints what
+            parity.cc does in its mode ``latents``.
+    """
+    count, said = 0, set()
+    for codec, found in bundles():
+        lines = "".join(data.hex() + "\n" for data in found)
+        wanted = [" ".join(map(str, expected(codec, data))).strip() for data in found]
+        count += len(found)
+        for name, (before, after) in programs.items():
+            command = [*before, str(codec.bundle.folder), *after]
+            done = subprocess.run(command, input=lines, capture_output=True, text=True, cwd=ROOT)
+            if done.returncode:
+                return Found(
+                    False, f"{name}, {codec.bundle.folder}: status {done.returncode}: {done.stderr.strip()[-200:]}"
+                )
+            got = [line.strip() for line in done.stdout.splitlines()]
+            if got != wanted:
+                differing = sum(a != b for a, b in zip(got, wanted, strict=False)) + abs(len(got) - len(wanted))
+                return Found(False, f"{name}, {codec.bundle.folder}: {differing} of {len(wanted)} files differ")
+            said.add(done.stderr.strip() or name)
+    return Found(True, f"{count} files have the latents that Python reads here: {'; '.join(sorted(said))}")
+
+
+def bundles() -> Iterator[tuple[rdeic_rt.Codec, list[bytes]]]:
+    """Yield golden bundles, with golden files and fresh ones, and the embedded ones, with fresh ones."""
+    for folder in (GOLDEN / "bundle", LEVELS / "bundle", *(ENGINES / name for name in ("tiny-2", "diffo-tiny"))):
+        codec = rdeic_rt.load(folder, backend="cpu", threads=1)
+        golden = [path.read_bytes() for path in sorted(folder.parent.glob("*.rdc"))]
+        yield codec, golden + [codec.encode(image, rate.index) for image in crops(4) for rate in codec.bundle.rates]
 
 
 def decodes(count: int) -> Found:

@@ -42,6 +42,11 @@ functions() {
     functions cpp 'void snippet_%d(rdeic::Decoder decoder, std::span<const std::uint8_t> data) {{' '}}'
 } >"$work/snippets.cc"
 
+echo "== one version"
+version=$(sed -n 's/^version = "\(.*\)"$/\1/p' "$source/pyproject.toml")
+[[ $(rdeic --version) == "rdeic $version" ]]
+[[ $(PKG_CONFIG_PATH=$lib/pkgconfig pkg-config --modversion rdeic) == "${version%.dev*}" ]]
+
 echo "== find_package"
 block cmake >"$work/snippet.cmake"
 cmake -S "$source/tests/cpp/consumer" -B "$work/consumer" -DCMAKE_PREFIX_PATH="$prefix" -DSNIPPET="$work/snippet.cmake" \

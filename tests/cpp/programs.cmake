@@ -15,4 +15,12 @@ endif()
 if(TARGET rdeic_tool AND PROJECT_IS_TOP_LEVEL AND NOT RDEIC_SANITIZE)
   add_test(NAME Install.WorksAsThePageShows
     COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/install_test.sh ${PROJECT_BINARY_DIR} ${PROJECT_SOURCE_DIR})
+  # cpack's packages of Debian are made on Debian and its relatives.
+  find_program(RDEIC_SHLIBDEPS dpkg-shlibdeps)
+  if(RDEIC_SHLIBDEPS AND CPACK_GENERATOR)
+    add_test(NAME Packages.HoldWhatThePageSays
+      COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/package_test.sh ${PROJECT_BINARY_DIR} ${PROJECT_SOURCE_DIR})
+    # Both run the install rules of one build folder.
+    set_tests_properties(Install.WorksAsThePageShows Packages.HoldWhatThePageSays PROPERTIES RESOURCE_LOCK install)
+  endif()
 endif()

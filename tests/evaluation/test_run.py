@@ -85,7 +85,7 @@ def test_images_are_kept_of_as_many_photos_as_asked_for(crops: list[Path], evalu
 
 def test_evaluate_with_one_rate_and_nothing_else_is_only_that(codec: Codec, crops: list[Path]) -> None:
     index = codec.bundle.rates[-1].index
-    named: list[tuple[int, str]] = []
+    named: list[tuple[float, str, str]] = []
     found = evaluate(
         codec, crops[2:], rates=[index, index], codecs=(), curves=False, progress=lambda *step: named.append(step)
     )
@@ -95,7 +95,23 @@ def test_evaluate_with_one_rate_and_nothing_else_is_only_that(codec: Codec, crop
     assert found.rates[0].model_id == codec.bundle.rates[index].model_id.hex()
     assert not found.curve
     assert not found.bd_rates
-    assert named == [(0, str(crops[2]))]
+    assert named == [(0, str(crops[2]), f"rate {index}")]
+
+
+def test_evaluate_that_is_stopped_raises_unless_told_to_return_what_is_complete(
+    codec: Codec, crops: list[Path]
+) -> None:
+    def stop_at_the_second(done: float, name: str, part: str) -> None:
+        if done >= 1:
+            raise KeyboardInterrupt
+
+    small = [crops[2], crops[2]]
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(codec, small, rates=[0], codecs=(), curves=False, progress=stop_at_the_second)
+    found = evaluate(codec, small, rates=[0], codecs=(), curves=False, progress=stop_at_the_second, until_stopped=True)
+    assert isinstance(found.stopped, KeyboardInterrupt)
+    assert len(found.photos) == 1
+    assert found.summaries
 
 
 def test_evaluate_of_images_of_a_few_pixels_measures_what_there_is(codec: Codec, tmp_path: Path) -> None:

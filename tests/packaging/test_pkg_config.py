@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.packaging.building import ROOT, configured
 
 pytestmark = pytest.mark.skipif(
     shutil.which("cmake") is None or shutil.which("pkg-config") is None, reason="there is no cmake, or no pkg-config"
@@ -19,16 +19,9 @@ pytestmark = pytest.mark.skipif(
 
 def flags(tmp_path: Path, libdir: str, includedir: str, prefix: str) -> list[str]:
     """What pkg-config says of the package, installed with these folders under a root that it is moved to."""
-    build, root = tmp_path / "build", tmp_path / "root"
-    command = ["cmake", "-S", str(ROOT), "-B", str(build), "-DRDEIC_BUILD_TESTS=OFF", "-DCMAKE_INSTALL_PREFIX=/opt/a"]
-    command += [f"-DCMAKE_INSTALL_LIBDIR={libdir}", f"-DCMAKE_INSTALL_INCLUDEDIR={includedir}"]
-    onnxruntime = ROOT / "runtime" / "cpp" / ".dependencies" / "onnxruntime"
-    command += [f"-DONNXRUNTIME_ROOT={onnxruntime}"] if onnxruntime.is_dir() else []
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    said = done.stdout + done.stderr
-    if done.returncode and re.search(r"Could (NOT find|not find a package configuration file)", said):
-        pytest.skip("what librdeic needs is not installed")
-    assert done.returncode == 0, said
+    options = ["-DRDEIC_BUILD_TESTS=OFF", "-DCMAKE_INSTALL_PREFIX=/opt/a"]
+    options += [f"-DCMAKE_INSTALL_LIBDIR={libdir}", f"-DCMAKE_INSTALL_INCLUDEDIR={includedir}"]
+    build, root = configured(ROOT, tmp_path / "build", *options), tmp_path / "root"
     install = ["cmake", "--install", str(build), "--component", "pkgconfig", "--prefix", prefix]
     subprocess.run(install, check=True, capture_output=True, env=dict(os.environ, DESTDIR=str(root)), timeout=300)
     (pc,) = root.rglob("rdeic.pc")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 import tarfile
 from pathlib import Path
 
 import pytest
 
-from tests.packaging.building import ROOT, build
+from tests.packaging.building import ROOT, build, configured
 
 
 @pytest.fixture(scope="module")
@@ -58,17 +57,4 @@ def test_wheel_is_built_of_the_sdist(unpacked: Path, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("cmake") is None, reason="there is no cmake")
 def test_librdeic_is_configured_of_the_sdist(unpacked: Path, tmp_path: Path) -> None:
-    command = ["cmake", "-S", str(unpacked), "-B", str(tmp_path)]
-    root = ROOT / "runtime" / "cpp" / ".dependencies" / "onnxruntime"
-    done = subprocess.run(
-        [*command, *([f"-DONNXRUNTIME_ROOT={root}"] if root.is_dir() else [])],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    said = done.stdout + done.stderr
-    if done.returncode and re.search(r"Could (NOT find|not find a package configuration file)", said):
-        pytest.skip("what librdeic needs is not installed")
-
-    assert done.returncode == 0, said
-    assert (tmp_path / "rdeic.pc").is_file()
+    assert (configured(unpacked, tmp_path) / "rdeic.pc").is_file()

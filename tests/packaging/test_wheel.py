@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from email.message import Message
 from email.parser import BytesParser
@@ -19,11 +21,6 @@ from tests.packaging.building import ROOT, build
 
 MAX_WHEEL_BYTES = 40_000_000
 HEAVY = ("torch", "diffusers", "onnx", "onnxscript", "safetensors", "tensorrt", "cuda", "scipy")
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build("wheel", ROOT, tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +38,30 @@ def metadata_of(wheel: Path) -> Message:
         return BytesParser().parsebytes(archive.read(name))
 
 
+def copied_by_the_dockerfile() -> list[str]:
+    """The paths of the build context that the stage ``wheel`` of the Dockerfile has, as .dockerignore leaves them."""
+    stage = (ROOT / "Dockerfile").read_text(encoding="utf-8").partition(" AS wheel\n")[2].partition("\nFROM ")[0]
+    copied = [path for line in re.findall(r"^COPY (.*) \S+$", stage, re.MULTILINE) for path in line.split()]
+    let_in = re.findall(r"^!(\S+)$", (ROOT / ".dockerignore").read_text(encoding="utf-8"), re.MULTILINE)
+    return [path for path in let_in if any(path == top or path.startswith(f"{top}/") for top in copied)]
+
+
 def names_in(wheel: Path) -> list[str]:
     with zipfile.ZipFile(wheel) as archive:
         return archive.namelist()
 
 
+def test_wheel_has_the_version_of_the_project(wheel: Path) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+    assert metadata_of(wheel)["Version"] == project["version"]
+
+
 def test_wheel_holds_the_runtime_only(wheel: Path) -> None:
     tops = {name.split("/")[0] for name in names_in(wheel)}
+    release = f"rdeic_rt-{metadata_of(wheel)['Version']}"
 
-    assert tops == {"rdeic_rt", "rdeic_eval", f"rdeic_rt-{metadata_of(wheel)['Version']}.dist-info"}
+    assert tops == {"rdeic_rt", "rdeic_eval", f"{release}.dist-info", f"{release}.data"}
     assert not [name for name in names_in(wheel) if name.endswith((".pyc", ".ckpt", ".pt", ".plan"))]
 
 
@@ -71,6 +83,17 @@ def test_wheel_holds_every_file_of_the_embedded_bundles(bundle: str, wheel: Path
     assert f"rdeic_rt/engines/{bundle}/bundle.json" in inside
     for name, entry in manifest["files"].items():
         assert inside[f"rdeic_rt/engines/{bundle}/{name}"] == entry["bytes"]
+
+
+def test_wheel_of_the_dockerfile_is_this_one(wheel: Path, tmp_path: Path) -> None:
+    for name in copied_by_the_dockerfile():
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        (tmp_path / "context" / name).parent.mkdir(parents=True, exist_ok=True)
+        copy(ROOT / name, tmp_path / "context" / name)
+
+    built = build("wheel", tmp_path / "context", tmp_path / "out")
+
+    assert sorted(names_in(built)) == sorted(names_in(wheel))
 
 
 def test_wheel_is_small(wheel: Path) -> None:
@@ -119,7 +142,7 @@ def test_wheel_has_the_extras_and_the_licence(wheel: Path) -> None:
     metadata = metadata_of(wheel)
 
     assert set(metadata.get_all("Provides-Extra") or []) == {
-        *("tensorrt", "tensorrt-classic", "cuda", "openvino", "plot", "nvtx", "eval"),
+        *("tensorrt", "tensorrt-classic", "cuda", "openvino", "plot", "nvtx", "remote", "eval"),
         *("docs", "export", "train", "dev"),
     }
     assert metadata["License-Expression"] == "Apache-2.0"

@@ -16,7 +16,10 @@ import rdeic_rt
 from rdeic_rt import Codec
 
 # No module of the runtime may need these to be imported, but those that are there for one.
-BLOCKED = ("torch", "onnx", "tensorrt", "tensorrt_rtx", "cuda", "openvino", "matplotlib", "pytorch_msssim", "nvtx")
+BLOCKED = (
+    *("torch", "onnx", "tensorrt", "tensorrt_rtx", "cuda", "openvino", "matplotlib", "pytorch_msssim", "nvtx"),
+    *("fsspec", "huggingface_hub"),
+)
 MADE_FOR_ONE = {"rdeic_rt.backends.cpu.openvino"}
 HEAVY = (*BLOCKED, "onnxruntime", "constriction", "diffusers", "rdeic_eval")
 

@@ -23,11 +23,20 @@ from .config import UNetConfig
 class Stage(nn.ModuleList):
     """Modules run in turn; residual blocks are given the time embedding and transformers the text context."""
 
-    def forward(self, h: Tensor, emb: Tensor | None, context: Tensor | None) -> Tensor:
-        """Return float [B, C', H', W'] of h, float [B, C, H, W]."""
+    def forward(
+        self, h: Tensor, emb: Tensor | None, context: Tensor | None, size: tuple[int, int] | None = None
+    ) -> Tensor:
+        """Return float [B, C', H', W'] of h, float [B, C, H, W].
+
+        Args:
+            h, emb, context: what is read.
+            size: H' and W' of a stage that upsamples; None for twice what it reads.
+        """
         for module in self:
             if isinstance(module, ResnetBlock2D):
                 h = module(h, emb)
+            elif isinstance(module, Upsample2D):
+                h = module(h, size)
             elif isinstance(module, Transformer2DModel):
                 h = module(h, encoder_hidden_states=context, return_dict=False)[0]
             else:

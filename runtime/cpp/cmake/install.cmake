@@ -1,24 +1,34 @@
-# What `cmake --install` puts where: library, headers, command, find_package configuration, pkg-config file, bundle.
+# What `cmake --install` puts where: library, headers, command, find_package configuration, pkg-config file, media type,
+# bundles, and ONNX Runtime where no package has it. Components: runtime, with desktop a part of it, and dev, with pkgconfig.
 include(CMakePackageConfigHelpers)
 
 install(TARGETS rdeic EXPORT rdeic
-  RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR}
-  LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
-  PUBLIC_HEADER DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/rdeic)
+  LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT runtime NAMELINK_COMPONENT dev
+  PUBLIC_HEADER DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/rdeic COMPONENT dev)
 if(TARGET rdeic_tool)
   # The command finds the library that it was installed with.
   file(RELATIVE_PATH RDEIC_LIB_FROM_BIN "${CMAKE_INSTALL_FULL_BINDIR}" "${CMAKE_INSTALL_FULL_LIBDIR}")
   set_target_properties(rdeic_tool PROPERTIES INSTALL_RPATH "$ORIGIN/${RDEIC_LIB_FROM_BIN}")
-  install(TARGETS rdeic_tool RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+  install(TARGETS rdeic_tool RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT runtime)
+endif()
+install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR} COMPONENT runtime RENAME copyright)
+
+# ONNX Runtime goes into a folder of librdeic's own, so that no other program is linked to it, with its licences.
+if(RDEIC_INSTALL_ONNXRUNTIME)
+  set_property(TARGET rdeic PROPERTY INSTALL_RPATH "$ORIGIN;$ORIGIN/rdeic")
+  install(DIRECTORY "${OnnxRuntime_FOLDER}/" DESTINATION ${CMAKE_INSTALL_LIBDIR}/rdeic COMPONENT runtime
+    FILES_MATCHING PATTERN "libonnxruntime*.so*" PATTERN "libonnxruntime.so" EXCLUDE)
+  install(FILES "${OnnxRuntime_FOLDER}/../LICENSE" "${OnnxRuntime_FOLDER}/../ThirdPartyNotices.txt"
+    DESTINATION ${CMAKE_INSTALL_DOCDIR}/onnxruntime COMPONENT runtime)
 endif()
 
 set(RDEIC_CMAKE_DIR ${CMAKE_INSTALL_LIBDIR}/cmake/rdeic)
-install(EXPORT rdeic NAMESPACE rdeic:: FILE rdeicTargets.cmake DESTINATION ${RDEIC_CMAKE_DIR})
+install(EXPORT rdeic NAMESPACE rdeic:: FILE rdeicTargets.cmake DESTINATION ${RDEIC_CMAKE_DIR} COMPONENT dev)
 configure_package_config_file(${CMAKE_CURRENT_LIST_DIR}/rdeicConfig.cmake.in ${PROJECT_BINARY_DIR}/rdeicConfig.cmake
   INSTALL_DESTINATION ${RDEIC_CMAKE_DIR})
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/rdeicConfigVersion.cmake COMPATIBILITY SameMinorVersion)
 install(FILES ${PROJECT_BINARY_DIR}/rdeicConfig.cmake ${PROJECT_BINARY_DIR}/rdeicConfigVersion.cmake
-  DESTINATION ${RDEIC_CMAKE_DIR})
+  DESTINATION ${RDEIC_CMAKE_DIR} COMPONENT dev)
 
 # A folder that is absolute, as some distributions have them, stays where it is whatever the prefix.
 foreach(KIND LIBDIR INCLUDEDIR)
@@ -42,7 +52,12 @@ else()
 endif()
 install(FILES ${RDEIC_PC} DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig COMPONENT pkgconfig)
 
+# The media type of .rdc files, for desktops and for file(1) (docs/desktop.md).
+install(FILES runtime/desktop/rdeic.xml DESTINATION ${CMAKE_INSTALL_DATADIR}/mime/packages COMPONENT desktop)
+install(FILES runtime/desktop/rdeic.magic DESTINATION ${CMAKE_INSTALL_DATADIR}/rdeic COMPONENT desktop)
+
 if(RDEIC_INSTALL_ENGINES)
   # All of them, the encoders too: a bundle is checked as a whole.
-  install(DIRECTORY engines/tiny-2 engines/diffo-tiny DESTINATION ${CMAKE_INSTALL_DATADIR}/rdeic/engines PATTERN plans EXCLUDE)
+  install(DIRECTORY engines/tiny-2 engines/diffo-tiny DESTINATION ${CMAKE_INSTALL_DATADIR}/rdeic/engines
+    COMPONENT runtime PATTERN plans EXCLUDE)
 endif()

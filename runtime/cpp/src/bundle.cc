@@ -468,8 +468,8 @@ const Rate& Bundle::rate_of(const ModelId& model_id, std::uint32_t rate) const {
   }
   fail(Result::kBundleMismatch,
        "the file needs model %s at rate %" PRIu32
-       "; bundle '%s' in %s has %s. Load the bundle that the file was made with (by path, or from a folder in "
-       "RDEIC_RT_BUNDLES).",
+       "; bundle '%s' in %s has %s. Load the bundle that the file was made with (by path, from a folder in "
+       "RDEIC_RT_BUNDLES, or after rdeic-rt bundle pull SOURCE).",
        hex(model_id).c_str(), rate, name.c_str(), folder.c_str(), models.c_str());
 }
 

@@ -89,7 +89,8 @@ std::filesystem::path find_bundle(const std::optional<std::string>& source) {
     for (const std::filesystem::path& folder : search_folders())
       if (look(folder / name)) return folder / name;
   fail(Result::kBundleNotFound,
-       "no bundle '%s': there is no %s in %s. Give a bundle's folder, or put the folder that holds it into %s.",
+       "no bundle '%s': there is no %s in %s. Give a bundle's folder, put the folder that holds it into %s, or "
+       "get it: rdeic-rt bundle pull SOURCE",
        printable(name).c_str(), kManifest, looked.c_str(), kSearchVariable);
 }
 
@@ -112,7 +113,7 @@ Bundle find_bundle_for(const Header& header) {
       looked += (looked.empty() ? "" : ", ") + folder.string();
   fail(Result::kBundleMismatch,
        "the file needs model %s at rate %d, which no installed bundle has; looked at %s. Give the bundle that the file "
-       "was made with, or put the folder that holds it into %s.",
+       "was made with, put the folder that holds it into %s, or get it: rdeic-rt bundle pull SOURCE",
        hex(header.model_id).c_str(), header.rate, looked.c_str(), kSearchVariable);
 }
 

@@ -1,7 +1,10 @@
 """What a person sees on standard error: a line per file, warnings and errors, and a progress bar under them.
 
-The bar is drawn only on a terminal and only for several inputs. It lives on the last line: whatever else is said clears
-it first, and the next step draws it again, so that neither garbles the other. Standard output stays for results.
+The bar is drawn only on a terminal: how many of several inputs are done, or how far one has come. It lives on the last
+line: whatever else is said clears it first, and the next step draws it again, so that neither garbles the other.
+Standard output stays for results.
+
+What is said of an input that is worked on beside others is held back until its turn comes (`Console.held`).
 
 What a file is called, and what is written in it, may be made to fool a terminal: control characters are shown escaped.
 """
@@ -17,6 +20,7 @@ import unicodedata
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TextIO
 
 _log = logging.getLogger("rdeic_rt.cli.console")
@@ -29,6 +33,7 @@ _CLEAR_LINE = "\r\x1b[K"
 # text; joiners are part of names in many scripts.
 _ESCAPED_CATEGORIES = {"Cc", "Cs", "Cf", "Zl", "Zp"}
 _JOINERS = "\u200c\u200d"
+_held: ContextVar[list[str] | None] = ContextVar("rdeic_rt.cli.console", default=None)
 
 
 def printable(text: str) -> str:
@@ -78,7 +83,7 @@ class Console:
         self._quiet = quiet
         self._verbose = verbose
         self._debug = debug
-        self._bar_shown = False
+        self._bar = ""  # what is shown of it
         self.is_lost = False  # whether something that was said has not arrived
 
     def line(self, text: str) -> None:
@@ -102,18 +107,53 @@ class Console:
         """Print the traceback of `error`."""
         self._write("\n".join(map(printable, "".join(traceback.format_exception(error)).split("\n"))))
 
-    def progress(self, done: int, total: int, name: str) -> None:
-        """Draw the bar: `done` of `total` inputs are finished, `name` is the one in work."""
-        if self._quiet or total < 2 or self._stream is None or not self._stream.isatty():
+    @property
+    def is_verbose(self) -> bool:
+        """Whether everything is to be said."""
+        return self._verbose >= 2
+
+    @property
+    def has_bar(self) -> bool:
+        """Whether `progress` draws anything."""
+        return not self._quiet and self._stream is not None and self._stream.isatty()
+
+    def progress(self, done: float, total: int, name: str, part: str = "") -> None:
+        """Draw the bar.
+
+        Args:
+            done: how many of the inputs are finished, and which share of those in work.
+            total: number of inputs. For one alone a bar is drawn only where `part` is known.
+            name: of the one in work.
+            part: what is done of it.
+        """
+        if not self.has_bar or (total < 2 and not part):
             return
-        filled = _BAR_CHARACTERS * done // total
-        text = f"[{'#' * filled}{'.' * (_BAR_CHARACTERS - filled)}] {done}/{total} {name}"
-        self._write(printable(text)[: shutil.get_terminal_size().columns - 1])
-        self._bar_shown = True
+        filled = min(int(_BAR_CHARACTERS * done / total), _BAR_CHARACTERS)
+        count = f"{int(done)}/{total}" if total > 1 else f"{min(int(100 * done), 100)} %"
+        text = f"[{'#' * filled}{'.' * (_BAR_CHARACTERS - filled)}] {count} {name}{part and f': {part}'}"
+        text = printable(text)[: shutil.get_terminal_size().columns - 1]
+        if text != self._bar:
+            self._write(text)
+            self._bar = text
 
     def clear(self) -> None:
         """Remove the bar."""
         self._write("")
+
+    @contextmanager
+    def held(self) -> Iterator[list[str]]:
+        """Hold back what is said in this context (`contextvars`) while the block runs; `say` says it later."""
+        texts: list[str] = []
+        token = _held.set(texts)
+        try:
+            yield texts
+        finally:
+            _held.reset(token)
+
+    def say(self, texts: list[str]) -> None:
+        """Say what was held back."""
+        for text in texts:
+            self._write(text)
 
     @contextmanager
     def messages_of(self, logger_name: str) -> Iterator[None]:
@@ -178,11 +218,15 @@ class Console:
             os.close(nowhere)
 
     def _write(self, text: str) -> None:
+        held = _held.get()
+        if held is not None:
+            held.append(text)
+            return
         if self._stream is None:
             return
-        if self._bar_shown:
+        if self._bar:
             text = _CLEAR_LINE + text
-            self._bar_shown = False
+            self._bar = ""
         try:
             if text:
                 self._stream.write(text)

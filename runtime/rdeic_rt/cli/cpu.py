@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
 
@@ -30,6 +31,11 @@ def features() -> dict[str, bool | None]:
     flags = _cpuinfo().get("flags")
     found = None if flags is None else set(flags.split())
     return {name: None if found is None else not names.isdisjoint(found) for name, names in _FLAGS.items()}
+
+
+def n_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def summary() -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import platform
 import time
 from typing import TYPE_CHECKING, Any
@@ -41,10 +40,10 @@ def add_parser(commands: options.Commands[argparse.ArgumentParser]) -> argparse.
         arguments="",
         summary="show what can run here, and test it",
         description="""\
-Show the CPU and its vector instructions, the versions of what is installed, the
-GPU, which backends can run here and why the others cannot, and which bundles are
-found with which plans; then encode and decode a small image.
-The exit code is 0 only when that works.
+Show the CPU and its vector instructions, what is installed, the GPU, which backends
+can run here and why the others cannot, and which bundles are found with which plans;
+then encode and decode a small image. The last line is the verdict, and the exit code
+is 0 only when that works. -v shows every fact.
 
 With --gpu: put every GPU backend through what programs do with it, and compare its
 images with those of the cpu. One line a step: passed, failed, or not run and why.
@@ -52,6 +51,7 @@ The exit code is 0 if a GPU backend ran and no step failed, else 6.""",
         epilog="""\
 examples:
   rdeic-rt doctor
+  rdeic-rt doctor -v                           every fact
   rdeic-rt doctor --gpu > report.txt
   rdeic-rt doctor --gpu --backend cuda --precision fp16 --json""",
     )
@@ -81,12 +81,52 @@ def run(args: argparse.Namespace, console: Console) -> int:
         "bundles": _bundles(),
         "self_test": self_test,
     }
-    if not args.json:
-        facts["system"]["cpu_features"] = {
-            name: cpu.UNKNOWN if has is None else has for name, has in facts["system"]["cpu_features"].items()
-        }
-    write_facts(facts, as_json=args.json)
+    if args.json:
+        write_facts(facts, as_json=True)
+    elif args.verbose:
+        features = facts["system"]["cpu_features"].items()
+        facts["system"]["cpu_features"] = {name: cpu.UNKNOWN if has is None else has for name, has in features}
+        write_facts(facts, as_json=False)
+        write_output(f"{_verdict(self_test)}\n")
+    else:
+        write_output("\n".join((*_summary(facts), _verdict(self_test))) + "\n")
     return status
+
+
+def _summary(facts: dict[str, Any]) -> list[str]:
+    """Return what most people want to know, in some 20 lines."""
+    system, versions, gpu = facts["system"], facts["versions"], facts["gpu"]
+    features = [name for name, has in system["cpu_features"].items() if has]
+    known = None not in system["cpu_features"].values()
+    installed = (f"{name} {version}" for name, version in versions.items() if version and name != "rdeic-rt")
+    lines = [
+        f"rdeic-rt {versions['rdeic-rt']}, Python {system['python']}, {system['platform']}",
+        f"cpu: {system['cpu']}, {system['cores']} cores; {', '.join(features) or 'no vector instructions known'}"
+        + ("" if known else f" ({cpu.UNKNOWN} for the others)"),
+        f"packages: {', '.join(installed)}",
+        f"range coder: {facts['range_coder']}",
+        f"gpu: {_first_sentence(gpu['gpu'])}{', ' + gpu['free'] + ' free' if 'free' in gpu else ''}",
+        "backends:",
+        *(f"  {name}: {_first_sentence(state)}" for name, state in facts["backends"].items()),
+        "bundles:",
+        *(f"  {folder}: {text}" for folder, text in facts["bundles"]["found"].items()),
+    ]
+    if not facts["bundles"]["found"]:
+        lines.append(f"  none in {', '.join(facts['bundles']['searched'])}")
+    return lines
+
+
+def _first_sentence(text: str) -> str:
+    """Return what a message says, without the advice and the details in brackets that follow."""
+    return text.partition(" (")[0].partition(". ")[0].removesuffix(".")
+
+
+def _verdict(self_test: dict[str, Any]) -> str:
+    """Return in a line whether the codec works here, and where it runs."""
+    if self_test["result"] != "passed":
+        return f"not ready: the self-test {self_test['result']}"
+    facts = ", ".join(f"{name} {value}" for name, value in self_test["runs_on"].items())
+    return f"ready: {self_test['backend']} ({facts}), self-test passed in {self_test['seconds']:.1f} s"
 
 
 def _run_gpu(args: argparse.Namespace, console: Console) -> int:
@@ -104,13 +144,12 @@ def _run_gpu(args: argparse.Namespace, console: Console) -> int:
 
 def system_facts() -> dict[str, Any]:
     """Return the Python, the platform and the CPU with its vector instructions (None: not known)."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": cpu.model_name(),
         "cpu_features": cpu.features(),
-        "cores": cores,
+        "cores": cpu.n_cores(),
     }
 
 

@@ -6,8 +6,8 @@ import argparse
 import time
 from typing import TYPE_CHECKING
 
-from . import options, outputs
-from .batch import run_batch
+from . import inputs, options, outputs
+from .batch import Done, Tell, run_batch
 from .console import Console
 
 if TYPE_CHECKING:
@@ -34,16 +34,17 @@ out; -v tells what is kept. The same image, bundle and options give the same byt
 examples:
   rdeic-rt encode photo.jpg                  makes photo.rdc
   rdeic-rt encode *.jpg -o small/ --rate 0   makes small/NAME.rdc of each
+  rdeic-rt encode photos -o small -r -j 2    of all in photos and below, 2 at a time
   rdeic-rt encode photo.jpg --target-size 4k the best that fits in 4096 bytes
   rdeic-rt encode - < photo.jpg > photo.rdc  reads and writes streams""",
     )
-    options.add_inputs(parser, "IN", "images, or '-' for standard input")
+    options.add_inputs(parser, "IN", "images, folders of images, or '-' for standard input", "images")
     options.add_output(parser, f"NAME{SUFFIX} beside each input")
     model = options.add_model(parser)
     options.add_rate_or_target(model)
     options.add_effort(model)
-    options.add_device(parser)
-    options.add_limits(parser, time=True)
+    options.add_jobs(options.add_device(parser))
+    options.add_limits(parser, memory=True, time=True)
     options.add_messages(parser)
     parser.set_defaults(run=run)
     return parser
@@ -53,7 +54,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
     """Encode every input; return the exit code."""
     from ..limits import Size
 
-    jobs = outputs.plan(args.inputs, args.output, SUFFIX)
+    found = inputs.find(args.inputs, inputs.IMAGE_SUFFIXES, recursive=args.recursive)
+    jobs = outputs.plan(found, args.output, SUFFIX)
+    at_a_time = options.share_cores(args, len(jobs))
     limits = options.limits_from(args)
     codec = options.codec_from(args, limits)
     try:
@@ -62,12 +65,16 @@ def run(args: argparse.Namespace, console: Console) -> int:
             codec.fixed_size_bytes(Size(1, 1), args.rate)
     except ValueError as error:
         raise outputs.UsageError(str(error)) from None
-    outputs.make_folder(jobs, args.output)
-    return run_batch(jobs, lambda job: encode_one(job, codec, args, limits, console), console)
+    outputs.make_folders(jobs, args.output)
+
+    def encode(job: outputs.Job, tell: Tell) -> Done:
+        return encode_one(job, codec, args, limits, console)
+
+    return run_batch(jobs, encode, console, at_a_time)
 
 
-def encode_one(job: outputs.Job, codec: Codec, args: argparse.Namespace, limits: Limits, console: Console) -> str:
-    """Encode one input and return the line that says how it went."""
+def encode_one(job: outputs.Job, codec: Codec, args: argparse.Namespace, limits: Limits, console: Console) -> Done:
+    """Encode one input and return how it went."""
     from .. import container, files, pixels
     from ..container import Metadata
 
@@ -90,7 +97,8 @@ def encode_one(job: outputs.Job, codec: Codec, args: argparse.Namespace, limits:
     height, width = image.shape[:2]
     header = container.parse(data).header
     rate = codec.bundle.rate_of(header.model_id, header.rate)
-    return (
+    line = (
         f"{job.source} -> {job.target}: {width}x{height}, {len(data)} bytes, "
         f"{8 * len(data) / (height * width):.4f} bpp, rate {rate.label}, {time.perf_counter() - began:.2f} s"
     )
+    return Done(line, len(data), height * width)

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import chart, options
+from . import chart, inputs, options
 from .batch import describe, exit_code
 from .console import PROGRAM, Console, write_output
 from .doctor import package_versions, system_facts
@@ -35,7 +35,6 @@ PACKAGES = {
     "matplotlib": "matplotlib",
     "bjontegaard": "bjontegaard",
 }
-_PHOTO_SUFFIXES = {".avif", ".bmp", ".jpeg", ".jpg", ".jxl", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 _SHEET_PHOTOS = 4
 
 
@@ -53,6 +52,7 @@ over large areas, lattices in flat ones, and times; the same for other codecs, e
 at its smallest file at or above the size of ours. Where that is more than 10 %
 larger, the codec is also given a smaller image, which is enlarged again.
 
+Ctrl-C ends it with the tables of the photos that are complete by then.
 Needs `pip install 'rdeic-rt[eval]'`; docs/evaluation.md says how everything is done.""",
         epilog="""\
 examples:
@@ -62,8 +62,7 @@ examples:
   rdeic-rt eval photos/ --codecs none --no-curves  only ours: quick
   rdeic-rt eval photos/ --bundle diffo-tiny --beside tiny-2""",
     )
-    group = parser.add_argument_group("input")
-    group.add_argument("inputs", metavar="DIR", nargs="*", help="folders with photos, or photos")
+    group = options.add_inputs(parser, "DIR", "folders with photos, or photos", "photos")
     group.add_argument(
         "--limit", metavar="N", type=options.whole_number(1, 10**9), help="only the first N photos, by name"
     )
@@ -113,7 +112,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     """Measure, and write the result to standard output; return the worst exit code of the photos that failed."""
     _check_packages()
     _check_outputs(args)
-    photos = find_photos(args.inputs)[: args.limit]
+    photos = find_photos(args.inputs, recursive=args.recursive)[: args.limit]
     check_reports({"--json": args.json, "--plot": args.plot, "--sheet": args.sheet}, photos)
     from rdeic_eval.run import evaluate
 
@@ -134,33 +133,26 @@ def run(args: argparse.Namespace, console: Console) -> int:
         curves=args.curves,
         keep_images=_SHEET_PHOTOS if args.sheet is not None else 0,
         threads=args.threads,
-        progress=lambda done, name: console.progress(done, len(photos), name),
+        progress=lambda done, name, part: console.progress(done, len(photos), name, part),
+        until_stopped=True,
     )
     console.clear()
     for failure in evaluation.failures:
         console.error(describe(failure.error, failure.name), failure.error)
     if evaluation.photos:
         _write(evaluation, args)
+    if evaluation.stopped is not None:
+        if evaluation.photos:
+            console.line(
+                f"measured {len(evaluation.photos)} of {len(photos)} photos: what is written is of these alone"
+            )
+        raise evaluation.stopped
     return max((exit_code(failure.error) for failure in evaluation.failures), default=0)
 
 
-def find_photos(inputs: Sequence[str]) -> list[Path]:
-    """Return the photos that folders and names stand for, in order: those of a folder by name.
-
-    Raises:
-        UsageError: a folder has none.
-    """
-    found: list[Path] = []
-    for name in inputs:
-        folder = Path(name)
-        if not folder.is_dir():
-            found.append(folder)
-            continue
-        photos = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in _PHOTO_SUFFIXES]
-        if not photos:
-            raise UsageError(f"{name} has no photos in it ({', '.join(sorted(_PHOTO_SUFFIXES))})")
-        found += photos
-    return found
+def find_photos(words: Sequence[str], *, recursive: bool = False) -> list[Path]:
+    """Return the photos that folders and names stand for, in order; errors as of `inputs.find`."""
+    return [Path(found.path) for found in inputs.find(words, inputs.IMAGE_SUFFIXES, recursive=recursive)]
 
 
 def _write(evaluation: Evaluation, args: argparse.Namespace) -> None:

@@ -1,16 +1,23 @@
-"""`rdeic-rt info`: what a file or bundle is, from its header or manifest alone; no weights, no ONNX Runtime."""
+"""`rdeic-rt info`: what a file or bundle is, from headers and manifests alone; no weights, no ONNX Runtime."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from . import options
+from ..errors import BundleError
+from ..lazy import Cache
+from . import inputs, options
 from .batch import report, worst
 from .console import Console, printable, write_output
+from .outputs import UsageError
+
+if TYPE_CHECKING:
+    from ..manifest import Bundle
 
 _MANIFEST = "bundle.json"
 
@@ -25,14 +32,22 @@ def add_parser(commands: options.Commands[argparse.ArgumentParser]) -> argparse.
         description="""\
 Show what an .rdc file holds (size, rate, model, sections), or a bundle (rates,
 graphs, where its weights come from). Reads headers only: no weights are loaded.
-A file's checksum is verified, the hashes of a bundle's files are not.""",
+A file's checksum is verified, the hashes of a bundle's files are not. Bundle, label
+and steps are those of the installed bundle that a file was made with, if there is
+one.""",
         epilog="""\
 examples:
   rdeic-rt info photo.rdc
   rdeic-rt info engines/tiny-2
-  rdeic-rt info --json *.rdc | jq .bpp       one JSON object a line""",
+  rdeic-rt info --json *.rdc | jq .bpp       one JSON object a line
+  rdeic-rt info --json --recursive archive   of all .rdc files in a folder and below""",
     )
-    options.add_inputs(parser, "FILE|BUNDLE", "an .rdc file, '-' for one on standard input, or the folder of a bundle")
+    options.add_inputs(
+        parser,
+        "FILE|BUNDLE",
+        "an .rdc file, a folder of them, '-' for one on standard input, or the folder of a bundle",
+        ".rdc files",
+    )
     group = parser.add_argument_group("output")
     group.add_argument("--json", action="store_true", help="one JSON object a line, for machines. Default: text")
     options.add_limits(parser)
@@ -44,14 +59,27 @@ examples:
 def run(args: argparse.Namespace, console: Console) -> int:
     """Describe every input on standard output; return the exit code."""
     codes = []
-    for source in args.inputs:
+    bundles: Cache[tuple[bytes, int], Bundle | None] = Cache(_installed)
+    for source in _sources(args):
         try:
-            facts = _bundle_facts(source) if _is_bundle(source) else _file_facts(source, args)
+            facts = _bundle_facts(source) if _is_bundle(source) else _file_facts(source, args, bundles)
         except Exception as error:
             codes.append(report(error, source, console))
             continue
         write_facts(facts, as_json=args.json)
     return worst(codes)
+
+
+def _sources(args: argparse.Namespace) -> Iterator[str]:
+    """Yield what the inputs stand for: a folder that is no bundle for its .rdc files, if it has any."""
+    for word in args.inputs:
+        if not os.path.isdir(word) or os.path.exists(os.path.join(word, _MANIFEST)):
+            yield word
+            continue
+        try:
+            yield from (found.path for found in inputs.find([word], inputs.RDC_SUFFIXES, recursive=args.recursive))
+        except UsageError:
+            yield word  # the error says that it is no bundle either
 
 
 def write_facts(facts: dict[str, Any], *, as_json: bool) -> None:
@@ -60,13 +88,17 @@ def write_facts(facts: dict[str, Any], *, as_json: bool) -> None:
     write_output(text + "\n")
 
 
-def _file_facts(source: str, args: argparse.Namespace) -> dict[str, Any]:
+def _file_facts(
+    source: str, args: argparse.Namespace, bundles: Cache[tuple[bytes, int], Bundle | None]
+) -> dict[str, Any]:
     from .. import container, files
 
     limits = options.limits_from(args)
     data = files.read_bytes(source, limits.max_file_bytes)
     file = container.parse(data, limits)
     header = file.header
+    bundle = bundles[header.model_id, header.rate]
+    rate = None if bundle is None else bundle.rate_of(header.model_id, header.rate)
     return {
         "file": source,
         "format": f"rdc version {container.VERSION}",
@@ -74,15 +106,30 @@ def _file_facts(source: str, args: argparse.Namespace) -> dict[str, Any]:
         "height": header.size.height,
         "bytes": len(data),
         "bpp": round(8 * len(data) / (header.size.width * header.size.height), 6),
+        "bundle": None if bundle is None else bundle.name,
         "rate": header.rate,
+        "label": None if rate is None else rate.label,
+        "steps": None if bundle is None or rate is None else bundle.n_steps(rate),
         "model_id": header.model_id.hex(),
         "z_bytes": len(file.z),
         "z_coding": "plain" if header.z_is_plain else "range",
         "y_bytes": len(file.y),
+        # Compressed, with their length: what the file would be shorter without them.
+        "metadata_bytes": len(data) - len(container.pack(header, file.z, file.y)),
         "icc_bytes": len(file.metadata.icc or b""),
         "exif_bytes": len(file.metadata.exif or b""),
         "crc32c": f"{file.crc:08x}",
     }
+
+
+def _installed(model: tuple[bytes, int]) -> Bundle | None:
+    """Return the installed bundle that has a model at a rate, None where there is none."""
+    from .. import bundle as bundles
+
+    try:
+        return bundles.read(bundles.find_for(*model), verify=False)
+    except BundleError:
+        return None
 
 
 def _is_bundle(source: str) -> bool:

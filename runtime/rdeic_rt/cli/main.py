@@ -13,7 +13,7 @@ from typing import TextIO
 
 from .. import address_space
 from ..errors import DeviceMemoryError, RdeicError
-from . import bench, decode, doctor, encode, eval, info
+from . import bench, bundle, decode, doctor, encode, eval, info
 from .batch import EXIT_BUG, EXIT_OS_ERROR, EXIT_USAGE, describe, exit_code
 from .console import PROGRAM, Console, printable, write_output
 from .outputs import UsageError
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
-    """Return the parser of the whole command, and that of each verb by its name."""
+    """Return the parser of the whole command, and that of each verb by its name: ``decode``, ``bundle pull``, ..."""
     parser = _Parser(
         prog=PROGRAM,
         usage=f"{PROGRAM} COMMAND [options] ...",
@@ -70,15 +70,16 @@ def build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argument
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and leave")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
-    verbs = {module.__name__.rpartition(".")[2]: module for module in (encode, decode, info, bench, eval, doctor)}
-    return parser, {name: module.add_parser(commands) for name, module in verbs.items()}
+    modules = (encode, decode, info, bundle, bench, eval, doctor)
+    verbs = {module.__name__.rpartition(".")[2]: module.add_parser(commands) for module in modules}
+    return parser, verbs | bundle.add_actions(verbs["bundle"])
 
 
 def _run(argv: list[str], interruption: _Interruption) -> int:
     args, verb = _parse(argv)
     console = Console(sys.stderr, quiet=args.quiet, verbose=args.verbose, debug=args.debug)
     try:
-        if args.command != "info":
+        if args.command not in ("info", "bundle"):
             address_space.check()
         with console.messages_of("rdeic_rt"), console.python_warnings():
             status: int = args.run(args, console)
@@ -108,11 +109,12 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, argparse.ArgumentParser
     if not argv:
         sys.stderr.write(parser.format_help())
         parser.exit(EXIT_USAGE)
-    if not argv[0].startswith("-") and argv[0] not in verbs:
-        parser.error(printable(f"no command {argv[0]!r}; there are {', '.join(verbs)}{_meant(argv[0], verbs)}"))
+    known = [name for name in verbs if " " not in name]
+    if not argv[0].startswith("-") and argv[0] not in known:
+        parser.error(printable(f"no command {argv[0]!r}; there are {', '.join(known)}{_meant(argv[0], known)}"))
     args, rest = parser.parse_known_args(argv[:end])
     args.words = argv
-    verb = verbs[args.command]
+    verb = verbs[f"{args.command} {args.action}" if args.command == "bundle" else args.command]
     unknown = [word for word in rest if word.startswith("-") and word != "-"]
     if unknown:
         hint = next((_INSTEAD[word] for word in unknown if word in _INSTEAD), None)

@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from . import cpu
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -18,6 +20,7 @@ Commands = argparse._SubParsersAction  # what a verb adds itself to; argparse ha
 BACKENDS = ("auto", "tensorrt", "cuda", "openvino", "cpu")
 PRECISIONS = ("auto", "fp32", "fp16", "int8")
 MAX_EFFORT = 4  # as in closed_loop
+MAX_JOBS = 64  # as many as `pipeline` takes workers
 _UNIT_BYTES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
@@ -29,13 +32,15 @@ def add_verb(
     summary: str,
     description: str,
     epilog: str,
+    under: str = "",
 ) -> argparse.ArgumentParser:
-    """Return the parser of a new verb; description and epilog are printed as they are."""
+    """Return the parser of a new verb; description and epilog are printed as they are. ``under``: a verb before it."""
+    whole_name = f"rdeic-rt {under} {name}" if under else f"rdeic-rt {name}"
     return commands.add_parser(
         name,
         help=summary,
-        prog=f"rdeic-rt {name}",
-        usage=f"rdeic-rt {name} [options] {arguments}".rstrip(),
+        prog=whole_name,
+        usage=f"{whole_name} [options] {arguments}".rstrip(),
         description=description,
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -43,21 +48,29 @@ def add_verb(
     )
 
 
-def add_inputs(parser: argparse.ArgumentParser, metavar: str, help_text: str) -> None:
-    """Add the positional inputs; `main` sees to it that there is at least one."""
+def add_inputs(parser: argparse.ArgumentParser, metavar: str, help_text: str, taken: str) -> argparse._ArgumentGroup:
+    """Add the positional inputs, of which `main` sees to it that there is one; ``taken``: what is, of folders."""
     group = parser.add_argument_group("input")
     group.add_argument("inputs", metavar=metavar, nargs="*", help=help_text)
+    group.add_argument(
+        "-r",
+        "--recursive",
+        action="store_true",
+        help=f"take the {taken} in the subfolders of folders too, but for hidden ones and links. Default: only those "
+        "in the folders themselves",
+    )
+    return group
 
 
-def add_output(parser: argparse.ArgumentParser, default_names: str) -> None:
-    """Add where results go and what of the image's metadata goes with them."""
+def add_output(parser: argparse.ArgumentParser, default_names: str) -> argparse._ArgumentGroup:
+    """Add where results go and what of the image's metadata goes with them; return the group."""
     group = parser.add_argument_group("output")
     group.add_argument(
         "-o",
         "--output",
         metavar="OUT",
-        help="a file; a folder (an existing one, a name that ends in '/', or any name for several inputs); or '-' for "
-        f"standard output. Default: {default_names}",
+        help="a file; a folder (an existing one, a name that ends in '/', or any name for several inputs or a folder, "
+        f"whose subfolders are kept); or '-' for standard output. Default: {default_names}",
     )
     replace = group.add_mutually_exclusive_group()
     replace.add_argument(
@@ -74,6 +87,7 @@ def add_output(parser: argparse.ArgumentParser, default_names: str) -> None:
         action="store_true",
         help="leave out ICC profile, by which the image is converted to sRGB, and EXIF data. Default: keep them",
     )
+    return group
 
 
 def add_model(parser: argparse.ArgumentParser, default: str = "'tiny-2', the embedded one") -> argparse._ArgumentGroup:
@@ -108,8 +122,8 @@ def add_rate_or_target(group: argparse._ArgumentGroup) -> None:
         "--target-bpp",
         metavar="X",
         type=bits_per_pixel,
-        help="instead: the best of the bundle's rates, or of those between, with which the whole file takes at most X "
-        "bits per pixel",
+        help="the best of the bundle's rates, or of those between, with which the whole file takes at most X bits per "
+        "pixel; instead of --rate",
     )
     choice.add_argument(
         "--target-size",
@@ -144,7 +158,7 @@ def add_decoding(group: argparse._ArgumentGroup) -> None:
         metavar="S",
         type=sharpness,
         default=1.0,
-        help="0 to 10: below 1 smoother, above 1 crisper than the model was trained for; anything but 1 takes up to "
+        help="below 1 smoother, above 1 crisper than the model was trained for, 0 to 10; anything but 1 takes up to "
         "twice the time. Default: 1",
     )
     group.add_argument(
@@ -161,8 +175,8 @@ def add_decoding(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def add_device(parser: argparse.ArgumentParser) -> None:
-    """Add where and how the networks run."""
+def add_device(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add where and how the networks run; return the group."""
     group = parser.add_argument_group("device")
     group.add_argument(
         "--backend",
@@ -176,7 +190,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         choices=PRECISIONS,
         default="auto",
-        help=f"of the networks: {', '.join(PRECISIONS)}. Default: auto, what the bundle has",
+        help=f"arithmetic of the networks: {', '.join(PRECISIONS)}. Default: auto, what the bundle has",
     )
     group.add_argument(
         "--threads", metavar="N", type=whole_number(1, 1024), help="CPU threads. Default: one for each core"
@@ -195,10 +209,32 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         help="GPU memory to take at most, in bytes, MiB (M) or GiB (G); larger images are worked on in tiles. "
         "Default: what is free",
     )
+    return group
+
+
+def add_jobs(group: argparse._ArgumentGroup) -> None:
+    """Add how many images are worked on at a time."""
+    group.add_argument(
+        "-j",
+        "--jobs",
+        metavar="N",
+        type=whole_number(1, MAX_JOBS),
+        default=1,
+        help="work on N images at a time, in as many times the memory; unless --threads says otherwise, each has its "
+        "share of the cores. Default: 1",
+    )
+
+
+def share_cores(args: argparse.Namespace, n_inputs: int) -> int:
+    """Return how many inputs are worked on at a time, having given each its share of the cores."""
+    at_a_time: int = min(args.jobs, n_inputs)
+    if at_a_time > 1 and args.threads is None:
+        args.threads = max(cpu.n_cores() // at_a_time, 1)
+    return at_a_time
 
 
 def add_limits(parser: argparse.ArgumentParser, *, memory: bool = False, time: bool = False) -> None:
-    """Add the ceilings on untrusted input, and those on the memory of a decode and on the time of any work."""
+    """Add the ceilings on untrusted input, and those on memory and time."""
     group = parser.add_argument_group("limits")
     group.add_argument(
         "--max-pixels",
@@ -211,8 +247,8 @@ def add_limits(parser: argparse.ArgumentParser, *, memory: bool = False, time: b
             "--max-memory",
             metavar="N[M|G]",
             type=memory_bytes,
-            help="refuse files whose decoding would hold more than N bytes, MiB (M) or GiB (G), counted before it "
-            "begins; models, and the work on a tile, come to that. Default: 4G",
+            help="refuse files whose decoding or encoding would hold more than N bytes, MiB (M) or GiB (G), counted "
+            "before a model is run; models, and the work on a tile, come to that. Default: 4G",
         )
     if time:
         group.add_argument(

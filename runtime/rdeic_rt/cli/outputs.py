@@ -4,6 +4,7 @@ encode photo.jpg                  photo.rdc, beside the input
 encode photo.jpg -o out.rdc       out.rdc
 encode a.jpg b.png -o folder      folder/a.rdc, folder/b.rdc; the folder is made when it is missing
 encode photo.jpg -o folder/       folder/photo.rdc
+encode photos -o folder           folder/NAME.rdc of each image in photos; with --recursive folder/SUB/NAME.rdc too
 encode -                          standard input to standard output
 encode photo.jpg -o -             to standard output
 
@@ -19,9 +20,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from ..files import STREAM, is_stream
+
+if TYPE_CHECKING:
+    from .inputs import Input
 
 
 class UsageError(Exception):
@@ -42,27 +46,27 @@ class Job:
     is_named: bool = field(default=True, compare=False)
 
 
-def plan(inputs: Sequence[str], output: str | None, suffix: str) -> list[Job]:
+def plan(inputs: Sequence[Input], output: str | None, suffix: str) -> list[Job]:
     """Return one job for each input, in order.
 
     Args:
-        inputs: paths, or `-` alone.
+        inputs: at least one; `-` alone.
         output: the value of `-o`: a file, a folder, `-`, or None for the default names.
         suffix: of default names, with its dot.
     Raises:
         UsageError: two inputs would share an output, an output is one of the inputs, a stream is mixed with files, or a
             stream that is to carry bytes is a terminal.
     """
-    if STREAM in inputs and len(inputs) > 1:
+    if len(inputs) > 1 and any(given.path == STREAM for given in inputs):
         raise UsageError("'-' (standard input) must be the only input")
     if output == STREAM and len(inputs) > 1:
         raise UsageError(f"{len(inputs)} inputs cannot share standard output; give a folder with -o")
-    if output is not None and output != STREAM and _is_folder(output, len(inputs)):
-        jobs = [Job(source, str(Path(output) / _default_name(source, suffix)), is_named=False) for source in inputs]
+    if output is not None and output != STREAM and _is_folder(output, inputs):
+        jobs = [Job(one.path, _inside(output, one, suffix), is_named=False) for one in inputs]
     elif output is not None:
-        jobs = [Job(inputs[0], output)]
+        jobs = [Job(inputs[0].path, output)]
     else:
-        jobs = [Job(source, _beside(source, suffix), is_named=False) for source in inputs]
+        jobs = [Job(one.path, _beside(one.path, suffix), is_named=False) for one in inputs]
     _refuse_clashes(jobs)
     if jobs[0].source == STREAM and _is_terminal(sys.stdin):
         raise UsageError("standard input is a terminal; redirect a file into it")
@@ -71,13 +75,15 @@ def plan(inputs: Sequence[str], output: str | None, suffix: str) -> list[Job]:
     return jobs
 
 
-def make_folder(jobs: Sequence[Job], output: str | None) -> None:
-    """Make the folder that `-o` names, where it names one and it is missing (OSError when it cannot be made)."""
-    if output is not None and output != STREAM and _is_folder(output, len(jobs)):
+def make_folders(jobs: Sequence[Job], output: str | None) -> None:
+    """Make the folder that `-o` names, where it names one, and those below it (OSError when one cannot be made)."""
+    if output is None or jobs[0].is_named:
+        return
+    for folder in dict.fromkeys((output, *(os.path.dirname(job.target) or os.curdir for job in jobs))):
         try:
-            os.makedirs(output, exist_ok=True)
+            os.makedirs(folder, exist_ok=True)
         except OSError as error:
-            raise OSError(error.errno, error.strerror, output) from error
+            raise OSError(error.errno, error.strerror, folder) from error
 
 
 def may_replace(job: Job, overwrite: bool | None) -> bool:
@@ -133,11 +139,17 @@ def check_reports(reports: Mapping[str, str | None], inputs: Sequence[str | Path
         check(Job(STREAM, path), None)
 
 
-def _is_folder(output: str, n_inputs: int) -> bool:
-    if n_inputs > 1 and os.path.exists(output) and not os.path.isdir(output):
-        raise UsageError(f"-o {output} is a file, but there are {n_inputs} inputs; give a folder")
+def _is_folder(output: str, inputs: Sequence[Input]) -> bool:
+    must_be = len(inputs) > 1 or inputs[0].subfolder is not None
+    if must_be and os.path.exists(output) and not os.path.isdir(output):
+        several = "there are several inputs" if len(inputs) > 1 else "the input is a folder"
+        raise UsageError(f"-o {output} is a file, but {several}; give a folder")
     separators = (os.sep, os.altsep) if os.altsep else (os.sep,)
-    return n_inputs > 1 or output.endswith(separators) or os.path.isdir(output)
+    return must_be or output.endswith(separators) or os.path.isdir(output)
+
+
+def _inside(output: str, given: Input, suffix: str) -> str:
+    return str(Path(output, given.subfolder or "", _default_name(given.path, suffix)))
 
 
 def _default_name(source: str, suffix: str) -> str:

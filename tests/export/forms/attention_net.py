@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -50,18 +51,18 @@ def export(folder: Path) -> tuple[Path, GraphRanges, np.ndarray]:
         )
     assert program is not None
     program.save(str(path), external_data=False)
-    return path, measured(path, sample.numpy()), sample.numpy()
+    return path, measured(path, {"x": sample.numpy()}), sample.numpy()
 
 
-def measured(path: Path, sample: np.ndarray) -> GraphRanges:
-    """Return the ranges of the activations of a graph with one input, for one value of it."""
+def measured(path: Path, inputs: Mapping[str, np.ndarray]) -> GraphRanges:
+    """Return the ranges of the activations of a graph, for one value of each input."""
     from rdeic_export.calibration import probe
 
     view = GraphView(path)
     tensors = tuple(dict.fromkeys(end for layer in view.layers for end in (layer.source, layer.result)))
     session = probe.session(path, probe.Probe(tensors, whole=True))
     names = [output.name for output in session.get_outputs()]
-    values = dict(zip(names, session.run(names, {view.model.graph.input[0].name: sample}), strict=True))
+    values = dict(zip(names, session.run(names, dict(inputs)), strict=True))
     found = {}
     for name in tensors:
         value = values[f"probe/{name}"]

@@ -84,7 +84,7 @@ def conv_decoder(tmp_path_factory: pytest.TempPathFactory) -> Case:
     path = tmp_path_factory.mktemp("decoder") / "vae_decoder.onnx"
     onnx_export.run(folded.module, folded.signature, path, half_weights=True)
     z_0 = np.random.default_rng(0).standard_normal((1, vae.latent_channels, 16, 24)).astype(np.float32)
-    return Case(path, attention_net.measured(path, z_0), [{"z_0": z_0}])
+    return Case(path, attention_net.measured(path, {"z_0": z_0}), [{"z_0": z_0}])
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
@@ -89,6 +90,12 @@ def test_build_report_says_that_layers_run_in_float16(built: list[Plan]) -> None
     assert set(layers["conv"]) == {"fp16"}
     assert built[0].report["scratch_bytes"] >= 0
     assert built[0].report["build_peak_bytes"] > 10**7
+
+
+def test_build_report_says_what_the_builder_took_not_what_called_it(copied: Bundle, target: Target) -> None:
+    held = np.ones(2**27)
+    (plan,) = plans.build(copied, Derived("fp16", {}), target, resume=False)
+    assert 10**7 < plan.report["build_peak_bytes"] < held.nbytes
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def test_encode_shows_nothing_that_c_libraries_write(here: Path) -> None:
     Image.new("L", (40, 30)).save(here / "grey.png")
     done = run(here, "encode", "damaged.tif", "grey.png", "-o", "out")
     assert done.returncode == 4
-    error, warning, line = done.stderr.decode().splitlines()
+    error, warning, line, _ = done.stderr.decode().splitlines()
     assert error.startswith("rdeic-rt: damaged.tif: the image cannot be decoded")
     assert warning == "rdeic-rt: warning: the image is grey, and is coded as colour"
     assert line.startswith("grey.png -> out/grey.rdc")

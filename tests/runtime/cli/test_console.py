@@ -38,6 +38,28 @@ def test_bar_is_cleared_before_anything_else_is_said(monkeypatch: pytest.MonkeyP
     assert stream.getvalue().endswith("photo.jpg\r\x1b[Kdone\nagain\n")
 
 
+def test_bar_of_one_input_shows_how_far_it_has_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    stream = Terminal()
+    console = Console(stream)
+    console.progress(0.5, 1, "photo.rdc", "vae")
+    console.progress(0.5, 1, "photo.rdc", "vae")
+    assert stream.getvalue() == "[############............] 50 % photo.rdc: vae"
+    console.progress(1.0, 1, "photo.rdc", "writing")
+    assert stream.getvalue().endswith("\r\x1b[K[########################] 100 % photo.rdc: writing")
+
+
+def test_what_is_held_back_is_said_later() -> None:
+    stream = io.StringIO()
+    console = Console(stream)
+    with console.held() as said:
+        console.line("first")
+        console.error("second")
+    console.line("before")
+    console.say(said)
+    assert stream.getvalue() == "before\nfirst\nrdeic-rt: second\n"
+
+
 def test_bar_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     stream = Terminal()

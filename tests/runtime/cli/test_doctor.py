@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import platform
+import re
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +74,32 @@ def test_doctor_names_the_range_coder(
     assert facts["range_coder"].startswith("constriction" if name == "constriction_coder" else "rdeic_rt's own")
 
 
-def test_doctor_text_names_versions(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command("doctor") == 0
+def test_doctor_says_all_that_matters_in_some_lines_and_the_verdict_in_the_last(
+    command: Command, codec: Codec, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("doctor", "--backend", "cpu") == 0
 
-    out = capsys.readouterr().out
-    assert "  onnxruntime: " in out
-    assert "  result: passed" in out
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 20
+    assert f", onnxruntime {version('onnxruntime')}" in next(line for line in lines if line.startswith("packages: "))
+    for name, why in select.availability().items():
+        assert f"  {name}: {'can run' if why is None else 'cannot run: '}" in "\n".join(lines)
+    assert any(str(codec.bundle.folder) in line for line in lines)
+    assert re.fullmatch(r"ready: cpu \(onnxruntime .*\), self-test passed in \d+\.\d s", lines[-1])
+
+    assert command("doctor", "--backend", "cpu", "-v") == 0
+    verbose = capsys.readouterr().out.splitlines()
+    assert "  result: passed" in verbose
+    assert verbose[-1].startswith("ready: cpu (")
+
+
+@pytest.mark.parametrize("words", [(), ("-v",)])
+def test_doctor_verdict_says_what_is_wrong(
+    command: Command, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("doctor", "--bundle", "no-such", *words) == 5
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("not ready: the self-test failed: no bundle 'no-such'")
 
 
 @pytest.mark.parametrize(
@@ -112,9 +134,11 @@ def test_doctor_on_another_system_says_unknown(
     monkeypatch.setattr(cpu, "_CPUINFO", tmp_path / "no-such")
     monkeypatch.setattr(platform, "processor", lambda: "")
     monkeypatch.setattr(platform, "machine", lambda: "")
-    assert command("doctor") == 0
+    assert command("doctor", "-v") == 0
     out = capsys.readouterr().out
     assert "  cpu: unknown\n" in out and "    vnni: unknown\n" in out
+    assert command("doctor") == 0
+    assert "\ncpu: unknown, " in capsys.readouterr().out
     assert command("doctor", "--json") == 0
     assert json.loads(capsys.readouterr().out)["system"]["cpu_features"]["vnni"] is None
 

@@ -141,7 +141,7 @@ def test_decode_cut_file_is_refused_unless_allowed(
     assert "--allow-partial" in capsys.readouterr().err
 
     assert command("decode", "cut.rdc", "made.rdc", "--allow-partial", "--backend", "cpu", "-o", "out") == 0
-    warning, cut, whole = capsys.readouterr().err.splitlines()
+    warning, cut, whole, _ = capsys.readouterr().err.splitlines()
     assert re.search(r"warning: .*cut short by 20 bytes.* \d of \d slices", warning)
     assert re.fullmatch(r"cut\.rdc -> .*: 96x80, \d of \d slices, .* s", cut)
     assert "slices" not in whole
@@ -191,7 +191,8 @@ def test_several_inputs_bad_ones_do_not_stop_the_rest_and_highest_code_wins(
     said = capsys.readouterr().err.splitlines()
     assert said[0].startswith("rdeic-rt: bad.rdc: ")
     assert said[1].startswith("rdeic-rt: missing.rdc: ")
-    assert len(said) == 4
+    assert len(said) == 5
+    assert said[4].startswith("total: 2 of 4 files, ")
 
 
 def test_options_may_stand_between_inputs(command: Command, here: Path) -> None:
@@ -399,7 +400,10 @@ def test_debug_shows_the_traceback_of_an_error(command: Command, capsys: pytest.
         (["encode", "photo.jpg", "-o", "no/such/folder.rdc"], 3, "rdeic-rt: no/such/folder.rdc: No such file"),
         (["encode", "photo.jpg", "-o", "made.rdc/x.rdc"], 3, "rdeic-rt: made.rdc/x.rdc: Not a directory"),
         (["encode", "photo.jpg", "-o", "made.rdc/"], 3, "rdeic-rt: made.rdc/: "),
-        (["encode", "."], 3, "Is a directory"),
+        (["decode", "/dev"], 2, "no file in this folder ends in one of .rdc; --recursive looks"),
+        (["encode", ".", "-o", "made.rdc"], 2, "-o made.rdc is a file, but the input is a folder"),
+        (["encode", "photo.jpg", "--jobs", "0"], 2, "not between 1 and"),
+        (["decode", "made.rdc", "--max-side", "0"], 2, "not between 1 and"),
         (["encode", "made.rdc", "-o", "again.rdc"], 4, "made.rdc: "),
         (["encode", "photo.jpg", "--max-pixels", "100"], 4, "100"),
         (["encode", "photo.jpg", "--bundle", "no-such-bundle"], 5, "no-such-bundle"),
@@ -414,6 +418,7 @@ def test_debug_shows_the_traceback_of_an_error(command: Command, capsys: pytest.
         (["decode", "photo.jpg"], 4, "photo.jpg: "),
         (["decode", "made.rdc", "--max-pixels", "100"], 4, "100"),
         (["decode", "made.rdc", "--max-memory", "100K"], 4, "102400 are allowed (limit max_memory_bytes)"),
+        (["encode", "photo.jpg", "--max-memory", "100K"], 4, "102400 are allowed (limit max_memory_bytes)"),
         (["decode", "made.rdc", "--max-seconds", "1e-9"], 4, "not done after 1e-09 s (limit max_seconds)"),
         (["encode", "photo.jpg", "--max-seconds", "1e-9"], 4, "not done after 1e-09 s (limit max_seconds)"),
         (["decode", "made.rdc", "--max-seconds", "0"], 2, "0 is not over 0"),
@@ -450,3 +455,19 @@ def test_file_of_another_model_ends_in_5_and_names_both(
     said = capsys.readouterr().err
     assert "deadbeef" in said
     assert file.header.model_id.hex() in said
+
+
+@pytest.mark.parametrize(("side", "size"), [("48", (48, 40)), ("96", (96, 80)), ("1", (1, 1)), ("500", (96, 80))])
+def test_decode_max_side_scales_down_and_never_up(
+    command: Command, here: Path, side: str, size: tuple[int, int]
+) -> None:
+    assert command("decode", "made.rdc", "--preview", "-o", "whole.png") == 0
+    assert command("decode", "made.rdc", "--preview", "--max-side", side, "-o", "small.png") == 0
+
+    with Image.open(here / "small.png") as small, Image.open(here / "whole.png") as whole:
+        assert small.size == size
+        if size == whole.size:
+            assert small.tobytes() == whole.tobytes()
+        else:
+            expected = np.asarray(whole.resize(size, Image.Resampling.BOX), float)
+            assert np.abs(np.asarray(small, float) - expected).mean() < 8

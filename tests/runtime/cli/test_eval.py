@@ -6,12 +6,14 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from rdeic_eval import metrics, reference_codecs
 from rdeic_rt.cli import eval as eval_verb
+from rdeic_rt.cli.console import Console
 from rdeic_rt.codec import Codec
 
 from .conftest import Command
@@ -50,6 +52,7 @@ def test_eval_prints_a_table_reports_the_failure_and_returns_its_code(
     assert found["versions"]["Pillow"]
     assert found["system"]["platform"]
     assert found["curve"] == found["bd_rate"] == []
+    assert found["complete"] is True
 
 
 def test_eval_takes_photos_a_limit_and_rates_and_writes_json_alone(
@@ -91,6 +94,43 @@ def test_eval_interrupted_says_so_and_writes_nothing(
     assert not Path("all.json").exists()
 
 
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (ZeroDivisionError("oh"), 1)])
+def test_eval_that_is_stopped_writes_what_is_complete(
+    command: Command,
+    photos: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    code: int,
+) -> None:
+    reference = metrics.Judge.reference
+    seen = []
+
+    def stop_at_the_second(self: metrics.Judge, photo: Any) -> metrics.Reference:
+        seen.append(photo)
+        if len(seen) == 2:
+            raise error
+        return reference(self, photo)
+
+    monkeypatch.setattr(metrics.Judge, "reference", stop_at_the_second)
+    assert command(*QUICK, photos / "c.png", photos / "b.jpg", photos / "c.png", "--json", "all.json") == code
+    said = capsys.readouterr()
+    assert said.out.startswith("1 photo, bundle tiny-2")
+    assert "measured 1 of 3 photos: what is written is of these alone" in said.err.splitlines()
+    written = json.loads(Path("all.json").read_text())
+    assert [Path(photo["name"]).name for photo in written["photos"]] == ["c.png"]
+    assert written["complete"] is False
+
+
+def test_eval_of_one_photo_shows_how_far_it_has_come(
+    command: Command, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[float, int, str]] = []
+    monkeypatch.setattr(Console, "progress", lambda self, done, total, name, part: drawn.append((done, total, part)))
+    assert command(*QUICK, photos / "c.png", "--rates", "0,1") == 0
+    assert drawn == [(0, 1, "rate 0"), (1 / 3, 1, "rate 1"), (2 / 3, 1, "JPEG")]
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
@@ -100,7 +140,7 @@ def test_eval_interrupted_says_so_and_writes_nothing(
         (("photo.jpg", "--codecs", "jpeg,bmp"), 2, "'bmp' is none of jpeg, webp, avif, jxl; or say none"),
         (("photo.jpg", "--plot", "curves.png"), 2, "--plot draws curves, which --no-curves leaves out"),
         (("photo.jpg", "--sheet", "sheet.doc"), 2, r"--sheet sheet\.doc: images are written as one of"),
-        (("empty",), 2, "empty has no photos in it"),
+        (("empty",), 2, "empty: no file in this folder ends in one of"),
         (("missing.jpg",), 3, r"missing\.jpg: No such file"),
         (("photo.jpg", "--bundle", "no-such"), 5, "no-such"),
     ],

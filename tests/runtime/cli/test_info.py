@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from rdeic_rt import container
 from rdeic_rt.codec import Codec
 
 from .conftest import Command
@@ -26,7 +28,32 @@ def test_info_json_of_a_file_states_the_header(
     assert facts["bpp"] == pytest.approx(8 * len(small_rdc) / (96 * 80), abs=1e-6)
     assert facts["model_id"] == rate.model_id.hex()
     assert facts["rate"] == rate.number
+    assert (facts["bundle"], facts["label"], facts["steps"]) == (codec.bundle.name, rate.label, 1)
+    assert facts["metadata_bytes"] == 0
     assert 0 < facts["bytes"] - facts["z_bytes"] - facts["y_bytes"] <= 24
+
+
+def test_info_of_a_file_with_metadata_counts_what_it_takes(
+    command: Command, here: Path, small_rdc: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = container.parse(small_rdc)
+    tagged = container.pack(file.header, file.z, file.y, container.Metadata(icc=bytes(range(200))))
+    (here / "tagged.rdc").write_bytes(tagged)
+    assert command("info", "--json", "tagged.rdc") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["icc_bytes"] == 200
+    assert facts["metadata_bytes"] == len(tagged) - len(small_rdc)
+
+
+def test_info_of_a_file_that_no_installed_bundle_made_leaves_label_and_steps_out(
+    command: Command, here: Path, small_rdc: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = container.parse(small_rdc)
+    (here / "other.rdc").write_bytes(container.pack(replace(file.header, model_id=b"\0\1\2\3"), file.z, file.y))
+    assert command("info", "--json", "other.rdc") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["bundle"], facts["label"], facts["steps"]) == (None, None, None)
+    assert facts["model_id"] == "00010203"
 
 
 def test_info_text_of_a_file_has_a_line_for_each_fact(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,16 +98,27 @@ def test_info_of_a_bundle_lists_rates_and_graphs(
     assert "  index 0, " in capsys.readouterr().out
 
 
-def test_info_of_a_folder_without_a_bundle_ends_in_5(command: Command) -> None:
-    assert command("info", ".") == 5
+def test_info_of_a_folder_without_a_bundle_ends_in_5(command: Command, here: Path) -> None:
+    (here / "empty").mkdir()
+    assert command("info", "empty") == 5
 
 
-def test_info_of_a_file_loads_no_numpy_and_no_runtime(here: Path) -> None:
+def test_info_of_a_folder_is_of_the_files_in_it(
+    command: Command, here: Path, small_rdc: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "below").mkdir()
+    (here / "below" / "b.rdc").write_bytes(small_rdc)
+    for words, found in ((["."], ["./made.rdc"]), (["-r", "."], ["./made.rdc", "./below/b.rdc"])):
+        assert command("info", "--json", *words) == 0
+        assert [json.loads(line)["file"] for line in capsys.readouterr().out.splitlines()] == found
+
+
+def test_info_of_a_file_loads_no_runtime(here: Path) -> None:
     script = """
 import sys
 from rdeic_rt.cli.main import main
 assert main(["info", "made.rdc"]) == 0
-heavy = {"numpy", "onnxruntime", "PIL", "constriction"} & set(sys.modules)
+heavy = {"onnxruntime", "openvino", "constriction"} & set(sys.modules)
 assert not heavy, heavy
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)

@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from rdeic_rt.cli.outputs import Job, UsageError, check_reports, plan
+from rdeic_rt.cli.inputs import Input
+from rdeic_rt.cli.outputs import Job, UsageError, check_reports
+from rdeic_rt.cli.outputs import plan as plan_of_inputs
+
+
+def plan(names: list[str], output: str | None, suffix: str) -> list[Job]:
+    return plan_of_inputs([Input(name) for name in names], output, suffix)
 
 
 @pytest.fixture(autouse=True)

@@ -93,7 +93,9 @@ class SwinUNet(nn.Module):
             skips.append(h)
         h = self.middle_block(h, emb, None)
         for stage in self.output_blocks:
-            h = stage(torch.cat([h, skips.pop()], dim=1), emb, None)
+            h = torch.cat([h, skips.pop()], dim=1)
+            # TensorRT for RTX fails on free sizes if it has to find out that twice the half is the whole.
+            h = stage(h, emb, None, skips[-1].shape[-2:] if skips else None)
         z_0: Tensor = self.out(h)
         return z_0
 

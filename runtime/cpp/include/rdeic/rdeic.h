@@ -91,7 +91,7 @@ RDEIC_API void rdeic_error_clear(rdeic_error* error);
 /* Returns a short description of a result, or "unknown result"; valid for ever. */
 RDEIC_API const char* rdeic_result_text(rdeic_result result);
 
-/* Returns "major.minor.patch" of the library; valid for ever. */
+/* Returns "major.minor.patch" of the library, and ".devN" after it between releases; valid for ever. */
 RDEIC_API const char* rdeic_version(void);
 
 /* ---- Limits ----------------------------------------------------------------------------------------------------- */

@@ -1,0 +1,42 @@
+# What `cpack` makes: Debian packages and archives, one for what runs (rdeic) and one for what is built with it (librdeic-dev).
+# ONNX Runtime is in the first where it was found in a folder, and a package that it depends on where it is installed.
+if(OnnxRuntime_FOLDER AND NOT RDEIC_INSTALL_ONNXRUNTIME)
+  message(STATUS "cpack makes no packages: they would look for ONNX Runtime in ${OnnxRuntime_FOLDER}")
+  return()
+endif()
+
+set(RDEIC_PACKAGER "Unknown <unknown@packager.invalid>" CACHE STRING "Who makes packages: NAME <ADDRESS>")
+set(CPACK_GENERATOR DEB TGZ)
+set(CPACK_PACKAGE_NAME rdeic)
+set(CPACK_PACKAGE_VERSION "${RDEIC_VERSION}")
+set(CPACK_PACKAGE_CONTACT "${RDEIC_PACKAGER}")
+set(CPACK_PACKAGE_DESCRIPTION_SUMMARY "${PROJECT_DESCRIPTION}")
+set(CPACK_PACKAGE_FILE_NAME "rdeic-${RDEIC_VERSION}-${CMAKE_SYSTEM_NAME}-${CMAKE_SYSTEM_PROCESSOR}")
+set(CPACK_RESOURCE_FILE_LICENSE "${PROJECT_SOURCE_DIR}/LICENSE")
+set(CPACK_STRIP_FILES ON)
+set(CPACK_VERBATIM_VARIABLES ON)
+
+set(CPACK_ARCHIVE_COMPONENT_INSTALL ON)
+set(CPACK_DEB_COMPONENT_INSTALL ON)
+set(CPACK_COMPONENTS_ALL runtime desktop dev pkgconfig)
+
+set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
+set(CPACK_DEBIAN_COMPRESSION_TYPE xz)
+set(CPACK_DEBIAN_PACKAGE_PRIORITY optional)
+# Debian sorts what follows a tilde before the release.
+string(REPLACE ".dev" "~dev" CPACK_DEBIAN_PACKAGE_VERSION "${RDEIC_VERSION}")
+set(CPACK_DEBIAN_RUNTIME_PACKAGE_NAME rdeic)
+set(CPACK_DEBIAN_RUNTIME_PACKAGE_SECTION graphics)
+set(CPACK_DEBIAN_RUNTIME_PACKAGE_SHLIBDEPS ON)
+set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS_PRIVATE_DIRS "${PROJECT_BINARY_DIR}" ${OnnxRuntime_FOLDER})
+set(CPACK_DEBIAN_DEV_PACKAGE_NAME librdeic-dev)
+set(CPACK_DEBIAN_DEV_PACKAGE_SECTION libdevel)
+set(CPACK_DEBIAN_DEV_PACKAGE_DEPENDS "rdeic (= ${CPACK_DEBIAN_PACKAGE_VERSION})")
+
+include(CPack)
+cpack_add_component_group(runtime)
+cpack_add_component_group(dev)
+cpack_add_component(runtime GROUP runtime)
+cpack_add_component(desktop GROUP runtime)
+cpack_add_component(dev GROUP dev)
+cpack_add_component(pkgconfig GROUP dev)
