@@ -1,4 +1,4 @@
-"""Photos in, activation ranges out: what 8-bit builds of a bundle are made with.
+"""Photos in, activation ranges out, for 8-bit builds of a bundle.
 
     python calibration/collect_ranges.py --photos photos/                       # the embedded bundle
     python calibration/collect_ranges.py --bundle engines/my --photos photos/ --output calibration/ranges/my.json
@@ -56,7 +56,7 @@ def _sha256(path: Path) -> str:
 def _parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--bundle", type=Path, default=ROOT / "engines/tiny-2", help="folder (default: engines/tiny-2)")
-    p.add_argument("--photos", type=Path, nargs="+", required=True, help="photos or folders of them, a few dozen")
+    p.add_argument("--photos", type=Path, nargs="+", required=True, help="photos or folders of photos, a few dozen")
     p.add_argument(
         "--output",
         type=Path,
@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         "--method",
         choices=METHODS,
         default=quantize.DEFAULT_METHOD,
-        help=f"how the layers' scales are chosen when they are tried (default: {quantize.DEFAULT_METHOD})",
+        help=f"how scales are chosen when layers are tried (default: {quantize.DEFAULT_METHOD})",
     )
     p.add_argument(
         "--budget-db",

@@ -47,7 +47,7 @@ logger = logging.getLogger("build_engines")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Build what the command line asks for and return the process's exit code."""
+    """Build the requested bundle or engines, and return the process's exit code."""
     args = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.ERROR, format="%(message)s")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of packages that these graphs do not need
@@ -64,10 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the bundle if weights are given; then derive each form once, compare it with float32, and take it.
+    """Write the bundle if weights are given; then derive each form once, compare it with float32, and add it.
 
     Raises:
-        RdeicError: something asked for cannot be had; finished plans stay, a bundle that was not finished does not.
+        RdeicError: a request cannot be met; finished plans are kept, an unfinished bundle is not.
     """
     wanted = wish.of(args, ROOT)
     bundle = wanted.bundle or _built(wanted, args)
@@ -105,7 +105,7 @@ def _write(
     wanted: wish.Wish,
     drop_fp32: bool,
 ) -> None:
-    """Write a bundle with the forms that were taken, and in which of them each backend is fastest."""
+    """Write a bundle with the added forms, and with the fastest form for each backend."""
     whole = derive.with_forms(reference.bundle, taken, drop_fp32=drop_fp32)
     # Beside plans they are for the backend cuda, which prefers them anyway.
     preferred = preference.measure(whole, reference.files[0]) if taken and wanted.target is None else {}
@@ -127,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="C",
         type=Path,
         nargs="+",
-        help="released RDEIC checkpoints, one a rate; needs --sd",
+        help="released RDEIC checkpoints, one per rate; needs --sd",
     )
     one.add_argument(
         "--diffo",
@@ -146,12 +146,14 @@ def _parser() -> argparse.ArgumentParser:
         "--sqrt-eta",
         metavar="X",
         type=float,
-        help="with --diffo: noise that decoding starts with, as the model was trained; no checkpoint holds it. "
+        help="with --diffo: level of the initial noise that the model was trained with; checkpoints do not contain it. "
         "Default: 0.8, as released",
     )
     source.add_argument("--sd", metavar="SD", type=Path, help="Stable Diffusion 2.1: checkpoint or diffusers folder")
-    source.add_argument("--prompt", metavar="T", default="", help="what the constant text says. Default: nothing")
-    source.add_argument("--context", metavar="F", type=Path, help="safetensors file with the tensor 'context' instead")
+    source.add_argument("--prompt", metavar="T", default="", help="constant text prompt. Default: empty")
+    source.add_argument(
+        "--context", metavar="F", type=Path, help="safetensors file with the tensor 'context', instead of --prompt"
+    )
     source.add_argument(
         "--photos",
         metavar="P",
@@ -166,15 +168,15 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         nargs="+",
         default=[],
-        help="photos or folders to measure a new bundle's rate on. Default: those of --photos",
+        help="photos or folders on which a new bundle's rate is measured. Default: those of --photos",
     )
     engines = p.add_argument_group("engines")
     engines.add_argument(
         "--steps",
         metavar="L",
         type=_numbers(1000),
-        help="numbers of denoising steps: rates that cannot be decoded in one of them are left out. Default: 2,5, or 1 "
-        "where there is only one",
+        help="numbers of denoising steps; rates that support none of them are dropped. Default: 2,5, or 1 "
+        "if the model has a single step",
     )
     engines.add_argument(
         "--precision",
@@ -187,13 +189,13 @@ def _parser() -> argparse.ArgumentParser:
         "--library",
         choices=("auto", *LIBRARIES, wish.ONNX),
         default="auto",
-        help="which library's plans; 'onnx' for graphs in the bundle instead. Default: auto, the first installed",
+        help="library to build plans for; 'onnx' adds graphs to the bundle instead. Default: auto, the first installed",
     )
     engines.add_argument(
         "--drop-fp32",
         action="store_true",
-        help="with --library onnx: the other forms take the place of the float32 graphs that decode, for a smaller "
-        "bundle. No plans or other forms can be made of it",
+        help="with --library onnx: the other forms replace the float32 decoding graphs, for a smaller bundle. No plans "
+        "or other forms can be built from it",
     )
     engines.add_argument(
         "--target",
@@ -210,7 +212,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_size,
         nargs=3,
         default=(Size(64, 64), Size(512, 768), Size(1024, 1024)),
-        help="smallest, typical and largest image in one piece; larger ones are decoded in tiles. Default: 64x64 "
+        help="smallest, typical and largest untiled image; larger ones are decoded in tiles. Default: 64x64 "
         "768x512 1024x1024",
     )
     engines.add_argument(
@@ -219,7 +221,7 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         choices=(1, 2),
         default=2,
-        help="2 lets --sharpness run both of its denoisers at once, 1 builds without. Default: 2",
+        help="2 lets --sharpness run its two predictions as one batch, 1 builds without it. Default: 2",
     )
     engines.add_argument(
         "--workspace", metavar="MB", type=_megabytes, help="limit of scratch memory. Default: the library's"
@@ -228,18 +230,18 @@ def _parser() -> argparse.ArgumentParser:
         "--graphs",
         metavar="ID,...",
         type=lambda text: tuple(text.split(",")),
-        help="with --library onnx: only these graphs get the other forms. Default: all that decode",
+        help="with --library onnx: only these graphs get the other forms. Default: all decoding graphs",
     )
     engines.add_argument("--ranges", metavar="F", type=Path, help="activation ranges, for int8")
     result = p.add_argument_group("result")
     result.add_argument("--output", metavar="DIR", type=Path, help="folder of a new bundle. Default: engines/NAME")
-    result.add_argument("--resume", action="store_true", help="go on where an interrupted build stopped")
+    result.add_argument("--resume", action="store_true", help="resume an interrupted build")
     result.add_argument(
         "--verify",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="compare whole decodes with float32 before anything is built of a precision (that every graph agrees with "
-        "PyTorch is checked in any case). Default: --verify",
+        help="compare whole decodes with float32 before building a precision (each graph is compared with PyTorch in "
+        "any case). Default: --verify",
     )
     return p
 

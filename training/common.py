@@ -62,7 +62,7 @@ class Setup(Generic[Network]):
 def parser(description: str) -> argparse.ArgumentParser:
     """Return a parser with the options every stage takes."""
     p = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    p.add_argument("--crops", type=Path, required=True, help="array of squares that training.cut_crops wrote")
+    p.add_argument("--crops", type=Path, required=True, help="array of crops, written by training.cut_crops")
     p.add_argument("--validation", type=Path, nargs="+", required=True, help="photos: folders, tar archives or files")
     p.add_argument("--out", type=Path, required=True, help="folder of this run; an interrupted run there is resumed")
     p.add_argument(
@@ -70,12 +70,12 @@ def parser(description: str) -> argparse.ArgumentParser:
     )
     p.add_argument("--steps", type=int, help="optimiser steps, instead of the configuration's")
     p.add_argument("--minutes", type=float, help="time to train, instead of a number of steps")
-    p.add_argument("--batch", type=int, help="crops a step, instead of the configuration's")
+    p.add_argument("--batch", type=int, help="crops per step, instead of the configuration's")
     p.add_argument("--crop-px", type=int, help="side of a crop, instead of the configuration's")
     p.add_argument("--seed", type=int, default=0, help="seed of data order, noise and initial weights")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
     p.add_argument("--precision", choices=(loop.AUTO, loop.FP32, loop.BF16), default=loop.AUTO)
-    p.add_argument("--samples", type=int, default=24, help="validation photos to measure on, the first ones")
+    p.add_argument("--samples", type=int, default=24, help="number of validation photos to evaluate on")
     return p
 
 

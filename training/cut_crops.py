@@ -19,8 +19,10 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--photos", type=Path, nargs="+", required=True, help="folders, tar archives or files of photos")
     p.add_argument("--out", type=Path, required=True, help="the .npy file")
-    p.add_argument("--count", type=int, default=24000, help="squares in all")
-    p.add_argument("--side", type=int, default=224, help="their side in pixels; no crop can be larger")
+    p.add_argument("--count", type=int, default=24000, help="number of crops")
+    p.add_argument(
+        "--side", type=int, default=224, help="their side in pixels; the upper limit of --crop-px in training"
+    )
     p.add_argument("--seed", type=int, default=0)
     args = p.parse_args()
     photos = data.load_photos(args.photos, args.side)

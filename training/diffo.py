@@ -67,7 +67,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     """Return a parser with the options that every stage of DiffO takes."""
     p = common.parser(description)
     p.set_defaults(config=CONFIG)
-    p.add_argument("--init", type=Path, required=True, help="weights that the stage before left, or a packed recipe")
+    p.add_argument("--init", type=Path, required=True, help="weights of the previous stage, or a packed recipe")
     return p
 
 

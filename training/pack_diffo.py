@@ -40,9 +40,9 @@ sqrt_eta = {sqrt_eta}
 def main() -> None:
     """Write the files."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("weights", type=Path, help="what stage one_step left")
+    p.add_argument("weights", type=Path, help="weights of stage one_step")
     p.add_argument("--config", type=Path, default=diffo.CONFIG, help="stage settings")
-    p.add_argument("--out", type=Path, required=True, help="folder of the files")
+    p.add_argument("--out", type=Path, required=True, help="output folder")
     args = p.parse_args()
     pack(args.weights, args.config, args.out)
 

@@ -25,8 +25,8 @@ LEARNT_LATER = ("codec.g_s.", "codec.log_inverse_gain", "codec.synthesis_bias")
 def main() -> None:
     """Write the files; the largest relative rounding error of a tensor is printed."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("weights", type=Path, nargs="+", help="weights of stages; later ones win")
-    p.add_argument("--out", type=Path, required=True, help="the folder of the files, which has their recipe")
+    p.add_argument("weights", type=Path, nargs="+", help="weights of stages; later ones take precedence")
+    p.add_argument("--out", type=Path, required=True, help="output folder, which contains the recipe")
     args = p.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     state = {"context": torch.zeros(1, TINY_2.unet.context_tokens, TINY_2.unet.context_dim)}

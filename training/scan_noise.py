@@ -21,7 +21,13 @@ COLUMNS = ("loss", "psnr", "perceptual", "resnet", "bpp")
 def main() -> None:
     """Train with each noise, and write the table."""
     p = diffo.parser(__doc__ or "")
-    p.add_argument("--sqrt-eta", type=float, nargs="+", required=True, help="noises to try: kappa, 2, times each")
+    p.add_argument(
+        "--sqrt-eta",
+        type=float,
+        nargs="+",
+        required=True,
+        help="noise levels to try; the standard deviation is kappa = 2 times each",
+    )
     args = p.parse_args()
     out, rows = args.out, {}
     for sqrt_eta in args.sqrt_eta:

@@ -36,9 +36,7 @@ def main() -> None:
 def run_stage(kind: type[DecoderStage], name: str, description: str) -> None:
     """Read the command line of a stage with a frozen bitstream, and run it; ``name`` is its table of settings."""
     p = common.parser(description)
-    p.add_argument(
-        "--init", type=Path, nargs="+", required=True, help="weights that the stage before, or this one, left"
-    )
+    p.add_argument("--init", type=Path, nargs="+", required=True, help="weights of the previous stage, or of this one")
     args = p.parse_args()
     setup = common.prepare(args, name, common.rdeic_model)
     stage = kind(setup, args.init)

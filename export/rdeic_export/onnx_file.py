@@ -1,7 +1,7 @@
 """ONNX files of any size: many weights go to ``FILE.data``, and are written and read one at a time.
 
 An ONNX file is one protobuf message, of less than 2 GiB. Weights in a file of their own start on pages, so that they
-can be mapped into memory. This is all that says which weights lie where.
+can be mapped into memory. No other module defines where weights are stored.
 """
 
 from __future__ import annotations

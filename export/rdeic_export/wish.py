@@ -56,7 +56,7 @@ class Wish:
         """Return which of the graphs that decode get the forms.
 
         Raises:
-            ExportError: one that was asked for is none of them.
+            ExportError: a requested one is none of them.
         """
         unknown = [name for name in self.graphs or () if name not in graph_ids]
         if unknown:

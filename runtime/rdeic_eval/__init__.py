@@ -8,7 +8,7 @@
 Modules in the order data meets them: `run` (one photo after another), `reference_codecs` (the others' files, and the
 search for one of some size), `perceptual`, `st_lpips` and `resnet` (networks that judge), `psnr` and `metrics` (how
 close an image is), `results` (what is found), `summary` (means, intervals, BD-rates), and `report`, `plot` and `sheet`
-(text and JSON, curves, images side by side). docs/evaluation.md says what is measured, and how.
+(text and JSON, curves, images side by side). docs/evaluation.md describes what is measured, and how.
 
 This package is beside rdeic_rt and not in it, because it imports torch; rdeic_rt imports it in `rdeic-rt eval` alone.
 

@@ -107,7 +107,7 @@ METRICS = (
     Metric("ms_ssim", "MS-SSIM", 4, True),
     *(Metric(judge.key, judge.label, 4, False) for judge in JUDGES),
 )
-# Shown apart: they tell what is wrong with an image rather than how good it is.
+# Shown separately: they measure artefacts rather than quality.
 FAULTS = (
     Metric("mse", "MSE", 1, False),
     Metric("mse_16px", "of 16-px means", 1, False),

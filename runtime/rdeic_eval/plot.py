@@ -49,7 +49,7 @@ def write(path: str | Path, evaluation: Evaluation) -> None:
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xticks([tick for tick in (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0) if tick <= limit])
         axes.set_xlabel("bits per pixel, whole files")
-        axes.set_ylabel(metric.label + ("" if metric.higher_is_better else " (less is better)"))
+        axes.set_ylabel(metric.label + ("" if metric.higher_is_better else " (lower is better)"))
         axes.grid(alpha=0.3)
     figure.axes[0].legend()
     title = f"{evaluation.bundle}, means of {len(evaluation.photos)} photos, 95 % intervals"

@@ -54,7 +54,7 @@ class OtherCodec(ABC):
 
 
 class BundleCodec(OtherCodec):
-    """Another bundle than the one that is measured; where it has rates between its own, eight to each step."""
+    """Another bundle than the one that is measured; if it has levels, in steps of an eighth of a rate."""
 
     _BETWEEN = 8
 

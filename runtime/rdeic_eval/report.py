@@ -38,8 +38,8 @@ def as_text(evaluation: Evaluation) -> str:
     backend = ", ".join(value if name == "name" else f"{name} {value}" for name, value in evaluation.backend.items())
     lines = [
         f"{n} {'photo' if n == 1 else 'photos'}, bundle {evaluation.bundle}, backend {backend}",
-        f"bpp of whole files; of distances less is better: {_judges(evaluation, of_loss_family=False)}",
-        f"* {_judges(evaluation, of_loss_family=True)} are of the families of the networks in the training loss, "
+        f"bpp of whole files; lower distances are better: {_judges(evaluation, of_loss_family=False)}",
+        f"* {_judges(evaluation, of_loss_family=True)} belong to the families of the networks in the training loss, "
         f"{' and '.join(FAMILIES_OF_LOSS)}: gains there count for less",
         *(f"{name}: {settings}" for name, settings in evaluation.settings.items()),
         *(f"{name} is left out: {reason}" for name, reason in evaluation.left_out.items()),
@@ -52,7 +52,7 @@ def as_text(evaluation: Evaluation) -> str:
         *_faults(evaluation),
     ]
     if evaluation.bd_rates:
-        lines += ["", "BD-rate of ours, negative is smaller at equal quality:", "", *_bd_rates(evaluation)]
+        lines += ["", "BD-rate of ours (negative: smaller at equal quality):", "", *_bd_rates(evaluation)]
     notes = _missing(evaluation)
     previews = [line for s in evaluation.summaries if s.codec == PREVIEW and (line := _preview(s))]
     return "\n".join([*lines, *(["", *previews] if previews else []), *(["", *notes] if notes else [])]) + "\n"

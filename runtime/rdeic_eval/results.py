@@ -1,4 +1,4 @@
-"""What an evaluation found: one `Measurement` for each file, and what follows from them."""
+"""The results of an evaluation: one `Measurement` for each file, and their summaries."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Comparison:
     """How much better ours is than another on the same photos, in a metric: positive is better.
 
     Attributes:
-        gain: ours minus theirs, or theirs minus ours where less is better.
+        gain: ours minus theirs, or theirs minus ours where lower is better.
         share_better: of photos on which ours is better, 0 to 1.
     """
 

@@ -1,4 +1,4 @@
-"""MAIN PATH: every photo is read, coded by us and by the others, decoded, and judged; then come the means."""
+"""MAIN PATH: every photo is read, coded by us and by the other codecs, decoded and judged; then means are computed."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def evaluate(
     progress: OnPhoto | None = None,
     until_stopped: bool = False,
 ) -> Evaluation:
-    """Return rate, distortion and time of every photo at every rate, beside other codecs at the same file size.
+    """Return rate, distortion and time of every photo at every rate, and of other codecs at the same file size.
 
-    A photo that cannot be read or coded is left out of everything, so that all means are over the same photos.
+    A photo that cannot be read or coded is excluded from everything, so that all means are over the same photos.
 
     Args:
         codec: ours.
@@ -210,7 +210,7 @@ class _Photo:
 
 
 class _Files:
-    """What another codec makes of one photo; nothing is coded or judged twice."""
+    """The files of one photo by another codec; nothing is coded or judged twice."""
 
     def __init__(self, photo: _Photo, other: OtherCodec, reference: Reference) -> None:
         self._photo, self._other, self._reference = photo, other, reference
@@ -226,10 +226,10 @@ class _Files:
         return [full, self._downscaled(rate, size_bytes)]
 
     def _downscaled(self, rate: int, size_bytes: int) -> Measurement:
-        """Return the file that the judges like best of those of our size, one for each scale.
+        """Return the file with the lowest mean distance of those of our size, one for each scale.
 
-        Choosing by the photo is more than an encoder could do: it is the most that downscaling can give. Scales are
-        tried from the largest until one is worse than the one before. Where none reaches our size, it is the smallest
+        An encoder could not choose by the decoded image, so this is an upper bound on downscaling. Scales are
+        tried from the largest until one is worse than the one before. If none reaches our size, it is the smallest
         file of all.
         """
         name = downscaled(self._other.name)
@@ -249,7 +249,7 @@ class _Files:
         return best or self.measured(min(too_large, key=lambda file: len(file.data)), name, rate)
 
     def measured(self, file: CodedFile, name: str, rate: int | None) -> Measurement:
-        """Return what one of the files is worth."""
+        """Return the measurement of a file."""
         key = (file.scale, file.quality)
         if key not in self._judged:
             image, decode_ms = self._at_scale[file.scale].decode(file)
@@ -271,7 +271,7 @@ class _Files:
 
 
 def _badness(measured: Measurement) -> float:
-    """Return what the judges hold against an image; its negative PSNR where it is too small for them."""
+    """Return the mean distance of an image; its negative PSNR if it is too small for the judges."""
     distance = mean_distance(measured.scores)
     if distance is not None:
         return distance
@@ -286,7 +286,7 @@ def _chosen_rates(codec: Codec, rates: Sequence[int] | None) -> list[Rate]:
 
 
 def _warm_up(codec: Codec, rates: Sequence[Rate]) -> None:
-    """Load every graph, so that no photo's time counts it."""
+    """Load every graph, so that no photo's time includes it."""
     grey = np.full((_WARM_UP_PX, _WARM_UP_PX, 3), 128, np.uint8)
     for rate in rates:
         data = codec.encode(grey, rate.index)

@@ -6,15 +6,15 @@
     data = codec.encode(image)
     image = codec.decode(data)
 
-Importing this package imports nothing at all: each name below comes from its module when it is first used. The command
-is in it too, and Ctrl-C while Python gets to where it can be caught would be a traceback.
+Importing this package imports none of its modules: each name below is imported when it is first used. This also keeps
+the start of the command short, during which Ctrl-C would show a traceback.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 
-TYPE_CHECKING = False  # as of typing, which type checkers take it for
+TYPE_CHECKING = False  # type checkers treat it like typing.TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Any
 
@@ -110,7 +110,7 @@ _HOME = {
     "write_image": "pixels",
 }
 
-# Hidden from type checkers, for which any name would exist otherwise.
+# Hidden from type checkers, to which any name would seem to exist otherwise.
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:

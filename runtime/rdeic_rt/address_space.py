@@ -1,7 +1,7 @@
-"""Too little memory: how much address space is left, where ``ulimit -v`` bounds it, and which errors come of it.
+"""Too little memory: how much address space is left under ``ulimit -v``, and which errors a shortage causes.
 
-Libraries reserve far more address space than they use, and some of them end the process, or wait for ever, where they
-get none. So what is known to be too little is refused before they are loaded.
+Libraries reserve far more address space than they use, and some of them end the process, or wait for ever, if they
+get none. Too small a limit is therefore rejected before they are loaded.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def left_bytes() -> int | None:
 
 
 def is_shortage(error: BaseException) -> bool:
-    """Return whether an error comes of too little memory, or of too few threads, by whatever library it was raised."""
+    """Return whether an error of any library is caused by too little memory or too few threads."""
     if isinstance(error, MemoryError):
         return True
     kinds = (ImportError, OSError, RuntimeError, SystemError)
@@ -56,7 +56,7 @@ def is_shortage(error: BaseException) -> bool:
 
 
 def check() -> None:
-    """See to it that numpy can be loaded; to be called in a process of our own, before it is.
+    """Check that numpy can be loaded; for use in a process of our own, before numpy is imported.
 
     Raises:
         DeviceMemoryError: there is too little address space for it.

@@ -1,4 +1,4 @@
-"""What AVIF and JPEG 2000 files say in their boxes and Pillow does not pass on: colour space and bits per sample."""
+"""Colour space and bits per sample from the boxes of AVIF and JPEG 2000 files, which Pillow does not return."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .image_parts import Parts
 
 _AVIF_BRANDS = (b"avif", b"avis")
 JPEG_2000_SIGNATURES = (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")
-# Those that hold others, and how many bytes come before them.
+# Boxes that hold others, and the number of bytes before these.
 _CONTAINERS = {b"meta": 4, b"iprp": 0, b"ipco": 0, b"jp2h": 0}
 _CODESTREAM = b"\xff\x4f\xff\x51"
 _MAX_BOXES = 4096
@@ -24,7 +24,7 @@ def is_avif(data: bytes) -> bool:
 
 
 def take_apart_avif(data: bytes) -> Parts:
-    """Return what an AVIF file says of its colours and bits; its metadata are left to Pillow."""
+    """Return colours and bits of an AVIF file; Pillow reads its metadata."""
     parts = Parts(data, is_turned_by_decoder=True)
     for name, body in _boxes(data, 0, len(data)):
         if name == b"av1C" and len(body) >= 3:
@@ -38,7 +38,7 @@ def take_apart_avif(data: bytes) -> Parts:
 
 
 def take_apart_jpeg_2000(data: bytes) -> Parts:
-    """Return what a JPEG 2000 file says of its colours and bits."""
+    """Return colours and bits of a JPEG 2000 file."""
     parts = Parts(data)
     for name, body in _boxes(data, 0, len(data)):
         if name == b"colr" and body[:1] in (b"\2", b"\3") and parts.icc is None:

@@ -1,4 +1,4 @@
-"""bundle.json <-> Bundle: schema, family, references, paths that stay inside, hashes; and how it is written.
+"""bundle.json <-> Bundle: schema, family, references, paths inside the folder, hashes; and writing it.
 
 A bundle is a folder with everything one codec model needs and nothing that is executed (docs/bundle.md):
 
@@ -46,7 +46,7 @@ def load(source: str | Path | None = None, *, verify: bool = True) -> Bundle:
         verify: compare the SHA-256 of every file, now and when it is used; sizes are compared in any case.
 
     Raises:
-        BundleNotFoundError: no such bundle; says where it looked.
+        BundleNotFoundError: no such bundle; the message lists the places that were searched.
         BundleCorruptError: a file is missing, has another size or hash, or ``bundle.json`` contradicts itself.
         BundleError: ``bundle.json`` has a schema or a family that this version does not know.
     """
@@ -69,11 +69,11 @@ def read_manifest(folder: Path, *, verify: bool = True) -> Bundle:
 
 
 def find_bundle(data: bytes | bytearray | memoryview, limits: Limits = DEFAULT_LIMITS) -> Path:
-    """Return the folder of the installed bundle that an .rdc file was made with.
+    """Return the folder of the installed bundle that an .rdc file was encoded with.
 
     Args:
-        data: the file. Of one that is cut short, what `container.parse` takes with ``allow_partial`` is enough.
-        limits: what it may announce.
+        data: the file, or a truncated file that `container.parse` accepts with ``allow_partial``.
+        limits: limits on the file.
 
     Raises:
         FileFormatError: as `container.parse`.
@@ -86,14 +86,14 @@ def find_bundle(data: bytes | bytearray | memoryview, limits: Limits = DEFAULT_L
 def find_for(model_id: bytes, rate: int) -> Path:
     """Return the folder of the first bundle of `default_first` that has a model at a rate.
 
-    Manifests are read, up to that bundle's, and no hashes are compared. A bundle that cannot be read is passed over.
+    Manifests are read up to that bundle's, and no hashes are compared. A bundle that cannot be read is skipped.
 
     Args:
         model_id: 4 bytes, from a file's header.
         rate: rate number, from the header.
 
     Raises:
-        BundleMismatchError: no installed bundle has it; lists every place that was looked at.
+        BundleMismatchError: no installed bundle has it; the message lists every place that was searched.
     """
     looked = []
     for folder in default_first():
@@ -209,7 +209,7 @@ def _schema_check() -> Callable[[object], object]:
 
 
 class _Reader:
-    """Turns a document that the schema accepted into a `Bundle`, checking what a schema cannot say."""
+    """Turns a document that the schema accepted into a `Bundle`, checking what a schema cannot express."""
 
     def __init__(self, folder: Path, document: Mapping[str, Any], *, verify: bool) -> None:
         self._folder = folder
@@ -258,9 +258,9 @@ class _Reader:
         inputs, outputs = (
             tuple(self._tensor(f"graph {name!r}", tensor) for tensor in entry[side]) for side in ("inputs", "outputs")
         )
-        told = frozenset[str]().union(*(tensor.free for tensor in inputs))
+        known = frozenset[str]().union(*(tensor.free for tensor in inputs))
         for tensor in outputs:
-            if unknown := tensor.free - told:
+            if unknown := tensor.free - known:
                 raise self._error(
                     f"graph {name!r}: no input has the free dimensions of {tensor.name}, {', '.join(sorted(unknown))}"
                 )
@@ -375,7 +375,7 @@ class _Reader:
             self._check_tensors(f"{where}: graph {graph.id!r}", family, graph, made)
 
     def _check_tensors(self, where: str, family: Family, graph: GraphSpec, made: Mapping[str, TensorSpec]) -> None:
-        """Check the shapes that the runtime itself counts on, and that an input is what another graph makes of it."""
+        """Check the shapes that the runtime depends on, and that inputs match the outputs they are connected to."""
         for tensor in (*graph.inputs, *graph.outputs):
             source = made.get(self._alias(family, tensor.name), tensor)
             if tensor.name != "image" and (tensor.dtype, tensor.shape) != (source.dtype, source.shape):

@@ -1,7 +1,7 @@
 """A file that ``bundle.json`` lists: its content, with length and SHA-256 compared each time it is read.
 
-`Bundle` hashes every file when it is loaded, so that damage is found at once. What is used later is read anew, and its
-hash is taken of the bytes that are handed out: a file that was changed in between is refused, not used.
+`Bundle` hashes every file on loading, so that damage is found at once. On use, a file is read again and the very bytes
+that are returned are hashed: a file that was changed in between is rejected.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ _FETCH_AGAIN = "Get the bundle again, or export it again."
 
 
 class Source(Protocol):
-    """Where bytes come from: a listed file, or one of the runtime's own."""
+    """A source of bytes: a listed file, or one of the runtime's own."""
 
     @property
     def path(self) -> Path:
-        """Where it lies, for messages."""
+        """Path of the file, for messages."""
 
     def read(self) -> bytes:
-        """Return its content; BundleCorruptError if that is not what was promised."""
+        """Return its content; BundleCorruptError if that is not what the bundle lists."""
 
 
 @dataclass(frozen=True)
 class OwnFile:
-    """A file that no bundle lists, such as one of the runtime's own: it is taken as it is."""
+    """A file that no bundle lists, such as one of the runtime's own: it is not checked."""
 
     path: Path
 
@@ -87,11 +87,11 @@ class BundleFile:
         return data
 
     def map(self) -> memoryview:
-        """Return the content as a map of the opened file into memory; the file must not be empty.
+        """Return the content as a memory map of the open file, which must not be empty.
 
-        What is returned is the file that was hashed, whatever is done to its name afterwards. Writing into that file
-        shows through; making it shorter ends the process when the missing part is used. So files of a bundle in use
-        are to be replaced, not written to (docs/bundle.md, "Checks").
+        The map is of the file that was hashed, even if another file takes its name. Later writes to that file
+        show through; truncating it ends the process when the missing part is accessed. Files of a bundle in use
+        must therefore be replaced, not written to (docs/bundle.md, "Checks").
         """
         with self._open() as file:
             mapped = memoryview(mmap.mmap(file.fileno(), self.size_bytes, access=mmap.ACCESS_READ))

@@ -1,4 +1,4 @@
-"""Where bundles are looked for: paths, and names in the folders that hold bundles (docs/bundle.md)."""
+"""The search for bundles, by path or by name in the folders that hold bundles (docs/bundle.md)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def find(source: str | Path | None = None) -> Path:
     A source with a path separator, or an existing folder, is a path; anything else is a name.
 
     Raises:
-        BundleNotFoundError: lists every place that was looked at.
+        BundleNotFoundError: the message lists every place that was searched.
     """
     name = DEFAULT_NAME if source is None else source
     looked = []
@@ -89,7 +89,7 @@ def installed() -> tuple[Path, ...]:
 def default_first() -> Iterator[Path]:
     """Yield the default bundle's folder, if there is one, and then those of the other `installed` bundles.
 
-    Nothing is looked for before it is asked for.
+    The search is lazy.
     """
     default = None
     with suppress(BundleNotFoundError):

@@ -1,10 +1,11 @@
-"""More effort for an image: what is decoded wrong of it is added to it, and it is encoded anew.
+"""Closed-loop encoding: the decoding error is added to the image, and it is encoded again.
 
     image ── + ─ encode, at the finest level that makes no larger file ─ file ─ decode ─┬─▶ error
              └───────────────────────── SHARE x (image - decoded) ─────────────────────┘
 
-The analysis aims at each image alike; this aims it at what this one lost. Only forward passes are needed. A correction
-has its price in bits, which a coarser level pays, so that the file with the least error is not always the last one.
+The analysis transform is trained for all images; this adapts its input to the error of one. Only forward passes are
+needed. A correction costs bits, which a coarser level compensates, so the file with the least error is not always the
+last one.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@
     decode   .rdc bytes ─ container.parse ─ entropy model ─ latents ─ family.decode ─ crop ─▶ image
     preview  .rdc bytes ─ as for decode ─ latents ─ family.preview ─ crop ─▶ image
 
-Everything up to the latents is exact on every machine; what follows agrees between backends to a tolerance. What a
-family does is in `families`, where it runs in `placement`. The module is long because every call that a user makes of a
-codec is in it, and what these calls share.
+Everything up to the latents is exact on every machine; everything after agrees between backends to a tolerance. The
+stages of a family are in `families`; `placement` runs them. The module is long because it holds every method of a codec
+and the code that they share.
 """
 
 from __future__ import annotations
@@ -69,13 +69,13 @@ _Coded = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class _Ready:
-    """A file of which nothing is left to do but what the backend does.
+    """An entropy-decoded file with everything that the backend needs to reconstruct the image.
 
     Attributes:
         size, padded: of the image.
-        key: names what is run, apart from shapes.
+        key: identifies the work, apart from shapes.
         stages: loaded.
-        run: a list of them, as `Placement.run` calls it.
+        run: the list of stages, as called by `Placement.run`.
         given: its inputs.
         progress: of the decode.
     """
@@ -117,7 +117,7 @@ class Codec:
 
     @property
     def _loaded(self) -> loading.Loaded:
-        """What is loaded so far; BackendError in a process that has forked from the codec's."""
+        """What is loaded so far; BackendError in a forked child of the codec's process."""
         processes.check(self._owner)
         return self._of_process
 
@@ -139,7 +139,7 @@ class Codec:
 
     @property
     def skipped_backends(self) -> dict[str, str]:
-        """Why the backends that ``auto`` prefers to this one could not be taken, by name."""
+        """Why the backends that ``auto`` prefers to this one cannot run, by name."""
         return dict(self._selection.skipped)
 
     def description(self) -> dict[str, str]:
@@ -147,27 +147,27 @@ class Codec:
         return self._selection.backend.description()
 
     def peak_device_bytes(self) -> int | None:
-        """Return the most device memory that the backend has had in use; None where it works in the host's."""
+        """Return the backend's peak device memory; None if it works in host memory."""
         return self._selection.backend.peak_bytes()
 
     def recordings(self) -> Recordings | None:
-        """Return what the backend has recorded to replay it, and what it gave up to record; None if it does not."""
+        """Return what the backend has recorded for replay, and what it failed to record; None if it does not record."""
         return self._selection.backend.recordings()
 
     def trim(self) -> None:
-        """Give back what the backend keeps for images to come: GPU memory that is idle, and what is recorded.
+        """Free what the backend keeps for future images: idle GPU memory and recordings.
 
-        For a program that has decoded for now, and has other uses for the memory. Weights stay loaded.
+        For a program that has finished decoding for now and needs the memory. Weights stay loaded.
         """
         self._selection.backend.trim()
 
     def synchronize(self) -> None:
-        """Wait for all work that was queued on the backend's device; at once where there is none."""
+        """Wait for all work queued on the backend's device; return at once if there is no device."""
         self._selection.backend.synchronize()
 
     @property
     def limits(self) -> Limits:
-        """The ceilings on what is read."""
+        """The limits on what is read."""
         return self._limits
 
     def encode(
@@ -186,24 +186,24 @@ class Codec:
         Args:
             image: a PIL image, a uint8 array [H, W, 3] (RGB), [H, W, 4] or [H, W], or anything with ``__array__`` or
                 ``__dlpack__``; see `pixels.as_rgb`.
-            rate: index into ``bundle.rates`` or label of one, or where the bundle has levels a number between two;
-                None for ``bundle.default_rate``.
-            target_bytes: instead of a rate, the most bytes that the whole file may have: of the rates, or levels, with
-                which it has no more, the one of most bits per pixel is taken.
+            rate: index or label of a rate in ``bundle.rates`` or, if the bundle has levels, a number between two
+                indices; None for ``bundle.default_rate``.
+            target_bytes: instead of a rate, the maximum length of the whole file: of the rates, or levels, that meet
+                it, the one with the most bits per pixel is used.
             target_bpp: the same in bits per pixel of the image.
-            fixed_size: make a file whose length follows from rate, image size and metadata alone, as
-                `fixed_size_bytes` says it, even where it could be shorter.
-            effort: how many files to try besides, 0 to `closed_loop.MAX_EFFORT`, each aimed at what the last one lost.
-                Of those no larger than the first, or than the target, the one that decodes with the least squared
-                error is taken.
-            metadata: ICC profile and EXIF to keep in the file; `pixels.read_image` returns an image's own. An
-                orientation in EXIF is set to 1: the image is taken to be upright.
+            fixed_size: make a file whose length depends only on rate, image size and metadata (`fixed_size_bytes`),
+                even where it could be shorter.
+            effort: how many additional files to try, 0 to `closed_loop.MAX_EFFORT`, each of which corrects the error
+                of the previous one. Of those no larger than the first, or than the target, the one that decodes with
+                the least squared error is returned.
+            metadata: ICC profile and EXIF to keep in the file; `pixels.read_image` returns those of an image file. An
+                orientation in EXIF is set to 1: the image is assumed to be upright.
 
         Raises:
-            ValueError: no such rate, not an image, more than one of rate and targets, a target that is not over 0, a
-                fixed size of a rate that has none, or an effort out of range.
-            ImageError: with no rate is the file as small as the target.
-            LimitExceededError: the image is larger than ``limits`` allow a file to say, or takes more memory.
+            ValueError: no such rate, not an image, more than one of rate and targets, a target that is not over 0,
+                fixed_size for a rate without files of a fixed size, or an effort out of range.
+            ImageError: no rate meets the target.
+            LimitExceededError: the image is larger than ``limits`` allow, or takes more memory.
             BackendError: the graph could not be run.
         """
         target_size.check(rate, target_bytes, target_bpp)
@@ -269,19 +269,19 @@ class Codec:
         return encode_at
 
     def fixed_size_bytes(self, size: Size, rate: float | str | None = None) -> int:
-        """Return how long a file of an image of this size is that `encode` makes with ``fixed_size``.
+        """Return the length of the file that `encode` makes with ``fixed_size`` for an image of this size.
 
         Without metadata, which adds its own length. ``rate``: as for `encode`.
 
         Raises:
-            ValueError: no such rate, or how long its files are depends on what is in the image.
+            ValueError: no such rate, or the length of its files depends on the contents of the image.
         """
         chosen = self._bundle.choose_rate(rate)
         n_bytes = self._loaded.entropy_models[chosen.entropy].fixed_bytes(self._latent_shapes(chosen, size))
         if n_bytes is None:
             raise ValueError(
-                f"rate {chosen.index} of bundle {self._bundle.name!r} has no files of a fixed size: how long they are "
-                "depends on what is in the image. Give a target instead"
+                f"rate {chosen.index} of bundle {self._bundle.name!r} has no files of a fixed size: their length "
+                "depends on the contents of the image. Give a target instead"
             )
         header = Header(size=size, model_id=chosen.model_id, rate=chosen.number, z_is_plain=True)
         return len(container.pack(header, bytes(n_bytes), b""))
@@ -295,7 +295,7 @@ class Codec:
             values = at.run(("encode", rate.index), partial(_call, family.encode, encoder), given)
             coded = {name: at.get(value) for name, value in zip(family.coded, values, strict=True)}
         if not all(np.isfinite(array).all() for array in coded.values()):
-            raise BundleCorruptError("analysis gave values that are not finite: the bundle's weights are of no use")
+            raise BundleCorruptError("analysis returned values that are not finite: the bundle's weights are unusable")
         return coded
 
     def _code(self, rate: Rate, size: Size, coded: _Coded, metadata: Metadata, fixed_size: bool) -> bytes:
@@ -313,16 +313,16 @@ class Codec:
         """Return the image in an .rdc file, C-contiguous uint8 [H, W, 3], RGB.
 
         Args:
-            source: the whole file, or what `read_latents` made of it.
-            options: see there.
+            source: the whole file, or its latents from `read_latents`.
+            options: see `DecodeOptions`.
 
         Raises:
             FileFormatError: not an .rdc file, damaged, or beyond ``limits``.
-            BundleMismatchError: made with another model than this bundle's.
-            BundleCorruptError: a file of the bundle is not what it should be.
-            ValueError: sharpness, seed or steps is out of range; steps lists the choices.
+            BundleMismatchError: encoded with another model than this bundle's.
+            BundleCorruptError: a file of the bundle is damaged or invalid.
+            ValueError: sharpness, seed or steps is out of range; for steps, the message lists the choices.
             BackendError: a graph could not be run.
-            CancelledError: ``options.cancel`` asked to stop.
+            CancelledError: ``options.cancel`` was set.
         """
         at, image, size = self._decoded(source, options)
         with timing.stage("pixels"):
@@ -331,26 +331,26 @@ class Codec:
     def decode_on_device(
         self, source: bytes | bytearray | memoryview | Latents, options: DecodeOptions = DecodeOptions()
     ) -> Any:
-        """Return the image where it was decoded, as soon as it is queued; arguments and errors as for `decode`.
+        """Return the image on the device that decodes it, as soon as the work is queued; otherwise as `decode`.
 
-        On a GPU it is a `buffers.DeviceBuffer`, with ``__dlpack__`` and ``__cuda_array_interface__``, its rows apart by
-        the padded width; it is valid as long as it, or what a consumer made of it, is referred to, and consumers wait
-        for the codec's stream by themselves. Elsewhere it is a numpy array.
+        On a GPU it is a `buffers.DeviceBuffer` with ``__dlpack__`` and ``__cuda_array_interface__``, whose row stride
+        is the padded width. It stays valid as long as it, or a tensor that a consumer made from it, is referenced, and
+        consumers synchronise with the codec's stream. On a CPU it is a numpy array.
         """
         at, image, size = self._decoded(source, options)
         with timing.stage("pixels"):
             return at.crop_on_device(image, size)
 
     def prepare(self, size: Size, rate: float | str | None = None, options: DecodeOptions = DecodeOptions()) -> None:
-        """Do now what the first decodes of images of a size would wait for, by decoding nothing of that size.
+        """Warm up for images of a size, by decoding empty latents of that size.
 
-        Tables and graphs are loaded; on a GPU kernels are compiled, memory is taken, and the work is recorded.
+        Tables and graphs are loaded; on a GPU, kernels are compiled, memory is allocated, and the work is recorded.
 
         Args:
-            size: of the image. Sizes that are padded to the same one (to multiples of ``bundle.size_multiple_px``) are
+            size: of the image. Sizes that are padded to the same size (to multiples of ``bundle.size_multiple_px``) are
                 prepared together.
             rate: as for `encode`.
-            options: as for `decode`; others may be other work.
+            options: as for `decode`; other options may need other work.
 
         Raises:
             ValueError: no such rate, or an option is out of range.
@@ -364,27 +364,26 @@ class Codec:
         graphs = {name: self._bundle.reference(chosen.graphs[role]) for name, role in self._family.latents.items()}
         tensors = {name: np.zeros(shape, graphs[name].input(name).dtype) for name, shape in shapes.items()}
         _ = self._loaded.entropy_models[chosen.entropy]
-        for _ in range(1 if self.recordings() is None else 2):  # what comes a second time is recorded
+        for _ in range(1 if self.recordings() is None else 2):  # the second run is recorded
             self.decode(Latents(size, chosen, tensors, 0, Metadata()), options)
 
     def preview(
         self, source: bytes | bytearray | memoryview | Latents, options: DecodeOptions = DecodeOptions()
     ) -> NDArray[np.uint8]:
-        """Return a quick look at the image in an .rdc file: what is in the file, not denoised.
+        """Return a preview of the image in an .rdc file, decoded without denoising.
 
-        `decode` with ``options.preview``: it loads neither the denoiser nor the control net.
+        The same as `decode` with ``options.preview``: it loads neither the denoiser nor the control net.
         """
         return self.decode(source, replace(options, preview=True))
 
     def read_latents(self, data: bytes | bytearray | memoryview, *, allow_partial: bool = False) -> Latents:
-        """Return the exact half of `decode`: everything up to the latents, on the CPU. Errors as there.
+        """Return the exact half of `decode`: everything up to the latents. Errors as for `decode`.
 
         Args:
             data: the file.
-            allow_partial: of a file that is cut short after its z section, take what is certain and means for the rest
-                (docs/format.md, "Truncated files"), and say so: in ``Latents.cut``, and in a warning in the log. There
-                is no checksum then that could find a byte that has changed. A file of full length is treated as
-                without it.
+            allow_partial: if the file is truncated after its z section, decode what is certain and use means for the
+                rest (docs/format.md, "Truncated files"); ``Latents.cut`` and a warning in the log report this. There
+                is then no checksum to detect damage. A file of full length is handled as usual.
         """
         with stopping.asked_by(Progress(max_seconds=self._limits.max_seconds).why_stop):
             return self._entropy_decoded(*self._parsed(data, allow_partial=allow_partial))
@@ -397,14 +396,14 @@ class Codec:
         workers: int = 1,
         on_error: OnError | None = None,
     ) -> Iterator[tuple[Source, NDArray[np.uint8]]]:
-        """Yield (source, image) for each file in order; the next ones are read while this one is denoised.
+        """Yield (source, image) for each file in order; the next files are read while this one is denoised.
 
         Args:
-            sources: .rdc files: paths, bytes, or binary streams; taken ``workers`` ahead of what was yielded.
-            options: of every file.
-            workers: threads that read and entropy decode; one keeps up with a CPU, more feed a GPU.
-            on_error: called with the source and what is wrong with it, which is then left out; without it the error is
-                raised and ends the iteration.
+            sources: .rdc files: paths, bytes, or binary streams; read up to ``workers`` files ahead.
+            options: for every file.
+            workers: threads that read and entropy-decode; one keeps up with a CPU, a GPU may need more.
+            on_error: called with the source and the error of a file that cannot be decoded, which is then skipped;
+                without it the error is raised and ends the iteration.
 
         Raises:
             ValueError: an option is out of range. OSError: a file cannot be read. RdeicError: as for `decode`.
@@ -422,7 +421,7 @@ class Codec:
                 return self._ready(latents, options, progress)
 
         def denoise(ready: _Ready) -> NDArray[np.uint8]:
-            ready.progress.restart_clock()  # how long it has waited is the caller's affair
+            ready.progress.restart_clock()  # time spent waiting for the consumer does not count
             at, image, size = self._reconstructed(ready)
             with timing.stage("pixels"):
                 return at.crop(image, size)
@@ -441,11 +440,11 @@ class Codec:
         workers: int = 1,
         on_error: OnError | None = None,
     ) -> Iterator[tuple[ImageSource, bytes]]:
-        """Yield (source, .rdc file) for each image in order; the next ones are read and encoded in the meantime.
+        """Yield (source, .rdc file) for each image in order; the next images are read and encoded in the meantime.
 
         Args:
             sources: images: paths, bytes of image files, or binary streams, whose metadata is kept; or anything that
-                `encode` takes. Taken ``workers`` ahead of what was yielded.
+                `encode` accepts. Read up to ``workers`` images ahead.
             rate, target_bytes, target_bpp, fixed_size, effort: as for `encode`.
             workers: threads that read and encode.
             on_error: as for `decode_many`.
@@ -477,7 +476,7 @@ class Codec:
     def _decoded(
         self, source: bytes | bytearray | memoryview | Latents, options: DecodeOptions
     ) -> tuple[Placement, Value, Size]:
-        """Return a file's padded image, where it lies, and the size of the image in it."""
+        """Return a file's padded image, its placement, and the size of the unpadded image."""
         options.check()
         if isinstance(source, Latents):
             progress = self._progress(source.rate, options, before=0)
@@ -524,7 +523,7 @@ class Codec:
         return Progress(before + parts, options.on_progress, options.cancel, self._limits.max_seconds)
 
     def _parsed(self, data: bytes | bytearray | memoryview, *, allow_partial: bool) -> tuple[RdcFile, Rate]:
-        """Return the container, and the rate that it was made with."""
+        """Return the container, and the rate that it was encoded with."""
         with timing.stage("container"):
             file = container.parse(data, self._limits, allow_partial=allow_partial)
             rate = self._bundle.rate_of(file.header.model_id, file.header.rate)
@@ -532,7 +531,7 @@ class Codec:
         return file, rate
 
     def _entropy_decoded(self, file: RdcFile, rate: Rate) -> Latents:
-        """Return what the sections of a file hold."""
+        """Return the latents in the sections of a file."""
         header = file.header
         model = self._loaded.entropy_models[rate.entropy]
         with timing.stage("entropy"):
@@ -559,7 +558,7 @@ class Codec:
         return self._family.noise(loaded[key], self._units(size), seed)
 
     def _ready(self, latents: Latents, options: DecodeOptions, progress: Progress, draw: _Draw | None = None) -> _Ready:
-        """Return all that the inexact half of `decode` is given, and its graphs, loaded; ``draw`` returns the noise."""
+        """Return the inputs and loaded graphs of the inexact half of `decode`; ``draw`` returns the noise."""
         rate, family = latents.rate, self._family
         loaded, key = self._stages_of(rate, options)
         stages = loaded[key]
@@ -572,7 +571,7 @@ class Codec:
         return _Ready(latents.size, padded, (options.preview, key), stages, run, given, progress)
 
     def _reconstructed(self, ready: _Ready) -> tuple[Placement, Value, Size]:
-        """Return the padded image, where it lies, and the size of the image in it: the inexact half of `decode`."""
+        """Return padded image, placement and size of the unpadded image: the inexact half of `decode`."""
         at = self._placement(self._selection.backend, ready.stages, ready.padded, ready.progress)
         with stopping.asked_by(ready.progress.why_stop):
             image = at.run(ready.key, ready.run, ready.given)
@@ -581,14 +580,14 @@ class Codec:
         return at, image, ready.size
 
     def _placement(self, backend: Backend, stages: Stages, padded: Size, progress: Progress) -> Placement:
-        """Return where stages work on an image of this size: in one piece, unless it is above a bound."""
+        """Return where stages process an image of this size: as a whole, unless it is above a bound."""
         graphs = [graph for stage in stages.stages for graph in stage.graphs]
         largest, unit_px = backend.largest_size(graphs), self._bundle.size_multiple_px
         tiling = tiles.tiles_of(padded, self._tile_px, largest, unit_px)
         return Whole(backend, progress) if tiling.is_single else Tiled(backend, tiling, progress)
 
     def _level_rows(self, rate: Rate, roles: Iterable[str]) -> dict[str, NDArray[np.float32]]:
-        """Return the rows that graphs of these roles read at a rate, float32 [1, D]; none where there are no levels."""
+        """Return the rows that graphs of these roles read at a rate, float32 [1, D]; none without levels."""
         if self._bundle.levels is None:
             return {}
         at_a_level = [role for role in roles if self._family.roles[role].at_a_level]
@@ -619,27 +618,27 @@ def load(
     capture: bool = True,
     stream: object | None = None,
 ) -> Codec:
-    """Return a codec, ready to use.
+    """Return a codec for a bundle on a backend.
 
     Args:
         bundle: a bundle's folder, or its name (see `bundle.find`); None for the embedded ``tiny-2``.
         backend: ``auto`` for the fastest that can run here, or one of ``tensorrt``, ``cuda``, ``openvino``, ``cpu``.
-        precision: ``fp32``, ``fp16`` or ``int8``; ``auto`` for what the bundle has.
+        precision: ``fp32``, ``fp16`` or ``int8``; ``auto`` for the fastest form that the bundle has.
         threads: CPU threads of one graph run; None for one per physical core.
         verify: check the SHA-256 of every file of the bundle.
-        limits: ceilings on what is read from files.
-        tile_px: images of more than tile_px squared pixels are worked on in overlapping tiles, each at most that large,
-            so that memory stays bounded; at least 256. See docs/tiling.md.
-        max_vram: bytes of GPU memory to stay within, by smaller tiles where it must be; None for all there is.
-        capture: record the GPU work of an image size that comes again as a CUDA graph, and replay it.
-        stream: CUDA stream that all GPU work is queued on: a handle, or torch's or CuPy's stream object, see
-            `backends.base.Options`; None for one of the codec's own. It must outlive the codec and its images.
+        limits: limits on what is read from files.
+        tile_px: images of more than tile_px squared pixels are processed in overlapping tiles of at most that size,
+            which bounds memory; at least 256. See docs/tiling.md.
+        max_vram: limit of GPU memory in bytes, kept by smaller tiles if necessary; None for all memory.
+        capture: record the GPU work for an image size that occurs again as a CUDA graph, and replay it.
+        stream: CUDA stream for all GPU work: a handle, or torch's or CuPy's stream object, see
+            `backends.base.Options`; None for the codec's own stream. It must outlive the codec and its images.
 
     Raises:
-        BundleError: the bundle is not found, damaged, or of a schema this version does not read.
+        BundleError: the bundle is not found, damaged, or of a schema that this version does not support.
         BackendUnavailableError: the backend cannot run here, or not in this precision.
         ValueError: no such backend or precision, threads < 1, tile_px < 256 or max_vram < 1.
-        TypeError: stream is no stream.
+        TypeError: stream is not a stream.
     """
     found = bundles.load(bundle, verify=verify)
     selection = select.open_backend(

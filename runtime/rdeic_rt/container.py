@@ -5,9 +5,9 @@
     z section │ y section │ [metadata section] │ CRC-32C
                                                     4
 
-Structure is checked first, front to back, so that a message can say where a file breaks off; then the checksum; then
-the metadata is inflated. What the sections z and y hold is the business of `entropy`. Of a file that is cut short
-after its z section, `parse` can return what is there.
+The structure is checked first, from front to back, so that a message can state where a file is truncated; then the
+checksum; then the metadata is inflated. The sections z and y are decoded by `entropy`. If a file is truncated after its
+z section, `parse` can return the part that is present.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ _NO_ENCODER = "No encoder writes this; the file is damaged or made by a faulty p
 
 @dataclass(frozen=True)
 class Metadata:
-    """What is kept of the source file beside its pixels; None or empty: nothing.
+    """Metadata of the source image; None or empty if it has none.
 
     Attributes:
         icc: ICC profile of the RGB samples.
-        exif: a TIFF structure, from its byte-order mark on: without the prefix ``Exif\\0\\0`` that JPEG puts before it.
+        exif: a TIFF structure, from its byte-order mark on, without the prefix ``Exif\\0\\0`` of JPEG.
     """
 
     icc: bytes | None = None
@@ -63,7 +63,7 @@ class Metadata:
 
 @dataclass(frozen=True)
 class Header:
-    """What must be known before the sections can be decoded.
+    """The fields that are needed to decode the sections.
 
     Attributes:
         size: of the source image, each side 1 to 2**32 - 1.
@@ -80,17 +80,17 @@ class Header:
 
 @dataclass(frozen=True)
 class RdcFile:
-    """A file whose structure and checksum have been found right; its sections are still coded.
+    """A file whose structure and checksum are correct; its sections are still coded.
 
     Attributes:
-        header: what it is.
+        header: its header.
         z: section of the VQ indices.
-        y: section of the latents; of a file that is cut short, its beginning.
-        metadata: of the source image; empty where its section is not whole.
-        crc: CRC-32C of all bytes before it; the default seed of the noise. Of a file that is cut short, of those bytes
-            that are there.
-        missing_bytes: how many were cut off; 0 for a whole file, more only with ``allow_partial``.
-        missing_y_bytes: how many of them were of the y section.
+        y: section of the latents; the beginning of it in a truncated file.
+        metadata: of the source image; empty if its section is not complete.
+        crc: CRC-32C of all bytes before it; the default seed of the noise. In a truncated file, CRC-32C of the bytes
+            that are present.
+        missing_bytes: number of missing bytes; 0 for a whole file, more only with ``allow_partial``.
+        missing_y_bytes: how many of these belong to the y section.
     """
 
     header: Header
@@ -137,7 +137,7 @@ def pack(header: Header, z: bytes, y: bytes, metadata: Metadata = Metadata()) ->
 
 
 def metadata_bytes(metadata: Metadata) -> int:
-    """Return how many bytes longer metadata make a file; ValueError when they are larger than what readers accept."""
+    """Return how many bytes metadata add to a file; ValueError if they are larger than what readers accept."""
     section = _metadata_section(metadata)
     return len(_varint(len(section))) + len(section) if section else 0
 
@@ -145,20 +145,20 @@ def metadata_bytes(metadata: Metadata) -> int:
 def parse(
     data: bytes | bytearray | memoryview, limits: Limits = DEFAULT_LIMITS, *, allow_partial: bool = False
 ) -> RdcFile:
-    """Return header and sections of an .rdc file, having checked everything that can be checked without a model.
+    """Return header and sections of an .rdc file, after all checks that need no model.
 
     Args:
         data: the whole file.
-        limits: what it may announce.
-        allow_partial: of a file that ends too early, but after its z section, return what is there. Nothing tells then
-            whether a byte of it has changed.
+        limits: limits on the file.
+        allow_partial: if the file is truncated after its z section, return the part that is present. Damage to it
+            cannot be detected then.
 
     Raises:
-        NotRdcError: it begins otherwise.
+        NotRdcError: wrong signature.
         TruncatedError: it ends too early.
         UnsupportedVersionError: another version, or a flag that version 1 does not have.
         LimitExceededError: the file, the image or the inflated metadata is over a limit.
-        ChecksumError: it is complete, but a byte has changed.
+        ChecksumError: it is complete, but damaged.
         BitstreamError: a side of 0, a varint that is too long or over 32 bits, bytes after the end, malformed metadata.
     """
     file_bytes = memoryview(data).nbytes
@@ -214,7 +214,7 @@ def parse(
 def _parse_cut(
     reader: _Reader, header: Header, z: bytes, y_bytes: int, metadata_bytes: int, missing_bytes: int, limits: Limits
 ) -> RdcFile:
-    """Return what is there of a file that ends too early, from its y section on."""
+    """Return the part of a truncated file that is present, from its y section on."""
     y = reader.take(min(y_bytes, reader.left), "y section")
     metadata = Metadata()
     metadata_at = reader.at

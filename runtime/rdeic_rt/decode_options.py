@@ -1,4 +1,4 @@
-"""How one file is decoded."""
+"""Options for decoding one file."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from .progress import CancelToken, OnProgress
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """How one file is decoded.
+    """Options for decoding one file.
 
     Attributes:
-        sharpness: lambda_s >= 0 (RDEIC, Eq. 11): 1 is what the model was trained for, less is smoother, more is
-            sharper; anything but 1 takes up to twice the time.
-        seed: 0 <= seed < 2**64, of the noise; None for the file's checksum, so that decoding is reproducible.
-        steps: denoising steps; None for the rate's own number.
-        preview: what is in the file as it is, without denoising.
-        allow_partial: make the best of a file that is cut short, as `Codec.read_latents` does.
-        on_progress: called in the thread that decodes, before each part, with its name (``entropy``, and what the
-            family has: ``synthesis``, ``denoise``, ``vae``), the number of parts done and of all parts; again, with the
-            same numbers, before each further tile of a part; in the end with ``done``. Work that is replayed as one
-            recording on a GPU is told of as a whole.
-        cancel: a `threading.Event` will do. Once it is set, decoding ends in `CancelledError`. It is asked in every
-            loop that takes long and, while a graph runs on a CPU, every 50 ms by a thread beside it: docs/serving.md.
+        sharpness: lambda_s >= 0 (RDEIC, Eq. 11): 1 as trained, less is smoother, more is
+            sharper; values other than 1 take up to twice the time.
+        seed: of the noise, 0 <= seed < 2**64; None for the file's checksum, which makes decoding reproducible.
+        steps: number of denoising steps; None for the rate's default.
+        preview: decode without denoising.
+        allow_partial: decode the intact part of a truncated file, as in `Codec.read_latents`.
+        on_progress: called in the decoding thread before each part, with its name (``entropy`` and the stages of the
+            family: ``synthesis``, ``denoise``, ``vae``), the number of parts done and the total; again, with the
+            same numbers, before each further tile of a part; at the end with ``done``. Work that is replayed as one
+            recording on a GPU is reported as a whole.
+        cancel: a `threading.Event` or similar. Once it is set, decoding raises `CancelledError`. It is checked in every
+            long loop and, while a graph runs on a CPU, every 50 ms by a separate thread: docs/serving.md.
     """
 
     sharpness: float = 1.0

@@ -9,8 +9,8 @@
       ExportError        7
 
 The number is ``exit_code``, what the command line returns for that family. Errors of the operating system stay
-`OSError` (3), and a caller's mistakes `ValueError` or `TypeError`. A message says what was read, where, what was
-expected, what is there and what to do about it.
+`OSError` (3), and a caller's mistakes `ValueError` or `TypeError`. A message states what was read, where, what was
+expected, what was found and how to fix it.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ class RdeicError(Exception):
 
 
 class FileFormatError(RdeicError):
-    """Not an .rdc file that can be decoded; docs/format.md says which check raises which subclass."""
+    """The file is not a valid .rdc file; docs/format.md specifies which check raises which subclass."""
 
     exit_code = 4
 
 
 class NotRdcError(FileFormatError):
-    """The signature is another one."""
+    """The signature is wrong: not an .rdc file."""
 
 
 class TruncatedError(FileFormatError):
-    """The file ends before what its header announces."""
+    """The file is shorter than its header declares."""
 
 
 class UnsupportedVersionError(FileFormatError):
@@ -43,19 +43,19 @@ class UnsupportedVersionError(FileFormatError):
 
 
 class LimitExceededError(FileFormatError):
-    """Something is larger than `limits.Limits` allows, and nothing was allocated for it; or has taken longer."""
+    """Something is larger than `limits.Limits` allows, and nothing was allocated for it; or it took longer."""
 
 
 class ChecksumError(FileFormatError):
-    """The CRC-32C at the end does not match: some byte has changed."""
+    """The CRC-32C at the end does not match: the file is damaged."""
 
 
 class BitstreamError(FileFormatError):
-    """Complete and perhaps intact, but holds what no encoder writes."""
+    """The file is complete and perhaps undamaged, but holds what no encoder writes."""
 
 
 class ImageError(RdeicError):
-    """An image cannot be encoded (damaged, of an unsupported kind, no rate small enough), or not be written."""
+    """An image cannot be encoded (damaged, of an unsupported kind, no rate small enough), or cannot be written."""
 
     exit_code = 4
 
@@ -67,11 +67,11 @@ class BundleError(RdeicError):
 
 
 class BundleNotFoundError(BundleError):
-    """No bundle of that name or path; the message lists where it was looked for."""
+    """No bundle of that name or path; the message lists the places that were searched."""
 
 
 class BundleCorruptError(BundleError):
-    """A file of the bundle is missing, has another hash or does not hold what it should."""
+    """A file of the bundle is missing, has another hash or has invalid contents."""
 
 
 class BundleMismatchError(BundleError):
@@ -85,20 +85,20 @@ class BackendError(RdeicError):
 
 
 class BackendUnavailableError(BackendError):
-    """The backend cannot run here; the message says why."""
+    """The backend cannot run here; the message states the reason."""
 
 
 class DeviceMemoryError(BackendError):
-    """Not enough memory; the message says how much was wanted, how much is free and what to lower."""
+    """Not enough memory; the message states how much was needed, how much is free and what to lower."""
 
 
 class ExportError(RdeicError):
-    """A checkpoint cannot be made a bundle; the message names graph and pass, and lists every problem at once."""
+    """A checkpoint cannot be converted to a bundle; the message names graph and pass, and lists all problems."""
 
     exit_code = 7
 
 
 class CancelledError(RdeicError):
-    """The caller's token asked to stop; nothing was written."""
+    """The caller cancelled the work; nothing was written."""
 
     exit_code = 130

@@ -1,4 +1,4 @@
-"""What a codec has to know of EXIF: which way up the image is, and where its thumbnail lies."""
+"""The EXIF fields that a codec needs: the orientation, and the position of the thumbnail."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _XMP_ORIENTATION = re.compile(rb"""(tiff:Orientation(?:\s*=\s*["']|\s*>)\s*)([1-
 
 @dataclass(frozen=True)
 class Upright:
-    """EXIF of an image that has been turned as it asked for.
+    """EXIF of an image whose orientation has been applied.
 
     Attributes:
-        orientation: what it asked for, 1 (upright) to 8; None if nothing valid was found.
+        orientation: original orientation, 1 (upright) to 8; None if nothing valid was found.
         exif: the same EXIF, of the same length, with orientation 1; None if it is malformed.
-        problems: what is wrong with it, to be said to the user.
+        problems: faults, to be reported to the user.
     """
 
     orientation: int | None
@@ -73,7 +73,7 @@ def upright(exif: bytes) -> Upright:
     except struct.error:
         problems.append("it is cut short")
     valid = [value for value in found if 1 <= value <= 8]
-    # 0 is what some cameras write that do not know.
+    # Some cameras write 0 for an unknown orientation.
     if any(value not in range(9) for value in found):
         problems.append("its orientation is none of 1 to 8")
     if len(set(valid)) > 1:

@@ -1,10 +1,10 @@
 """Bounded reads and atomic writes; `-` is standard input or output, in binary.
 
-What is written where, for every command and for the library:
+How outputs are written, for every command and for the library:
 
     -                          standard output
-    a pipe, device, /dev/fd/N  written to as it is
-    a regular file, or none    a temporary file beside it takes its name once complete; symbolic links are followed
+    a pipe, device, /dev/fd/N  written to directly
+    a regular file, or none    a temporary file next to it is renamed once complete; symbolic links are followed
 
 An error names the output as the caller did.
 """
@@ -52,7 +52,7 @@ def read_bytes(path: str | Path, limit_bytes: int) -> bytes:
 
 
 def read_stream(stream: BinaryIO, limit_bytes: int, name: str) -> bytes:
-    """Return what is left in a stream; memory grows with what is there, never with the limit.
+    """Return the rest of a stream; memory grows with its length, never with the limit.
 
     Raises:
         LimitExceededError: there is more than `limit_bytes`.
@@ -67,10 +67,10 @@ def read_stream(stream: BinaryIO, limit_bytes: int, name: str) -> bytes:
 
 
 def is_stream(path: str | Path) -> bool:
-    """Return whether a path is written to as it is: `-`, a pipe, a device, or what a process has open.
+    """Return whether a path is written to directly: `-`, a pipe, a device, or an open file of a process.
 
     Raises:
-        OSError: it cannot be told, for another reason than that there is no such file.
+        OSError: it cannot be determined, for another reason than a missing file.
     """
     if str(path) == STREAM:
         return True
@@ -81,20 +81,20 @@ def is_stream(path: str | Path) -> bool:
 
 
 def atomic_write(path: str | Path, content: bytes | Callable[[BinaryIO], object], *, overwrite: bool = True) -> None:
-    """Write a file so that it is there whole or not at all: to a temporary file beside it, which then takes its name.
+    """Write a file atomically, through a temporary file next to it that is then renamed.
 
-    A symbolic link is followed; a file that is replaced passes on its permissions, and its owner where that is allowed.
-    A process that SIGTERM or SIGHUP ends leaves no temporary file. What is no regular file (`is_stream`) is written to
-    directly.
+    A symbolic link is followed. A replaced file passes on its permissions and, where that is allowed, its owner.
+    A process ended by SIGTERM or SIGHUP leaves no temporary file. An output that is not a regular file (`is_stream`) is
+    written to directly.
 
     Args:
         path: the file.
-        content: its bytes, or a function that writes them to the stream it is given. When the function raises, nothing
-            has changed.
-        overwrite: replace a file that exists. Without it, of several writers of one name exactly one succeeds.
+        content: its bytes, or a function that writes them to the given stream. If the function raises, nothing
+            changes.
+        overwrite: replace a file that exists. Without it, exactly one of several writers of one name succeeds.
     Raises:
-        FileExistsError: there is such a file, and it may not be replaced.
-        OSError: it cannot be written; its ``filename`` is ``path``, or says that it is standard output.
+        FileExistsError: the file exists, and must not be replaced.
+        OSError: it cannot be written; its ``filename`` is ``path``, or names standard output.
     """
     name = "standard output" if str(path) == STREAM else str(path)
     try:
@@ -150,7 +150,7 @@ def _write_file(path: str | Path, content: bytes | Callable[[BinaryIO], object],
 
 @contextmanager
 def removed_at_the_end(temporary: Path) -> Iterator[None]:
-    """Remove a file or folder that is still there after the block, or when a signal ends the process before that."""
+    """Remove a file or folder that still exists after the block, or when a signal ends the process before that."""
     with removed_when_ended():
         _temporaries.add(temporary)
         try:
@@ -162,10 +162,10 @@ def removed_at_the_end(temporary: Path) -> Iterator[None]:
 
 @contextmanager
 def removed_when_ended() -> Iterator[None]:
-    """Have SIGTERM and SIGHUP remove the temporary files of all threads before they end the process.
+    """Make SIGTERM and SIGHUP remove the temporary files of all threads before they end the process.
 
-    In the main thread alone; what is written in other threads needs it to be in such a block. Signals are left to
-    whoever has chosen what they do.
+    This takes effect only in the main thread, which must be in such a block while other threads write. Existing signal
+    handlers are not replaced.
     """
 
     def end(number: int, _: object) -> None:

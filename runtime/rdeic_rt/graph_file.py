@@ -1,8 +1,8 @@
-"""A graph's file -> the bytes that a backend may load: read once, hashed, walked, its weights mapped.
+"""A graph's file -> the bytes that a backend may load: read once, hashed, scanned, its weights memory-mapped.
 
     bundle.json ─▶ GraphSpec ─▶ bytes ─▶ length, SHA-256 ─▶ onnx_walk ─▶ listed files of weights ─▶ GraphFile ─▶ backend
 
-Backends make their sessions of what is returned here and open no file themselves, so that a graph can make no library
+Backends create their sessions from the result and open no file themselves, so a graph cannot make a library
 open one (docs/bundle.md, "Checks").
 """
 

@@ -1,4 +1,4 @@
-"""ICC profiles: of which samples they are, whether they say anything that sRGB does not, and their way to sRGB."""
+"""ICC profiles: the kind of samples they describe, whether they differ from sRGB, and conversion to sRGB."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SAME_LEVELS_BY_NAME = 4
 
 
 def samples_of(icc: bytes) -> bytes | None:
-    """Return which samples a profile describes (``b"RGB "``, ``b"GRAY"``, ``b"CMYK"``, ...); None if it is none."""
+    """Return the kind of samples of a profile (``b"RGB "``, ``b"GRAY"``, ``b"CMYK"``, ...); None if it is invalid."""
     if len(icc) < _HEADER_BYTES or icc[36:40] != b"acsp" or icc[12:16] not in _CLASSES:
         return None
     return icc[16:20]
@@ -57,9 +57,9 @@ def lab_to_srgb(image: Image.Image) -> Image.Image | None:
 
 
 def is_srgb(icc: bytes) -> bool | None:
-    """Return whether a profile of RGB samples says what sRGB says; None if it cannot be applied.
+    """Return whether a profile of RGB samples is equivalent to sRGB; None if it cannot be applied.
 
-    Its name alone does not count: profiles of many makers say "sRGB", and some of them mean something else.
+    Its name alone is not evidence: many profiles are named "sRGB", and some of them differ from it.
     """
     steps = np.linspace(0, 255, 9).round()
     colours = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(-1, 3)
@@ -73,7 +73,7 @@ def is_srgb(icc: bytes) -> bool | None:
 
 
 def description(icc: bytes) -> str:
-    """Return what a profile calls itself, or nothing."""
+    """Return the name of a profile, or an empty text."""
     from PIL import ImageCms
 
     try:

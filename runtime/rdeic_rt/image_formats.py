@@ -16,7 +16,7 @@ _QOI_SPACE_AT, _QOI_LINEAR = 13, b"\1"
 
 
 def take_apart(data: bytes, limits: Limits, most_missing: float) -> tuple[Parts, int | None]:
-    """Return a file's parts, and the orientation that one of its own fields says, as in TIFF; else None.
+    """Return a file's parts, and the orientation in a field of the format itself, as in TIFF; otherwise None.
 
     Args:
         data: the file.

@@ -1,7 +1,7 @@
-"""What an image file says beside its pixels; `png_file`, `jpeg_file`, `tiff_file` and `box_file` find it.
+"""Metadata of an image file, extracted by `png_file`, `jpeg_file`, `tiff_file` and `box_file`.
 
-Pillow reads metadata of its own accord, and refuses an image for metadata that nobody asked for. So these modules take
-a file apart first: Pillow gets what the pixels need, and what the codec needs besides stands here.
+Pillow always reads metadata, and rejects an image for a fault in metadata that is not needed. These modules therefore
+split a file first: Pillow gets what the pixels need, and the metadata that the codec needs is kept here.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass, field
 
-# Of compressed metadata, unpacked. More than is ever kept, so that what is too large is found to be.
+# Limit of unpacked metadata. It is larger than what is kept, so that too large an item is recognised.
 MAX_INFLATED_BYTES = 2**22
 
 
@@ -25,14 +25,14 @@ class Parts:
         cicp: code points of primaries and transfer function (ITU-T H.273).
         gamma: exponent of the samples that PNG's gAMA gives, 1/2.2 for most; None if it gives none.
         chromaticities: x and y of white, red, green and blue, of PNG's cHRM.
-        is_srgb: PNG's sRGB is there, which says what gAMA and cHRM say, and more.
+        is_srgb: the file has PNG's sRGB chunk, which takes precedence over gAMA and cHRM.
         bits_per_sample: as far as it is known; 8 if it is not.
         is_deep_rgb: a PNG of red, green and blue with 16 bits each.
         transparent: the grey value, or red, green and blue, that stand for transparent pixels.
         sample_max: what is white in grey samples of more than 8 bits.
         is_inverted: grey samples of more than 8 bits count from white to black; of CMYK, Pillow has them inverted.
-        is_turned_by_decoder: what the decoder returns is upright already, whatever XMP says.
-        problems: what was left out or guessed, each a line for the user.
+        is_turned_by_decoder: the decoder returns an upright image, regardless of XMP.
+        problems: omissions and guesses, each a line for the user.
     """
 
     pillow_data: bytes

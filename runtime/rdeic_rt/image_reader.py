@@ -3,7 +3,7 @@
     file ─ take apart ─▶ Parts ─ Pillow ─▶ samples ─ grey, alpha, palette, 16 bits ─▶ RGB ─ colours ─▶ RGB + profile
                            └─ EXIF, XMP ─▶ orientation ───────────────────────────────── turn ─┘
 
-What other readers open is opened; what is converted, guessed or left out is said in a warning in the log.
+Files that other readers accept are accepted; conversions, guesses and omissions are reported as warnings in the log.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _TRANSPOSE = {
 }
 # Each of the two items that `container.pack` takes, with room for the record headers.
 _MAX_ITEM_BYTES = DEFAULT_LIMITS.max_metadata_bytes // 2 - 16
-# Of a file that is cut short, the part of the image that may be guessed. What is cut off more is refused.
+# The part of the image that may be guessed in a truncated file. If more is missing, the file is rejected.
 _MOST_MISSING = 1 / 16
 # What these formats' plugins return is upright, and still has the EXIF of before.
 _TURNED_BY_PLUGIN = {"JXL", "HEIF", "HEIC"}
@@ -51,7 +51,7 @@ class _Decoded:
 
     Attributes:
         image: its first frame, loaded.
-        parts: what it says besides.
+        parts: its metadata.
         orientation: 1 to 8.
         exif: with orientation 1.
     """
@@ -63,7 +63,7 @@ class _Decoded:
 
 
 def read_image(source: str | Path | BinaryIO, limits: Limits = DEFAULT_LIMITS) -> tuple[NDArray[np.uint8], Metadata]:
-    """Return an image as it is meant to be seen, and the metadata worth keeping.
+    """Return an image upright and in RGB, and the metadata worth keeping.
 
     The orientation in EXIF, or where that has none in XMP, is applied, and set to 1 in the EXIF that is returned. An
     ICC profile of RGB samples is returned unless it is one of sRGB; samples of another kind are converted to sRGB by
@@ -72,7 +72,7 @@ def read_image(source: str | Path | BinaryIO, limits: Limits = DEFAULT_LIMITS) -
 
     Args:
         source: a path, ``-`` for standard input, or a stream at its beginning.
-        limits: of the file and the image. While an image is opened that is larger than Pillow would open by itself,
+        limits: of the file and the image. While an image above Pillow's own limit is opened,
             ``PIL.Image.MAX_IMAGE_PIXELS`` is raised for the process.
     Returns:
         uint8 [H, W, 3], RGB, C-contiguous; and the metadata.
@@ -93,10 +93,10 @@ def read_image(source: str | Path | BinaryIO, limits: Limits = DEFAULT_LIMITS) -
 
 
 def rgb_and_metadata(image: Image.Image) -> tuple[NDArray[np.uint8], Metadata]:
-    """Return a PIL image as `read_image` returns a file: pixels as they are meant to be seen, and metadata.
+    """Return a PIL image as `read_image` returns a file: upright RGB pixels, and metadata.
 
     Args:
-        image: one that was read from a file and not changed since is turned as its EXIF, or its XMP, says.
+        image: if it was read from a file and not changed since, it is oriented by its EXIF or XMP.
     Returns:
         uint8 [H, W, 3], RGB, C-contiguous; and the metadata.
     Raises:
@@ -114,7 +114,7 @@ def rgb_and_metadata(image: Image.Image) -> tuple[NDArray[np.uint8], Metadata]:
 
 
 def _finished(decoded: _Decoded) -> tuple[NDArray[np.uint8], Metadata]:
-    """Return a decoded file's pixels and metadata, having said what was left out."""
+    """Return a decoded file's pixels and metadata, and log what was left out."""
     for problem in decoded.parts.problems:
         _log.warning("%s", problem)
     with pillow_guard.errors():
@@ -156,7 +156,7 @@ def _load_as_it_is(data: bytes, parts: Parts, limits: Limits) -> Image.Image:
     except ImageError as error:
         if not isinstance(error.__cause__, Image.DecompressionBombError):
             raise
-    # Larger than Pillow opens by itself; whether it is too large is checked before anything is decoded.
+    # Above Pillow's own limit; our limit is checked before anything is decoded.
     with pillow_guard.errors(), pillow_guard.any_size():
         return _open_and_load(data, parts, limits)
 
@@ -190,12 +190,12 @@ def _has_more_frames(data: bytes) -> bool:
 
 
 def _completed(data: bytes, parts: Parts, limits: Limits, error: ImageError) -> Image.Image:
-    """Return the image of a file that lacks its end, if most of it is there.
+    """Return the image of a file that lacks its end, if most of it is present.
 
-    The file is decoded with several ends. Where the images differ, the file does not say what is there.
+    The file is decoded several times with different data appended. Pixels that differ are missing from the file.
 
     Raises:
-        ImageError: more is missing than may be guessed; `error` if it cannot be told.
+        ImageError: more is missing than may be guessed; `error` if the missing part cannot be determined.
     """
     n_bytes = len(data) // 8 + 2**16
     # Without 0xFF, which would begin a marker.
@@ -272,7 +272,7 @@ def _orientation(parts: Parts, field: int | None, image: Image.Image) -> tuple[i
 
     Args:
         parts: of the file.
-        field: what a field of the image itself says, in TIFF; it counts more than EXIF and XMP.
+        field: orientation in a field of the image itself, as in TIFF; it takes precedence over EXIF and XMP.
         image: as Pillow has opened it.
     """
     found, kept = None, None
@@ -295,7 +295,7 @@ def _orientation(parts: Parts, field: int | None, image: Image.Image) -> tuple[i
 
 
 def _kept(profile: bytes | None, exif_kept: bytes | None) -> Metadata:
-    """Return what a file keeps of these, and say so: not what is too large."""
+    """Return the metadata that is kept, and log it; items that are too large are dropped."""
     metadata = Metadata(icc=profile, exif=exif_kept)
     for name, item in (("icc", metadata.icc), ("exif", metadata.exif)):
         if item and len(item) > _MAX_ITEM_BYTES:

@@ -28,7 +28,7 @@ def rgb_of(image: Image.Image, parts: Parts) -> tuple[Image.Image, bytes | None]
 
     Args:
         image: loaded.
-        parts: what its file says besides.
+        parts: metadata of its file.
     Raises:
         ImageError: its samples have no known range.
     """
@@ -160,7 +160,7 @@ def _coloured(
 def _space(parts: Parts) -> colour.Space | None:
     """Return the colour space that a file names without a profile; None where it names none that counts.
 
-    In PNG, code points count more than a profile, and a profile more than gAMA and cHRM; in AVIF a profile counts most.
+    In PNG, code points take precedence over a profile, and a profile over gAMA and cHRM; in AVIF a profile comes first.
     """
     is_png = parts.pillow_data[:4] == b"\x89PNG"
     if parts.cicp is not None and (is_png or parts.icc is None):

@@ -1,4 +1,4 @@
-"""JPEG taken apart: the segments that pixels need for Pillow, and EXIF, XMP and ICC profile."""
+"""Splitting JPEG files: the segments that Pillow needs for the pixels, and EXIF, XMP and ICC profile."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ICC = b"ICC_PROFILE\0"
 # What files with a gain map have in them, there or in the image that is the map: Ultra HDR, its standard, and Apple's.
 _GAIN_MAPS = (b"hdrgm:Version", b"urn:iso:std:iso:ts:21496", b"urn:com:apple:photo:2020:aux:hdrgainmap")
 _COEFFICIENTS = 64
-# Of JFIF and Adobe segments, which say what colours the components are; libjpeg passes over shorter ones.
+# Of JFIF and Adobe segments, which define the colours of the components; libjpeg ignores shorter ones.
 _LEAST_BYTES = 12
 
 
@@ -66,7 +66,8 @@ def take_apart(data: bytes) -> Parts:
 def are_all_scans_begun(data: bytes) -> bool:
     """Return whether each coefficient of each component is in a scan to its last bit, whole or not.
 
-    A file that is cut short in its last scan lacks what comes after; one cut short before lacks more than one sees.
+    A file truncated in its last scan lacks only the pixels after that point; one truncated earlier lacks detail
+    everywhere.
     """
     bits_left: dict[int, list[int]] = {}
     for marker, at, end in _segments(data, 2):

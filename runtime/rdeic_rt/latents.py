@@ -15,13 +15,13 @@ from .manifest import Rate
 
 @dataclass(frozen=True)
 class Cut:
-    """What is missing of a file that was cut short.
+    """How much of a truncated file is missing.
 
     Attributes:
-        missing_bytes: of the file, 1 or more.
-        complete_slices: how many slices of the latents are as in the whole file, from the first on; all of them where
+        missing_bytes: bytes missing from the file, 1 or more.
+        complete_slices: how many slices of the latents, from the first on, are as in the whole file; all of them if
             only metadata or checksum are missing.
-        n_slices: how many there are.
+        n_slices: number of slices.
     """
 
     missing_bytes: int
@@ -31,15 +31,15 @@ class Cut:
 
 @dataclass(frozen=True)
 class Latents:
-    """A file after entropy decoding: all that is left to do is arithmetic.
+    """A file after entropy decoding.
 
     Attributes:
         size: of the source image.
-        rate: the bundle's rate it was made with.
-        tensors: name -> array with the batch as its first dimension, exact; of family ``rdeic`` ``y_hat``, float32
+        rate: the bundle's rate that it was encoded with.
+        tensors: name -> array with the batch as its first dimension, exact; for family ``rdeic`` ``y_hat``, float32
             [1, M, h/16, w/16].
-        crc: the file's checksum, or that of what is there of a file cut short; the default seed.
-        metadata: ICC profile and EXIF that travel with the image; EXIF with orientation 1, whoever wrote the file.
+        crc: the file's checksum, or the checksum of the present bytes of a truncated file; the default seed.
+        metadata: ICC profile and EXIF of the image; the EXIF orientation is 1, whichever program wrote the file.
         cut: what is missing; None for a whole file.
     """
 

@@ -13,7 +13,7 @@ _V = TypeVar("_V")
 
 
 class Cache(Generic[_K, _V]):
-    """Values made on first use, each once, whichever thread comes first; a failure is not kept."""
+    """Values created on first use, each once, by whichever thread is first; a failure is not cached."""
 
     def __init__(self, make: Callable[[_K], _V]) -> None:
         self._make = make
@@ -22,9 +22,9 @@ class Cache(Generic[_K, _V]):
         self._lock = Lock()
 
     def begin(self, key: _K) -> None:
-        """Start to make a value in a thread of its own. What goes wrong is met again by whoever asks for the value."""
+        """Start creating a value in a separate thread. An error there occurs again when the value is used."""
         if key not in self._values:
-            with suppress(RuntimeError):  # without a thread it is made when it is asked for
+            with suppress(RuntimeError):  # without a thread it is created on first use
                 Thread(target=self._make_quietly, args=(key,), name="rdeic_rt load").start()
 
     def _make_quietly(self, key: _K) -> None:

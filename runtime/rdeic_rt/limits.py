@@ -1,7 +1,7 @@
-"""Every ceiling on untrusted input, each with its reason.
+"""Every limit on untrusted input, each with its reason.
 
-A file of thirty bytes can announce an image of any size. What it says is held against these limits, and against the
-bytes that are there, before anything is allocated for it.
+A file of thirty bytes can declare an image of any size. Declared sizes are checked against these limits, and against
+the bytes that are present, before anything is allocated for them.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ class Limits:
 
     Attributes:
         max_pixels: height times width. Decoding takes memory in proportion, whatever the length of the file; 8192 x
-            8192 is more than most cameras give, and the decoded image alone takes 201 MB.
-        max_side_px: height, and width. What JPEG can hold; and since an image is padded to a multiple of the model's,
-            an image one pixel wide and very long would take many times the memory that its pixels say.
+            8192 is more than most cameras have, and the decoded image alone takes 201 MB.
+        max_side_px: height, and width. The limit of JPEG; padding to a multiple of the model's unit would make
+            an image one pixel wide and very long take many times the memory of its pixels.
         max_file_bytes: of an .rdc file or an image, both of which are read whole. An image of ``max_pixels`` with 16
-            bits a sample takes 403 MB uncompressed; .rdc files are a thousand times smaller.
+            bits per sample takes 403 MB uncompressed; .rdc files are a thousand times smaller.
         max_metadata_bytes: of an .rdc file's metadata section, inflated. A few kilobytes of zlib can become gigabytes;
             the largest RGB profiles in use take about 2 MB, and the EXIF of a JPEG 64 kB.
-        max_memory_bytes: of what one decode or encode holds in proportion to the image, as `memory_estimate` counts
-            it, before anything is allocated for it; None for no ceiling. Full-size models stay under 4 GiB at
+        max_memory_bytes: memory that one decode or encode holds in proportion to the image, as computed by
+            `memory_estimate` before anything is allocated; None for no limit. Full-size models stay under 4 GiB at
             ``max_pixels``.
-        max_seconds: that one decode, preview, `Codec.read_latents` or encode may take; None for no ceiling. How long an
-            image takes depends on the machine, so there is none unless it is set.
+        max_seconds: wall time of one decode, preview, `Codec.read_latents` or encode; None, the default, for no limit,
+            because the time depends on the machine.
     """
 
     max_pixels: int = 2**26
@@ -66,42 +66,42 @@ class Limits:
 
 DEFAULT_LIMITS = Limits()
 
-# The ceilings below are fixed, as no honest bundle comes near them; how many rates, files and so on a bundle.json may
-# list is said in bundle.schema.json. The C++ runtime has the same numbers in input_limits.h, and a test compares them;
-# it has none of those at the end, as it gets no bundles.
+# The limits below are fixed, because no valid bundle reaches them; bundle.schema.json limits the number of rates, files
+# and so on in a bundle.json. The C++ runtime has the same numbers in input_limits.h, and a test compares them; it has
+# none of those at the end, because it does not download bundles.
 
-# Of records in an .rdc file's metadata section, of which there are two. Two million empty ones fit in four megabytes,
+# Records in an .rdc file's metadata section; encoders write at most two. Two million empty ones fit in four megabytes,
 # and inflate from four kilobytes.
 MAX_METADATA_RECORDS = 1024
-# Of a bundle.json. One of a full-size model has about 20 kB; a megabyte stops a wrong or hostile file before it is
-# parsed.
+# Length of a bundle.json. That of a full-size model has about 20 kB; the limit stops a wrong or hostile file before it
+# is parsed.
 MAX_MANIFEST_BYTES = 1 << 20
-# Of a path in it (docs/bundle.md, "Checks"). Some systems follow four times as many; few files need a tenth.
+# Length of a path in it (docs/bundle.md, "Checks"). Some systems allow four times as much; few files need a tenth.
 MAX_PATH_BYTES = 1024
-# Of objects and arrays within each other in a bundle.json. There are 5 levels, but for what is free.
+# Nesting of objects and arrays in a bundle.json. There are 5 levels, except in free-form fields.
 MAX_JSON_DEPTH = 64
-# Of an ONNX file: a protobuf message has less than 2 GiB.
+# Length of an ONNX file: a protobuf message has less than 2 GiB.
 MAX_ONNX_BYTES = (1 << 31) - 1
-# Of fields of all messages in it that are walked: the largest graph of a full-size bundle has about 60,000. Bounds the
+# Fields of all its messages that are scanned: the largest graph of a full-size bundle has about 60,000. Bounds the
 # time.
 MAX_ONNX_FIELDS = 1 << 20
-# Of messages within each other: a subgraph is three levels, and libraries stop at 100.
+# Nesting of messages: a subgraph takes three levels, and libraries stop at 100.
 MAX_ONNX_DEPTH = 64
-# Of dimensions of a weight that lies in another file.
+# Dimensions of an external weight.
 MAX_ONNX_RANK = 8
-# Of an .npz file's arrays together, unpacked. The entropy model of a full-size rate takes about 60 MB.
+# All arrays of an .npz file together, unpacked. The entropy model of a full-size rate takes about 60 MB.
 MAX_ARRAYS_BYTES = 1 << 30
-# Of arrays in an .npz file. An entropy model of ten slices has about 400.
+# Number of arrays in an .npz file. An entropy model of ten slices has about 400.
 MAX_ARRAYS = 65_536
-# Of the name of one; those of an entropy model have up to 30 characters.
+# Length of an array's name; those of an entropy model have up to 30 characters.
 MAX_ARRAY_NAME_BYTES = 256
-# Of dimensions of an array: what the model id's canonical form needs at most is 4.
+# Dimensions of an array: the model id's canonical form needs at most 4.
 MAX_ARRAY_RANK = 8
-# Of the text before an array's elements; numpy writes 118 bytes for the ones there are.
+# Length of the header before an array's elements; numpy writes 118 bytes for those of a bundle.
 MAX_ARRAY_HEADER_BYTES = 4096
-# Times that an array may be longer than it is compressed: no deflate stream grows more.
+# Largest ratio of unpacked to compressed length of an array: deflate cannot exceed it.
 MAX_DEFLATE_RATIO = 1032
-# Of the JSON beside a TensorRT plan, which the C++ runtime does not read; they have a few hundred kB at most.
+# Length of the JSON file of a TensorRT plan, which the C++ runtime does not read; at most a few hundred kB in practice.
 MAX_PLAN_KEY_BYTES = 1 << 20
 # Of a bundle that `rdeic-rt bundle pull` gets, packed or not, unless --max-bytes says otherwise: one of a full-size
 # model in all forms takes half of it.

@@ -1,4 +1,4 @@
-"""Graphs, tables and entropy models of a bundle, each loaded when it is first needed, once."""
+"""Graphs, tables and entropy models of a bundle, each loaded once, on first use."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Loaded:
     def __init__(
         self, bundle: Bundle, family: Family, selection: select.Selection, precision: str, threads: int | None
     ) -> None:
-        # None of these refers to the codec, so that its memory is given back with the last reference to it.
+        # None of these refers to the codec, so its memory is freed with the last reference to it.
         self.entropy_models: Cache[BundleFile, EntropyModel] = Cache(
             partial(_entropy_model, bundle, family, selection.backend, threads)
         )
@@ -58,12 +58,12 @@ class Loaded:
 
 @dataclass(frozen=True)
 class RateLoader:
-    """Loads what a family asks for of one rate; see `families.base.Loader`.
+    """Loads what a family needs for one rate; see `families.base.Loader`.
 
     Attributes:
         bundle, rate: what is loaded.
         backend: where the graphs run.
-        precision: as `rdeic_rt.load` takes it; None for the form that encoders run, so that files do not depend on it.
+        precision: as for `rdeic_rt.load`; None for the form that encoders run, so that files do not depend on it.
         graphs: id and form -> graph.
     """
 
@@ -114,10 +114,10 @@ def _graph(bundle: Bundle, backend: Backend, key: tuple[str, str]) -> Graph:
 def _entropy_model(
     bundle: Bundle, family: Family, backend: Backend, threads: int | None, file: BundleFile
 ) -> EntropyModel:
-    """Return the entropy model in a file, its networks evaluated where the backend computes.
+    """Return the entropy model in a file, with its networks evaluated on the backend's device.
 
-    BundleCorruptError if ``bundle.json`` says that it is another model, or if a graph reads what files are decoded to
-    on another grid than the model's.
+    BundleCorruptError if its model id differs from ``bundle.json``, or if a graph reads the decoded tensors on another
+    grid than the model's.
     """
     with timing.stage("load"):
         model = entropy.load(load_arrays(file), threads)
@@ -146,7 +146,7 @@ def _level_rows(bundle: Bundle, role: str) -> NDArray[np.float32]:
     Raises:
         BundleCorruptError: the file lacks the array, or it does not fit the graph's input.
     """
-    assert bundle.levels is not None  # nobody asks otherwise
+    assert bundle.levels is not None  # not called otherwise
     width = int(bundle.reference(bundle.rates[0].graphs[role]).input(LEVEL).shape[-1])
     with timing.stage("load"):
         return float_rows(bundle.levels.file, load_arrays(bundle.levels.file), role, bundle.levels.count, width)

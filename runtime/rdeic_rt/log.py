@@ -1,4 +1,4 @@
-"""The package's messages, which go nowhere unless the program asks for them: ``logging.getLogger("rdeic_rt")``."""
+"""The package's log, silent unless the program configures it: ``logging.getLogger("rdeic_rt")``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``bundle.json`` says, as objects; `bundle` reads, checks and writes it (docs/bundle.md)."""
+"""The contents of ``bundle.json`` as objects; `bundle` reads, checks and writes it (docs/bundle.md)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .errors import BundleMismatchError
 from .schedule import Schedule
 from .tensor_spec import TensorSpec
 
-# What a graph is; the earlier, the nearer to what was trained.
+# The forms of a graph, from the closest to the trained model on.
 FORMS = ("fp32", "fp16", "fp16-cuda", "int8", "int8-cpu")
-# What a user asks for: one of these, or whatever runs best.
+# What a user selects: one of these, or `AUTO`, the fastest.
 PRECISIONS = ("fp32", "fp16", "int8")
 AUTO = "auto"
 # The input of graphs that rates share: a row of numbers for each level.
@@ -27,21 +27,21 @@ STEP = "step"
 
 
 def precision_of(form: str) -> str:
-    """Return the precision that a form has: what its name begins with, ``int8`` of ``int8-cpu``."""
+    """Return the precision of a form, the first part of its name: ``int8`` for ``int8-cpu``."""
     return form.partition("-")[0]
 
 
 @dataclass(frozen=True)
 class GraphSpec:
-    """One ONNX graph of a bundle, in one form: where it lies and what goes in and out.
+    """One ONNX graph of a bundle in one form: its file, inputs and outputs.
 
     Attributes:
         id: its name in ``bundle.json``, the same for all forms.
         form: one of `FORMS`.
-        file: the ONNX file; `graph_file.read` returns what a backend may load of it.
+        file: the ONNX file; backends load it with `graph_file.read`.
         inputs, outputs: in the graph's order.
-        folder: of the file, in the bundle: empty, or with a slash at its end.
-        listed: the bundle's files, in which weights of the graph may lie.
+        folder: of the file, relative to the bundle: empty, or with a trailing slash.
+        listed: the bundle's files, which may hold weights of the graph.
     """
 
     id: str
@@ -54,7 +54,7 @@ class GraphSpec:
 
     @property
     def path(self) -> Path:
-        """Where the file lies, for messages and tools."""
+        """Path of the file, for messages and tools."""
         return self.file.path
 
     def input(self, name: str) -> TensorSpec:
@@ -72,22 +72,22 @@ class GraphSpec:
 
 @dataclass(frozen=True)
 class Rate:
-    """One operating point of the codec: one of a bundle's own, or between two of them.
+    """One operating point of the codec: a rate of the bundle, or a level between two of its rates.
 
     Attributes:
-        index: among the bundle's rates; of a rate between two, that of the larger.
-        number: what an .rdc file stores: the level where the bundle has levels, else the index.
-        label: for people.
+        index: among the bundle's rates; between two rates, the index of the one with larger files.
+        number: stored in .rdc files: the level if the bundle has levels, otherwise the index.
+        label: a name for users.
         bpp: bits per source pixel of a typical photo.
         model_id: 4 bytes, the entropy model that files of this rate need.
-        graphs: role, as the bundle's family has them -> graph id.
+        graphs: role of the bundle's family -> graph id.
         entropy: .npz of the entropy model.
-        schedule: name of the schedule it decodes with unless another number of steps is asked for; None where the
-            family has no steps.
-        step_tables: schedule name -> .npz with the rows `schedule.load_step_rows` reads.
+        schedule: name of the default schedule; None if the family has no steps.
+        step_tables: schedule name -> .npz with the rows that `schedule.load_step_rows` reads.
         lambda_r: weight of the distortion in the training loss (Eq. 9); larger means larger files. None: not known.
-        is_guided: whether lambda_s other than 1 means something to it.
-        bit_worth: squared steps of y that a bit is worth to the encoder, see `entropy.EntropyModel.encode`.
+        is_guided: whether a lambda_s other than 1 has an effect.
+        bit_worth: squared error of y, in squared steps, that the encoder trades for a bit; see
+            `entropy.EntropyModel.encode`.
     """
 
     index: int
@@ -110,7 +110,7 @@ class Levels:
 
     Attributes:
         count: of levels.
-        file: .npz with the rows that the graphs read, one array a role and one row a level, see `loading.Loaded`.
+        file: .npz with the rows that the graphs read, one array per role and one row per level, see `loading.Loaded`.
     """
 
     count: int
@@ -123,18 +123,18 @@ class Bundle:
 
     Attributes:
         folder: absolute path of the bundle.
-        name, licence, provenance: what the model is and where its weights come from.
-        family: name of what its graphs are and how they follow each other, see `families`.
-        decoding_roles: the family's roles after entropy decoding, in the order data meets them.
+        name, licence, provenance: identity and origin of the model.
+        family: name of the family, which defines the graphs and how they are chained, see `families`.
+        decoding_roles: the family's roles after entropy decoding, in the order of execution.
         size_multiple_px: image sides are padded to a multiple of this, the unit of `TensorSpec.grid`.
         files: relative path -> file, for every file but ``bundle.json``.
         graphs: id -> form -> graph.
-        preferred: name of a backend -> forms, the one it was measured to run fastest first.
+        preferred: name of a backend -> forms, the measured fastest first.
         schedules: by name.
         rates: by index.
-        default_rate: index of the rate that `Codec.encode` takes unless told.
-        levels: rates between the bundle's own; None where there are none.
-        calibration: measured facts (rate overhead of the integer networks, ...), free-form.
+        default_rate: index of the rate that `Codec.encode` uses by default.
+        levels: levels between the bundle's rates; None if there are none.
+        calibration: measurements (rate overhead of the integer networks, ...), free-form.
     """
 
     folder: Path
@@ -154,12 +154,12 @@ class Bundle:
     calibration: Mapping[str, Any]
 
     def reference(self, graph_id: str) -> GraphSpec:
-        """Return a graph in the form nearest to what was trained: what encoders run, and plans are built from."""
+        """Return a graph in the form closest to the trained model, which encoders run and plans are built from."""
         forms = self.graphs[graph_id]
         return next(forms[form] for form in FORMS if form in forms)
 
     def preference(self, backend: str, precision: str) -> tuple[str, ...]:
-        """Return the forms of a precision, or for ``auto`` all, in the order that a backend should take them in."""
+        """Return the forms of a precision, or all for ``auto``, in a backend's order of preference."""
         measured = self.preferred.get(backend, ())
         ordered = [*measured, *(form for form in FORMS if form not in measured)]
         return tuple(form for form in ordered if precision in (AUTO, precision_of(form)))
@@ -171,14 +171,14 @@ class Bundle:
         return rate < len(self.rates) and self.rates[rate].model_id == model_id
 
     def rate_of(self, model_id: bytes, rate: int) -> Rate:
-        """Return the rate an .rdc header asks for.
+        """Return the rate of an .rdc header.
 
         Args:
             model_id: 4 bytes, from the header.
             rate: rate number, from the header.
 
         Raises:
-            BundleMismatchError: the file was made with another model; both are named.
+            BundleMismatchError: the file was encoded with another model; the message names both.
         """
         if self.has(model_id, rate):
             return self.rates[rate] if self.levels is None else self.rate_at(rate)
@@ -267,7 +267,7 @@ class Bundle:
         return 1 if schedule is None else schedule.n_steps
 
     def check_sharpness(self, rate: Rate, sharpness: float) -> None:
-        """Raise ValueError for a sharpness that means nothing to the rate."""
+        """Raise ValueError for a sharpness that the rate does not support."""
         if sharpness != 1.0 and not rate.is_guided:
             raise ValueError(
                 f"sharpness is {sharpness:g}, but rate {rate.index} of bundle {self.name!r} cannot be guided: it "

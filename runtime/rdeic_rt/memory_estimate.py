@@ -1,4 +1,4 @@
-"""How much memory decoding and encoding hold, from the shapes that a bundle promises; librdeic counts the same."""
+"""The memory that decoding and encoding hold, computed from the shapes in a bundle; librdeic computes the same."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ _ENCODING_BYTES = _ENTROPY_BYTES + 4 + 4
 def decode_bytes(
     outputs: Iterable[TensorSpec], latents: Mapping[str, tuple[int, ...]], sizes: Mapping[str, int], size: Size
 ) -> int:
-    """Return how many bytes decoding an image holds at most at one time, beside what graphs work in.
+    """Return the peak number of bytes that decoding an image holds, without the working memory of graphs.
 
-    That is bounded by the size of tiles.
+    The size of tiles bounds the latter.
 
     Args:
         outputs: what the stages return, in order; none to count entropy decoding alone.
-        latents: name -> shape of what the file is decoded to.
+        latents: name -> shape of the tensors that the file is decoded to.
         sizes: batch, hz and wz of the padded image.
         size: of the image.
     """
     elements = {name: math.prod(shape) for name, shape in latents.items()}
     entropy = _ENTROPY_BYTES * sum(elements.values())
-    # Of all that stages hand on, one tensor of each name; the last image once more, while tiles of it are blended; and
-    # the image that the caller gets.
+    # One tensor of each name that stages pass on; the last image a second time, while its tiles are blended; and
+    # the image that the caller receives.
     handed_on: dict[str, int] = {}
     image = 0
     for output in outputs:

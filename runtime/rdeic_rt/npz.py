@@ -1,9 +1,9 @@
-"""The arrays in an .npz file, read within the ceilings of `limits` and never unpickled.
+"""The arrays in an .npz file, read within the limits of `limits` and never unpickled.
 
     zip directory ─▶ number, names, lengths ─▶ member ─▶ .npy header ─▶ rank, length ─▶ elements
 
-What the directory announces is held against the file's own length before anything is unpacked, and what a header
-announces against what was unpacked before anything is made of it.
+Lengths in the directory are checked against the file's own length before anything is unpacked, and those in a header
+against the unpacked data before an array is created.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def read(data: bytes) -> dict[str, NDArray[Any]]:
     """Return every array of an .npz file by name.
 
     Raises:
-        ValueError: there is more in it than `limits` allows, or it is no array; besides, on damaged files, whatever
-            zipfile and numpy raise.
+        ValueError: it exceeds `limits`, or a member is not an array; for damaged files also whatever zipfile and numpy
+            raise.
     """
     arrays: dict[str, NDArray[Any]] = {}
     unclaimed_bytes, left_bytes = len(data), limits.MAX_ARRAYS_BYTES

@@ -1,4 +1,4 @@
-"""ONNX Runtime, which every module takes from here: without its telemetry, and without lines of its own."""
+"""ONNX Runtime without telemetry and without its own output; every module imports it from here."""
 
 from __future__ import annotations
 

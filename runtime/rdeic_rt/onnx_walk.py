@@ -1,4 +1,4 @@
-"""ONNX bytes -> the weights that lie in other files: a walk over the whole message, before any library sees it.
+"""ONNX bytes -> external weights: a scan of the whole message, before any library reads it.
 
     model ─▶ main graph ─▶ weight                      may name a listed file of the bundle
                └─▶ node ─▶ attribute ─▶ tensor         must hold its own values, as in functions, subgraphs,
@@ -8,10 +8,10 @@ An ONNX tensor may name a file that holds its values. Libraries have followed su
 of the machine (ONNX Runtime before 1.24) and to any address of the process (location ``*/_ORT_MEM_ADDR_/*``). So a
 graph of a bundle may name files in one place only, and `graph_file` opens them itself.
 
-This is no ONNX reader. It knows the fields of the messages on the way to a tensor, and steps over all others by their
-length. What libraries could read in two ways is refused, so that there is nothing for them to read differently:
-unknown fields, fields of another wire type, numbers written with more bytes than they need, a main graph in parts.
-(librdeic's twin is src/onnx_walk.cc; tests/conformance/parity.py compares the two.)
+This is not an ONNX reader. It knows the fields of the messages on the path to a tensor, and skips all others by their
+length. Everything that two libraries could interpret differently is rejected: unknown fields, fields of another wire
+type, integers in more bytes than necessary, a main graph in parts.
+(The counterpart in librdeic is src/onnx_walk.cc; tests/conformance/parity.py compares the two.)
 """
 
 from __future__ import annotations

@@ -3,11 +3,11 @@
     import rdeic_rt.pillow
     from PIL import Image
 
-    image = Image.open("photo.rdc")        # reads the header; pixels are decoded when they are first needed
-    image.thumbnail((200, 200))            # small enough a size is decoded without denoising
+    image = Image.open("photo.rdc")        # reads the header; pixels are decoded on first use
+    image.thumbnail((200, 200))            # thumbnails are decoded without denoising
     Image.open("photo.jpg").save("photo.rdc", rate="small")
 
-What opens images with Pillow, imageio for one, then reads .rdc files too.
+Libraries that open images with Pillow, such as imageio, then read .rdc files too.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _EXIF_PREFIX = b"Exif\0\0"  # as Pillow's formats have it in ``info``
 
 @dataclass(frozen=True)
 class _Options:
-    """What `register_rdc_opener` was told; see there."""
+    """The options of `register_rdc_opener`."""
 
     bundle: str | Path | None = None
     backend: str = "auto"
@@ -61,7 +61,7 @@ class _Codecs:
         self._lock = threading.Lock()
 
     def reading(self, header: Header) -> Codec:
-        """Return the codec for a file: of the bundle that was asked for, else of the one it was made with."""
+        """Return the codec for a file: of the selected bundle, or of the bundle that the file was encoded with."""
         from .bundle import find_for
 
         if self.options.bundle is not None:
@@ -97,13 +97,13 @@ def register_rdc_opener(
     limits: Limits = DEFAULT_LIMITS,
     preview_thumbnails: bool = True,
 ) -> None:
-    """Have Pillow read and write .rdc files with these options; importing the module does so with the defaults.
+    """Make Pillow read and write .rdc files with these options; importing the module does so with the defaults.
 
-    Images that are open already keep the options that they were opened with.
+    Images that are already open keep the options that they were opened with.
 
     Args:
-        bundle: what files are decoded with, and encoded unless ``save`` names another; None for the installed bundle
-            that a file was made with, and the default one to encode.
+        bundle: decodes files, and encodes them unless ``save`` names another; None for the installed bundle
+            that a file was encoded with, and the default bundle to encode.
         backend, threads, limits: as of `rdeic_rt.load`.
         sharpness, seed: as of `rdeic_rt.DecodeOptions`.
         preview_thumbnails: decode images for thumbnails of half their size or less without denoising.
@@ -120,8 +120,8 @@ class RdcImageFile(ImageFile.ImageFile):
     """An .rdc file as Pillow's image.
 
     ``info`` has ``rate`` (its number), ``model_id`` (in hexadecimal), ``bpp``, and ``icc_profile`` and ``exif`` where
-    the file has them. A file that is damaged or made with a bundle that is not installed is an OSError, at the latest
-    when pixels are needed; with ``ImageFile.LOAD_TRUNCATED_IMAGES`` what is there of one that is cut short is decoded.
+    the file has them. A file that is damaged or needs a bundle that is not installed raises OSError, at the latest
+    when pixels are needed; with ``ImageFile.LOAD_TRUNCATED_IMAGES`` the intact part of a truncated file is decoded.
     """
 
     format = FORMAT
@@ -153,14 +153,14 @@ class RdcImageFile(ImageFile.ImageFile):
             self.info["exif"] = _EXIF_PREFIX + file.metadata.exif
 
     def draft(self, mode: str | None, size: tuple[int, int] | None) -> tuple[str, tuple[int, int, float, float]] | None:
-        """Have pixels decoded without denoising if what fits into ``size`` is half as large; see PIL's ``draft``."""
+        """Decode without denoising if the image is needed at half its size or less; see PIL's ``draft``."""
         if self._data is None or size is None or not self._codecs.options.preview_thumbnails:
             return None
         self._preview = 2 * size[0] <= self.size[0] or 2 * size[1] <= self.size[1]
         return (self.mode, (0, 0, *self.size)) if self._preview else None
 
     def load(self) -> Any:
-        """Decode the file if that was not done yet, and return Pillow's access to pixels.
+        """Decode the file unless it is decoded already, and return Pillow's pixel access object.
 
         Raises:
             OSError: the file cannot be decoded.
@@ -194,13 +194,13 @@ def _accept(prefix: bytes) -> bool:
 
 
 def _save(image: Image.Image, stream: IO[bytes], filename: str | bytes) -> None:
-    """Write an image as `Image.Image.save` asks for it.
+    """Write an image for `Image.Image.save`.
 
-    Options are ``rate``, ``target_size`` (bytes), ``target_bpp``, ``effort`` and ``fixed_size`` as of `Codec.encode`,
-    ``bundle``, and ``icc_profile`` and ``exif``, which are the image's own unless given; b"" and None leave them out.
+    Options are ``rate``, ``target_size`` (bytes), ``target_bpp``, ``effort`` and ``fixed_size`` as for `Codec.encode`,
+    ``bundle``, and ``icc_profile`` and ``exif``, by default those of the image; b"" and None omit them.
 
     Raises:
-        OSError: the image cannot be encoded so.
+        OSError: the image cannot be encoded with these options.
     """
     from .pixels import rgb_and_metadata
 

@@ -1,8 +1,8 @@
-"""Pillow, kept in bounds: what it raises, what it warns of and how large an image it opens.
+"""Control of Pillow: its exceptions, its warnings and the size of images that it opens.
 
 Pillow's readers raise whatever a damaged file makes them run into, warn through Python's warnings, and refuse large
-images by a limit of the process. Here the first is an `ImageError`, the second is silent (what matters to a user is
-found and said elsewhere), and the limit is that of `limits.Limits`.
+images by a process-wide limit. Here exceptions become `ImageError`, warnings are silenced (relevant problems are
+reported elsewhere), and the limit is that of `limits.Limits`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if hasattr(os, "register_at_fork"):
 
 @contextmanager
 def errors() -> Iterator[None]:
-    """Turn what Pillow raises into errors of this package: for blocks that do what a file makes them do.
+    """Convert exceptions of Pillow to errors of this package, for blocks that process a file.
 
     Raises:
         ImageError: an image cannot be read.

@@ -1,9 +1,9 @@
-"""What `Codec.decode_many` and `encode_many` run in: files ahead are read while this one is worked on.
+"""The pipeline of `Codec.decode_many` and `encode_many`: the next files are read while one is processed.
 
     workers  read 0 │ read 1      │ read 2      │          read: the file, its entropy decoding, and the noise
     caller          │ denoise 0   │ denoise 1   │ denoise 2
 
-A worker's memory is that of one more set of latents, or of one more image that is encoded.
+Each worker holds one more set of latents, or one more image that is encoded, in memory.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from .errors import CancelledError, RdeicError
 Source: TypeAlias = str | Path | bytes | bytearray | memoryview | BinaryIO
 """A file: its path, its content, or a stream that it is read from."""
 ImageSource: TypeAlias = Source | Any
-"""A file of an image, or whatever `Codec.encode` takes."""
+"""An image file, or anything that `Codec.encode` accepts."""
 OnError: TypeAlias = Callable[[Any, RdeicError | OSError], None]
 
-MAX_WORKERS = 64  # more feed nothing faster, and each keeps a thread and an image
+MAX_WORKERS = 64  # more do not help, and each keeps a thread and an image
 _S = TypeVar("_S")
 _T = TypeVar("_T")
 _U = TypeVar("_U")

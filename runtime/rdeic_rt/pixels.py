@@ -2,8 +2,8 @@
 
     file ─ read_image ─▶ RGB + Metadata ─ pad ─▶ model ... model ─ crop ─▶ RGB ─ write_image ─▶ file
 
-What a codec for RGB cannot keep (grey, alpha, palettes, CMYK, 16 bits, further frames) is converted, with a warning in
-the log; what cannot be converted without guessing is refused. Reading is the business of `image_reader`.
+What an RGB codec cannot keep (grey, alpha, palettes, CMYK, 16 bits, further frames) is converted, with a warning in
+the log; what cannot be converted without guessing is rejected. `image_reader` reads files.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def as_rgb(image: object) -> NDArray[np.uint8]:
     Args:
         image: a PIL image; or an array, or anything with ``__array__`` or ``__dlpack__`` in host memory: uint8
             [H, W, 3], [H, W] or [H, W, 1] (grey), or [H, W, 4] (the last is alpha; composited on white). A PIL image
-            read from a file and not changed since is turned as its EXIF says; `read_image` also returns its metadata.
+            read from a file and not changed since is oriented by its EXIF; `read_image` also returns its metadata.
     Raises:
         ValueError: another shape or dtype.
         TypeError: not an image at all.
@@ -78,14 +78,14 @@ def as_rgb(image: object) -> NDArray[np.uint8]:
 
 
 def for_upright_image(metadata: Metadata) -> Metadata:
-    """Return metadata whose EXIF asks no reader to turn the image; EXIF that is malformed is returned as it is."""
+    """Return metadata with the EXIF orientation set to 1; malformed EXIF is returned unchanged."""
     if not metadata.exif:
         return metadata
     return replace(metadata, exif=exif.upright(metadata.exif).exif or metadata.exif)
 
 
 def in_srgb(image: NDArray[np.uint8], profile: bytes | None) -> NDArray[np.uint8]:
-    """Return an image whose profile is not kept, converted to sRGB by it; the image itself where it cannot be applied.
+    """Return an image converted to sRGB by its profile; the image itself if the profile cannot be applied.
 
     Args:
         image: uint8 [H, W, 3].
@@ -112,10 +112,10 @@ def scaled_down(image: NDArray[np.uint8], max_side_px: int) -> NDArray[np.uint8]
 
 
 def pad(image: NDArray[np.uint8], multiple_px: int) -> NDArray[np.uint8]:
-    """Return the image continued to the right and below by its mirror image, to sides that are multiples.
+    """Return the image padded by reflection on the right and at the bottom, so that its sides are multiples.
 
-    The mirror stands on the last row and column, which are not repeated; where more is needed than there is, the
-    reflection is reflected in turn, and a side of one pixel is repeated. Works for any size.
+    The last row and column are not repeated. Padding longer than the image is reflected again, and a side of one pixel
+    is repeated. Works for any size.
 
     Args:
         image: [H, W, channels].
@@ -127,7 +127,7 @@ def pad(image: NDArray[np.uint8], multiple_px: int) -> NDArray[np.uint8]:
 
 
 def padded_size(size: Size, multiple_px: int) -> Size:
-    """Return the size that `pad` gives an image of this one."""
+    """Return the size of an image of this size after `pad`."""
     height, width = (-(-side // multiple_px) * multiple_px for side in (size.height, size.width))
     return Size(height=height, width=width)
 
@@ -146,7 +146,7 @@ def crop(image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class _Format:
-    """How a format is written: Pillow's name and options, and what it can carry beside pixels."""
+    """How a format is written: Pillow's name and options, and the metadata that it supports."""
 
     pillow_name: str
     options: dict[str, Any]
@@ -154,7 +154,7 @@ class _Format:
     keeps_exif: bool = True
 
 
-# All but JPEG lose nothing. PNG's level 3 takes a third of the time of Pillow's default, 6, for 6 % more bytes.
+# All except JPEG are lossless. PNG's level 3 takes a third of the time of Pillow's default, 6, for 6 % more bytes.
 _FORMATS = {
     "png": _Format("PNG", {"compress_level": 3}),
     "jpeg": _Format("JPEG", {"quality": 95, "subsampling": "4:4:4"}),
@@ -181,7 +181,7 @@ def format_from_suffix(path: str | Path) -> str:
     """Return the format that a file of this name, or with this suffix, is written in.
 
     Raises:
-        ValueError: no format has it; the message lists those there are.
+        ValueError: no format has it; the message lists the supported ones.
     """
     name = str(path).lower()
     for suffix, format_name in _FORMAT_OF_SUFFIX.items():
@@ -200,20 +200,20 @@ def write_image(
 ) -> None:
     """Write an image, atomically where the target is a path.
 
-    PNG, WebP, TIFF, BMP and PPM keep every pixel; JPEG is written with quality 95 and full colour resolution. What the
-    format cannot carry of the metadata is left out, with a warning in the log, and so is EXIF that is malformed. An
-    orientation in EXIF is set to 1, as the image is upright whoever wrote its file.
+    PNG, WebP, TIFF, BMP and PPM are lossless; JPEG is written with quality 95 and full colour resolution. Metadata that
+    the format does not support, and malformed EXIF, are left out, with a warning in the log. An
+    orientation in EXIF is set to 1, because the image is upright.
 
     Args:
         target: a path, ``-`` for standard output, or a stream.
         image: uint8 [H, W, 3], RGB.
         metadata: ICC profile and EXIF to put into the file.
-        format: png, jpeg, webp, tiff, bmp or ppm; None for what the path's suffix says, and PNG for a stream.
+        format: png, jpeg, webp, tiff, bmp or ppm; None for the format of the path's suffix, and PNG for a stream.
         overwrite: replace a file that exists.
     Raises:
         ValueError: the format or suffix is unknown, or the image is not uint8 [H, W, 3].
         ImageError: the format cannot hold an image of this size.
-        FileExistsError: there is such a file, and it may not be replaced.
+        FileExistsError: the file exists, and must not be replaced.
         OSError: it cannot be written.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:

@@ -1,10 +1,10 @@
-"""Where a family's stages run: on a whole image, or on tiles of it. A family sees no difference.
+"""Where a family's stages run: on a whole image, or on tiles of it. Families need not distinguish the two.
 
-    Whole   values stay where the backend computes; the whole list of stages may be recorded and replayed
-    Tiled   values are arrays of the whole image on the host; each stage runs tile by tile, and what the tiles give is
-            blended before the next stage, so that they cannot drift apart
+    Whole   values stay on the backend's device; the whole list of stages may be recorded and replayed
+    Tiled   values are arrays of the whole image on the host; each stage runs tile by tile, and the outputs of the tiles
+            are blended before the next stage, so that they cannot drift apart
 
-Both have the same verbs: `run` for a list of stages, `each` for one stage of it.
+Both have the same methods: `run` for a list of stages, `each` for one stage of it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .tensor_spec import TensorSpec
 from .tiles import Canvas, Tiling
 
 Value: TypeAlias = Buffer
-"""An array of the whole image: a backend's buffer, or on the host where the image is worked on in tiles."""
+"""An array of the whole image: a backend's buffer, or a host array where the image is processed in tiles."""
 
 
 StageList: TypeAlias = "Callable[[Placement, Mapping[str, Value]], Any]"
@@ -39,13 +39,13 @@ class Stage:
     Attributes:
         name: for progress; two stages of one list may have the same.
         graphs: what it runs.
-        inputs: how each of its inputs lies over the image, by name.
-        outputs: how what it returns does, in order.
+        inputs: specification of each input, by name, with its position on the image grid.
+        outputs: the same for the outputs, in order.
         run: buffers by name -> outputs. It must not call `Backend.put` or `Backend.get`.
-        finite: an input that must hold no infinity and no NaN, of which the stage would make an image as of anything
-            else. It is looked at only where that need not be waited for.
-        number: among the stages of its name.
-        is_part: whether progress is told of it; not of what takes no time.
+        finite: an input that must hold no infinity and no NaN, which the stage would silently convert to an image.
+            It is checked only on the host, where this needs no synchronisation.
+        number: among the stages with its name.
+        is_part: whether it is reported to progress; stages that take no time are not.
     """
 
     name: str
@@ -65,17 +65,17 @@ class Placement(Protocol):
         """Return function(placement, values): a list of stages, for values with the content of host arrays.
 
         Args:
-            key: names what the function does, apart from the shapes of its inputs.
-            function: calls `each` of the placement that it is given, and nothing of a backend's.
+            key: identifies what the function does, apart from the shapes of its inputs.
+            function: calls `each` of the placement that it receives, and no method of a backend.
             inputs: of the whole image, by name.
 
         Raises:
             BackendError: a graph could not be run.
-            BundleCorruptError: a graph returned what it should not.
+            BundleCorruptError: a graph returned an output of the wrong type or shape, or values that are not finite.
         """
 
     def each(self, stage: Stage, **inputs: Value | None) -> tuple[Value, ...]:
-        """Return the outputs of a stage for these inputs; those that are None are left out."""
+        """Return the outputs of a stage for these inputs; inputs that are None are omitted."""
 
     def get(self, value: Value) -> NDArray[Any]:
         """Return a value as an array on the host."""
@@ -84,12 +84,12 @@ class Placement(Protocol):
         """Return the top left corner of an image, uint8 [1, H, W, 3], as an array [h, w, 3] on the host."""
 
     def crop_on_device(self, image: Value, size: Size) -> Any:
-        """Return the same where the backend computes."""
+        """Return the same on the backend's device."""
 
 
 @dataclass(frozen=True)
 class Whole:
-    """An image in one piece."""
+    """The whole image at once."""
 
     backend: Backend
     progress: Progress = field(default_factory=Progress)
@@ -167,6 +167,6 @@ def _check_finite(stage: Stage, inputs: Mapping[str, Value]) -> None:
     value = None if stage.finite is None else inputs[stage.finite]
     if isinstance(value, np.ndarray) and not np.isfinite(value).all():
         raise BundleCorruptError(
-            "denoising gave values that are not finite: the bundle's weights or its schedule are of no use, "
-            "or the sharpness that was asked for is out of all proportion"
+            "denoising returned values that are not finite: the bundle's weights or its schedule are unusable, "
+            "or the sharpness is far too large"
         )

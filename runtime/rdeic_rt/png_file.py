@@ -1,7 +1,7 @@
-"""PNG taken apart: the chunks that pixels need for Pillow, and what the others say about colours and metadata.
+"""Splitting PNG files: the chunks that Pillow needs for the pixels, and colours and metadata from the others.
 
-Chunks that are not needed are not read, however large or damaged they are. One that is needed for something, but not
-for the pixels, is left out when its checksum is wrong, as libpng does.
+Chunks that are not needed are not read, however large or damaged they are. A chunk that is not needed for the pixels
+is dropped if its checksum is wrong, as in libpng.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _REPEAT_ROW = b"\2"
 
 @dataclass(frozen=True)
 class _Chunk:
-    """A chunk: its name, data and checksum; those of one that is cut short are what is there."""
+    """A chunk: its name, data and checksum; of a truncated chunk, the parts that are present."""
 
     name: bytes
     data: memoryview
@@ -51,7 +51,7 @@ class _Chunk:
 
 @dataclass(frozen=True)
 class _Header:
-    """What IHDR says; sizes in pixels."""
+    """The contents of IHDR; sizes in pixels."""
 
     size: Size
     bits: int
@@ -126,7 +126,7 @@ def _unsigned(name: bytes, data: bytes) -> _Chunk:
 
 
 def _written(chunk: _Chunk) -> tuple[bytes | memoryview, ...]:
-    """Return the pieces of a chunk in a file; one that is cut short gets length and checksum of what is there."""
+    """Return the pieces of a chunk in a file; a truncated chunk gets length and checksum of the part present."""
     crc: bytes | memoryview = chunk.crc
     if not chunk.is_whole:
         crc = zlib.crc32(chunk.data, zlib.crc32(chunk.name)).to_bytes(4, "big")
@@ -141,7 +141,7 @@ def _header(chunks: list[_Chunk]) -> _Header | None:
 
 
 def _take(chunk: _Chunk, header: _Header, parts: Parts) -> None:
-    """Add what an ancillary chunk says to the parts; the first of its kind counts."""
+    """Add the contents of an ancillary chunk to the parts; only the first of its kind is used."""
     data = bytes(chunk.data) if len(chunk.data) <= 2**24 else b""
     match chunk.name:
         case b"iCCP" if parts.icc is None:
@@ -199,9 +199,9 @@ def _take_text(name: bytes, data: bytes, parts: Parts) -> None:
 
 
 def _repaired(stream: bytes, header: _Header, most_missing: float, parts: Parts) -> bytes | None:
-    """Return the image data of a file that is cut short, its missing rows copies of the last one that is there.
+    """Return the image data of a truncated file, with missing rows filled by copies of the last one present.
 
-    None if it should be left as it is: no row is missing, or what is there cannot be told.
+    None if it should be left unchanged: no row is missing, or the missing rows cannot be determined.
     """
     *before, last = [header.row_bytes(size.width) * size.height if size.width > 0 else 0 for size in header.passes]
     row_bytes = header.row_bytes(header.size.width)

@@ -1,8 +1,8 @@
 """A codec belongs to the process that has loaded it.
 
-``fork()`` gives a child the memory of its parent and none of its threads. Whatever waits for threads then waits for
-ever: a graph that is run, and one that is given back, at the latest when the child ends. So a codec refuses to work in
-a child, and is never given back there. The child is free to load one of its own.
+A child of ``fork()`` has the memory of its parent but none of its threads. Whatever waits for threads then waits for
+ever: running a graph, and freeing one, at the latest when the child ends. A codec therefore refuses to work in
+a child, and is never freed there. The child can load its own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _loaded: WeakSet[object] = WeakSet()
 
 
 def own(thing: object) -> int:
-    """Return what `check` is to be given, and see to it that children of this process never give the object back."""
+    """Return the argument for `check`, and ensure that children of this process never free the object."""
     _loaded.add(thing)
     return os.getpid()
 
@@ -31,12 +31,12 @@ def check(owner: int) -> None:
 
 
 def refuse_pickling() -> TypeError:
-    """Return the error of a codec that is to be copied, or sent to another process."""
+    """Return the error for copying a codec, or sending it to another process."""
     return TypeError(f"a codec cannot be pickled or copied: it is bound to its process. {_ADVICE}")
 
 
 def _keep_for_ever() -> None:
-    """In a child: add a reference to each object, which nothing ever takes back."""
+    """In a child: add a reference to each object that is never released."""
     for thing in list(_loaded):
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 

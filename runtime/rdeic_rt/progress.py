@@ -1,4 +1,4 @@
-"""How far a decode has come, and whether to go on."""
+"""Progress and cancellation of a decode."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from .errors import CancelledError, LimitExceededError, RdeicError
 from .stopping import Why
 
 OnProgress: TypeAlias = Callable[[str, int, int], object]
-"""Called with the name of the part that begins, and the numbers of parts done and of all parts."""
+"""Called with the name of the part that begins, the number of parts done, and the total."""
 
 
 class CancelToken(Protocol):
-    """Says whether to stop; `threading.Event` is one."""
+    """Whether to stop; `threading.Event` implements it."""
 
     def is_set(self) -> bool:
         """Return whether to stop."""
@@ -23,7 +23,7 @@ class CancelToken(Protocol):
 
 @dataclass
 class Progress:
-    """Counts the parts of one decode, and asks before each whether to go on.
+    """Counts the parts of one decode, and checks before each whether to continue.
 
     Attributes:
         total: number of parts.
@@ -44,7 +44,7 @@ class Progress:
 
     @property
     def why_stop(self) -> Why | None:
-        """What `stopping` is to ask; None where nothing can stop the work."""
+        """The function that `stopping` calls; None if nothing can stop the work."""
         return None if self.cancel is None and self.max_seconds is None else self._why
 
     def _why(self) -> RdeicError | None:
@@ -57,9 +57,9 @@ class Progress:
         return None
 
     def begin(self, part: str, *, again: bool = False) -> None:
-        """Tell of a part that begins; ``again``: of a further piece of the one that began last.
+        """Report a part that begins; ``again``: a further piece of the part that began last.
 
-        Of more parts than there are nothing is told: a backend that records runs all of them once more.
+        Parts beyond the total are not reported: a backend that records runs all of them once more.
 
         Raises:
             CancelledError: the token is set.
@@ -76,6 +76,6 @@ class Progress:
             self._done += 1
 
     def end(self) -> None:
-        """Tell that all parts are done."""
+        """Report that all parts are done."""
         if self.on_progress is not None:
             self.on_progress("done", self.total, self.total)

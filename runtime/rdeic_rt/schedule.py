@@ -31,7 +31,7 @@ class Schedule:
     Attributes:
         name: its key in ``bundle.json``.
         sampler: ``ddpm``, ``ddim`` or ``resshift``; only for people and for choosing among schedules of one kind.
-        timesteps: 0..999, what the networks were told at each step.
+        timesteps: 0..999, the networks' input at each step.
         abar_start: abar_N in z_N = sqrt(abar_N) z_c + sqrt(1 - abar_N) eps.
         a, b, c: update coefficients of each step.
 
@@ -67,12 +67,12 @@ class Schedule:
         return np.array([self.a[step], self.b[step], self.c[step]], np.float32)
 
     def start_weights(self) -> NDArray[np.float32]:
-        """Return (sqrt(abar_N), sqrt(1 - abar_N)), float32 [2]: what z_N takes of z_c and of the noise."""
+        """Return (sqrt(abar_N), sqrt(1 - abar_N)), float32 [2]: the weights of z_c and of the noise in z_N."""
         return np.array([math.sqrt(self.abar_start), math.sqrt(1.0 - self.abar_start)], np.float32)
 
 
 def load_step_rows(file: Source, n_steps: int, widths: Mapping[str, int]) -> dict[str, NDArray[np.float32]]:
-    """Return the step table in an .npz file: what replaces the time embedding, float32 [L, D] a role.
+    """Return the step table in an .npz file, which replaces the time embedding: float32 [L, D] per role.
 
     Row n is the input ``step`` of the role's graph at step n.
 

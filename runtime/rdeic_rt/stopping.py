@@ -1,13 +1,13 @@
-"""Whether the work in hand is to stop: asked in every loop that can take long, and beside a graph that runs.
+"""Whether the current work should stop: checked in every long loop, and while a graph runs.
 
-    with stopping.asked_by(why):        # why() returns an error to end with, or None to go on
+    with stopping.asked_by(why):        # why() returns an error to stop with, or None to continue
         ...
         stopping.go_on()                # raises that error
-        with stopping.watch(stop):      # a thread asks every 50 ms, and calls stop() once
+        with stopping.watch(stop):      # a thread checks every 50 ms, and calls stop() once
             session.run(...)
 
-It holds for the context (`contextvars`) that the work runs in, so that inner loops need not be handed anything, and
-codecs used from other threads are not mixed up.
+The check belongs to the context (`contextvars`) that the work runs in, so inner loops need no argument for it, and
+codecs used from other threads do not interfere.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Final, TypeAlias
 from .errors import RdeicError
 
 Why: TypeAlias = Callable[[], RdeicError | None]
-"""Returns what to end with, or None to go on; called from any thread."""
+"""Returns the error to stop with, or None to continue; called from any thread."""
 
 ASK_EVERY_S: Final = 0.05
 
@@ -30,7 +30,7 @@ _current: ContextVar[Why | None] = ContextVar("rdeic_rt.stopping", default=None)
 
 @contextlib.contextmanager
 def asked_by(why: Why | None) -> Iterator[None]:
-    """Let `go_on` and `watch` ask this too, besides what is asked already, until the block ends; None: nothing more."""
+    """Let `go_on` and `watch` call ``why`` too, in addition to outer blocks, until the block ends; None: no change."""
     outer = _current.get()
     if why is None or outer is None:
         both = why or outer
@@ -47,12 +47,12 @@ def asked_by(why: Why | None) -> Iterator[None]:
 
 
 def current() -> Why | None:
-    """Return what says whether to stop; None where nothing can."""
+    """Return the current check; None if there is none."""
     return _current.get()
 
 
 def go_on() -> None:
-    """Raise what the work is to end with, if it is to stop."""
+    """Raise the error to stop with, if the work should stop."""
     why = _current.get()
     error = why() if why is not None else None
     if error is not None:
@@ -61,12 +61,12 @@ def go_on() -> None:
 
 @contextlib.contextmanager
 def watch(stop: Callable[[], None]) -> Iterator[None]:
-    """Call ``stop`` from another thread as soon as the work is to stop, while the block runs.
+    """Call ``stop`` from another thread as soon as the work should stop, while the block runs.
 
-    What the block raises then is replaced.
+    The error to stop with then replaces any exception of the block.
 
     Raises:
-        RdeicError: the work was to stop.
+        RdeicError: the work was stopped.
     """
     why = _current.get()
     if why is None:

@@ -1,6 +1,6 @@
-"""JSON as RFC 8259 has it, where Python's reader takes more: no NaN, nothing infinite, no key twice, UTF-8 alone.
+"""JSON as in RFC 8259, stricter than Python's reader: no NaN, no infinities, no repeated keys, UTF-8 only.
 
-UTF-8 has no halves of surrogate pairs, which escapes could make; and 1.0 is a number, but no integer.
+Escapes must not produce unpaired surrogates, which UTF-8 does not have; and 1.0 is a number, but not an integer.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from .limits import MAX_JSON_DEPTH
 
 
 class Real(float):
-    """A number written with a fraction or an exponent; what checks schemas must not take 1.0 for an integer."""
+    """A number written with a fraction or an exponent; schema validation must not treat 1.0 as an integer."""
 
     def is_integer(self) -> bool:
         """Return False."""

@@ -1,4 +1,4 @@
-"""The best file under a size: the first of a bundle's rates that fits or, where it has levels, the first of those."""
+"""The best file within a size limit: the first of a bundle's rates, or levels, that fits."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def most_bytes(size: Size, target_bytes: int | None, target_bpp: float | None) -
 
 
 def best(bundle: Bundle, encode_at: EncodeAt, most_bytes: float, size: Size, metadata_bytes: int = 0) -> bytes:
-    """Return the file of most bits that has at most ``most_bytes``.
+    """Return the file with the most bits of those with at most ``most_bytes``.
 
     Args:
         bundle: its rates, or levels, are tried.
@@ -43,7 +43,7 @@ def best(bundle: Bundle, encode_at: EncodeAt, most_bytes: float, size: Size, met
         metadata_bytes: how many bytes of each file are metadata, for messages.
 
     Raises:
-        ImageError: with no rate is the file as small; says what the smallest takes.
+        ImageError: no rate gives such a small file; the message states the smallest size.
     """
     if bundle.levels is None:
         rates = sorted(bundle.rates, key=lambda rate: rate.bpp, reverse=True)

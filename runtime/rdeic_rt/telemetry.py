@@ -1,8 +1,8 @@
-"""The libraries that run networks send telemetry unless they are told not to. Here they are told.
+"""Turns off the telemetry of the inference libraries.
 
-ONNX Runtime, from 1.29 on in its wheels for Linux, reads ``ORT_DISABLE_TELEMETRY`` when it is loaded. OpenVINO has no
-such variable, but does without the package ``openvino_telemetry``. Both would write into the user's folders,
-and complain on standard error, or fail, where there are none.
+ONNX Runtime, since 1.29 in its wheels for Linux, reads ``ORT_DISABLE_TELEMETRY`` when it is loaded. OpenVINO has no
+such variable, but works without the package ``openvino_telemetry``. Both would write to the user's home folder,
+and print warnings or fail if there is none.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def turn_off_onnx_runtimes() -> None:
 
 @contextmanager
 def without_openvinos() -> Iterator[None]:
-    """Let OpenVINO, where it is imported in the block for the first time, not find its telemetry."""
+    """Hide the telemetry package from OpenVINO while it is imported in the block for the first time."""
     if _OPENVINOS in sys.modules:
         yield
         return

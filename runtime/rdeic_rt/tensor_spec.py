@@ -1,4 +1,4 @@
-"""What ``bundle.json`` says of one tensor: name, type and symbolic shape (docs/bundle.md, "Shapes")."""
+"""One tensor in ``bundle.json``: name, type and symbolic shape (docs/bundle.md, "Shapes")."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _FREE = re.compile(r"(?:([2-9]|[1-9][0-9]{1,3})\*)?([a-z]+)\Z", re.ASCII)
 
 @dataclass(frozen=True)
 class Grid:
-    """How a tensor lies over the image.
+    """The position of a tensor on the image grid.
 
     Attributes:
         axis: of its rows; its columns are the next.
@@ -41,7 +41,7 @@ class TensorSpec:
 
     @cached_property
     def grid(self) -> Grid | None:
-        """How it lies over the image; None for a tensor that is the same for all sizes."""
+        """Its grid; None for a tensor that is the same for all sizes."""
         for axis, dim in enumerate(self.shape):
             if isinstance(dim, str) and _free(dim)[1] == ROWS:
                 return Grid(axis, _free(dim)[0])

@@ -1,7 +1,7 @@
-"""TIFF: the fields that Pillow acts on by itself are taken out of its hands, and read here.
+"""TIFF: the fields that Pillow would interpret are removed from the file and read here.
 
-Pillow turns the image as a field or XMP says, fails on fields of a type it does not expect, and reads EXIF that is not
-kept. It gets a file in which the orientation is 1 and those others are empty.
+Pillow applies the orientation of a field or XMP, fails on fields of an unexpected type, and reads EXIF that is not
+kept. It gets a file in which the orientation is 1 and the other fields are empty.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ class _Field:
 
 
 def take_apart(data: bytes) -> tuple[Parts, int | None]:
-    """Return the parts of a TIFF file, and the orientation that its field says, 1 to 8; None if it says none.
+    """Return the parts of a TIFF file, and the orientation in its field, 1 to 8; None if it has none.
 
-    What is malformed is left to Pillow.
+    Malformed files are left to Pillow.
     """
     parts = Parts(data)
     try:

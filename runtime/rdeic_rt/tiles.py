@@ -1,11 +1,11 @@
-"""Tiles of an image: where they lie, how they are cut, and how what they give is blended.
+"""Tiles of an image: their positions, how they are cut, and how their outputs are blended.
 
     ├──────── tile 0 ────────┤
                      ├──────── tile 1 ────────┤
     1  1  1  1  1  1  .8 .2  0
-                      .2 .8  1  1  1  1  1  1          weights: a ramp in the middle of what two tiles share
+                      .2 .8  1  1  1  1  1  1          weights: a ramp in the middle of the overlap
 
-The noise is that of the whole image. Only latents and image are as large as the image, and they stay on the host.
+The noise is drawn for the whole image. Only latents and image are as large as the image, and they stay on the host.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Axis:
         length: of the padded image.
         tile: length of every tile.
         starts: of the tiles, increasing; the first is 0 and the last ends with the image.
-        ramp: over which two neighbours are blended; they share at least that much.
+        ramp: length over which two neighbours are blended; they overlap by at least that much.
     """
 
     length: int
@@ -47,7 +47,7 @@ class Axis:
     ramp: int
 
     def seam(self, index: int) -> int:
-        """Return where the ramp from the tile before this one begins: it is centred in what the two share."""
+        """Return where the ramp from the previous tile begins: it is centred in the overlap."""
         return (self.starts[index] + self.starts[index - 1] + self.tile - self.ramp) // 2
 
 
@@ -61,7 +61,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Tiling:
-    """Where the tiles of an image lie.
+    """The tile grid of an image.
 
     Attributes:
         rows, columns: the tiles along each side.
@@ -126,8 +126,8 @@ def check_tile_px(tile_px: int) -> None:
 class Canvas:
     """An array of the whole image, filled tile by tile, row by row.
 
-    Tiles are blended into a strip as high as they are, and the finished strip into the array: each value is a mean of
-    what the tiles give there, with weights that sum to one. Integers are rounded after each of the two.
+    Tiles are blended into a strip of their height, and the finished strip into the array: each value is a weighted
+    mean of the tiles there, with weights that sum to one. Integers are rounded after each of the two.
     """
 
     def __init__(self, tiling: Tiling, spec: TensorSpec) -> None:
@@ -140,7 +140,7 @@ class Canvas:
         self._array: NDArray[Any] | None = None
 
     def add(self, tile: Tile, piece: NDArray[Any]) -> None:
-        """Take in what was made of a tile; tiles come in the order of `Tiling.tiles`."""
+        """Add the output for a tile; tiles must be added in the order of `Tiling.tiles`."""
         y_axis, x_axis = self._axes
         if self._strip is None or tile.column == 0:
             self._strip = np.empty(_replaced(piece.shape, x_axis, self._columns.length), piece.dtype)
@@ -149,7 +149,7 @@ class Canvas:
             return
         if self._array is None:
             self._array = np.empty(_replaced(self._strip.shape, y_axis, self._rows.length), piece.dtype)
-        # In parts, to be able to stop in a large image: by channels, or, where these come last, by columns of tiles.
+        # In parts, so that large images can stop: by channels or, if these are the last axis, by columns of tiles.
         axis, step = (1, 1) if y_axis > 1 else (x_axis, self._columns.tile)
         for start in range(0, self._strip.shape[axis], step):
             stopping.go_on()
@@ -159,7 +159,7 @@ class Canvas:
 
     @property
     def array(self) -> NDArray[Any]:
-        """What the tiles made, complete once the last was added."""
+        """The blended array, complete once the last tile was added."""
         if self._array is None:
             raise ValueError("no row of tiles is complete")
         return self._array
@@ -206,7 +206,7 @@ def _lie(spec: TensorSpec, tiling: Tiling) -> tuple[int, int]:
 
 
 def _lay(target: NDArray[Any], piece: NDArray[Any], axis: Axis, index: int, number: int) -> None:
-    """Put a piece over what lies in the target already: along an axis it fades in at its seam, and then replaces it."""
+    """Blend a piece into the target: along an axis it fades in at its seam, and replaces the target after it."""
     target, piece = np.moveaxis(target, number, 0), np.moveaxis(piece, number, 0)
     start = axis.starts[index]
     if index == 0:

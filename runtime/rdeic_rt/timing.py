@@ -66,10 +66,10 @@ def collect(*, nvtx: bool = False, wait: Callable[[], None] | None = None) -> It
 
     Args:
         nvtx: also mark each stage as an NVTX range, for Nsight Systems.
-        wait: called before a stage is taken to have ended; `Codec.synchronize` books work on a device where it belongs.
+        wait: called before a stage ends; `Codec.synchronize` assigns work on a device to the stage that queued it.
 
     Raises:
-        ModuleNotFoundError: NVTX was asked for and the package ``nvtx`` is not installed.
+        ModuleNotFoundError: ``nvtx`` is true and the package ``nvtx`` is not installed.
     """
     times = StageTimes(wait=wait)
     if nvtx:
@@ -82,11 +82,11 @@ def collect(*, nvtx: bool = False, wait: Callable[[], None] | None = None) -> It
 
 
 def stage(name: str, step: int | None = None) -> AbstractContextManager[None]:
-    """Return a context that books its duration under name, or does nothing where nobody collects.
+    """Return a context that records its duration under name, or does nothing without a collector.
 
     Args:
         name: of the stage.
-        step: of the denoising loop; durations of all steps are booked under one name, NVTX ranges tell them apart.
+        step: of the denoising loop; durations of all steps are summed under one name, NVTX ranges are per step.
     """
     times = _collector.get()
     if times is None:

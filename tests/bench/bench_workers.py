@@ -1,10 +1,11 @@
-"""How many pictures a second `decode_many` gives a GPU to do, by the number of its workers; the GPU is simulated.
+"""Throughput of `decode_many` by the number of its workers, with a simulated GPU.
 
     python tests/bench/bench_workers.py [--bundle B] [--gpu-ms 12] [--workers 1,2,4] [--size 768x512] [--seconds 10]
 
 Everything up to the networks is real: reading, entropy decoding and noise, each worker with one thread of a graph run.
-What the GPU would do is a wait of so many milliseconds, in which other threads run, as they do while one waits for it.
-Cores used tell how many of them the process had: where other processes work too, it is less than it could use.
+The work of the GPU is replaced by a wait of the given milliseconds, in which other threads run, as they do during real
+GPU work.
+"Cores used" is the CPU time per second of wall time; it is lower if other processes compete for the cores.
 """
 
 from __future__ import annotations
@@ -42,14 +43,14 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0))
     print(f"{cpu.model_name()}, {cores} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}")
     print(f"{codec.bundle.name}, {args.size}, {len(data)} bytes; a GPU of {args.gpu_ms:g} ms is simulated")
-    print("| workers | pictures/s | the GPU works | cores used |\n|---|---|---|---|")
+    print("| workers | images/s | GPU busy | cores used |\n|---|---|---|---|")
     for workers in map(int, args.workers.split(",")):
-        rate, used = _pictures_per_second(codec, data, workers, args.seconds)
+        rate, used = _images_per_second(codec, data, workers, args.seconds)
         print(f"| {workers} | {rate:.1f} | {100 * rate * args.gpu_ms / 1e3:.0f} % | {used:.2f} |", flush=True)
 
 
 def _simulate(codec: Codec, gpu_ms: float) -> None:
-    """Let a decode end in a wait in the place of its networks."""
+    """Replace the networks of a decode by a wait."""
 
     class There:
         @staticmethod
@@ -63,8 +64,8 @@ def _simulate(codec: Codec, gpu_ms: float) -> None:
     codec._reconstructed = reconstructed  # type: ignore[method-assign]
 
 
-def _pictures_per_second(codec: Codec, data: bytes, workers: int, seconds: float) -> tuple[float, float]:
-    """Return how many were done a second, and seconds of the CPU for each second."""
+def _images_per_second(codec: Codec, data: bytes, workers: int, seconds: float) -> tuple[float, float]:
+    """Return images per second, and CPU seconds per second of wall time."""
     began, cpu_began = time.perf_counter(), time.process_time()
 
     def sources() -> Iterator[bytes]:

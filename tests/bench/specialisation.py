@@ -103,7 +103,7 @@ class TextFolded(Unfolded):
 
 
 def report_networks(model: RdeicModel) -> None:
-    """Fold one thing after the other and count after each."""
+    """Apply the folds one by one and count after each."""
     unet, control, vae = copy.deepcopy((model.unet, model.control, model.vae))
     latent = signature.unet_step(SD21, unet, 1).inputs[0]
     hint = signature.synthesis(SD21).outputs[1]
@@ -135,7 +135,7 @@ def report_networks(model: RdeicModel) -> None:
 
 
 class Ladder:
-    """Rows of one network, each compared with the one before."""
+    """Rows of one network, each compared with the previous one."""
 
     def __init__(self, network: str, module: nn.Module, inputs: Sequence[TensorSpec]) -> None:
         self.network = network
@@ -164,8 +164,8 @@ def report_sharing(model: RdeicModel) -> None:
     rule(3)
     row(f"control net and UNet in one graph, {RATES} rates", RATES, f"{RATES * (unet + control) / 1e9:.2f}")
     row(f"one UNet and {RATES} control nets", 1 + RATES, f"{(unet + RATES * control) / 1e9:.2f}")
-    row("and the plain estimator for lambda_s, before: one more UNet", 1, f"{unet / 1e9:.2f}")
-    row("and the plain estimator for lambda_s, after: the same engine at batch 2, zero residuals", 0, "0.00")
+    row("plus the unguided prediction for lambda_s, before: a second UNet", 1, f"{unet / 1e9:.2f}")
+    row("plus the unguided prediction for lambda_s, after: the same engine at batch 2, zero residuals", 0, "0.00")
 
 
 def report_transfers() -> None:
@@ -175,11 +175,15 @@ def report_transfers() -> None:
     values = height * width * channels
     row("", "before", "after")
     rule(3)
-    row("image to the host: float32 NCHW or uint8 NHWC", f"{4 * values / 1e6:.2f} MB", f"{values / 1e6:.2f} MB")
-    row("host passes over it: scale, clamp, round, layout", 4, 0)
-    row("update outside the step: launches a step (3 products, 2 sums)", 5, 0)
-    row("... or on the host: latents over the bus a step (eps down, z up)", f"{2 * latent / 1e3:.0f} kB", "0 kB")
-    row("synchronisations a step, so that the loop is one CUDA graph", 1, 0)
+    row(
+        "image copied to the host: float32 NCHW before, uint8 NHWC after",
+        f"{4 * values / 1e6:.2f} MB",
+        f"{values / 1e6:.2f} MB",
+    )
+    row("host passes over the image: scale, clamp, round, layout", 4, 0)
+    row("update outside the graph: kernel launches per step (3 products, 2 sums)", 5, 0)
+    row("... or on the host: latents over the bus per step (eps down, z up)", f"{2 * latent / 1e3:.0f} kB", "0 kB")
+    row("synchronisations per step (0 allows the loop to be one CUDA graph)", 1, 0)
 
 
 def report_nodes(model: RdeicModel, folder: Path) -> None:
@@ -201,7 +205,14 @@ def report_nodes(model: RdeicModel, folder: Path) -> None:
     step = TensorSpec("emb", "float32", (1, steps.table(network, [0]).shape[1]))
     blocks = {kind: sum(isinstance(m, kind) for m in model.unet.modules()) for kind in (Transformer2DModel, Upsample2D)}
     resnets = sum(isinstance(m, ResnetBlock2D) for m in model.unet.modules())
-    row("specialisation", "blocks in the UNet", "nodes of one", "after", "saved in the UNet", "of them on floats")
+    row(
+        "specialisation",
+        "blocks in the UNet",
+        "nodes per block",
+        "after",
+        "saved in the UNet",
+        "of these, on floating-point tensors",
+    )
     rule(6)
 
     def compare(name: str, times: int, before: list[int], after: list[int]) -> None:
@@ -269,11 +280,15 @@ def report_plans(folder: Path) -> None:
     folded = transformer_of(network)
     x = TensorSpec("x", "float32", ("batch", 320, "8*hz", "8*wz"))
     row(
-        "form of the block (5 heads of 64, up to 1024x1024)", "fused attentions", "sums of q k", "scratch MB", "kernels"
+        "variant of the block (5 heads of 64, up to 1024x1024)",
+        "fused attention kernels",
+        "accumulator of QK",
+        "scratch MB",
+        "kernels",
     )
     rule(5)
     report_plan("float32", folder, copy.deepcopy(plain), x)
-    report_plan("float16, attention as diffusers has it", folder, plain.half(), x)
+    report_plan("float16, attention as in diffusers", folder, plain.half(), x)
     report_plan("float16, attention folded", folder, folded.half(), x)
     report_plan("float16, attention folded, batch of 1 only", folder, folded, x, max_batch=1)
 

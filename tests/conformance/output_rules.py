@@ -157,10 +157,10 @@ def named_file_is_replaced(command: Command) -> None:
 
 def standard_output_is_a_dash(command: Command) -> None:
     command.run("decode", "photo.rdc", "-o", "x.png", check=0)
-    picture = (command.folder / "x.png").read_bytes()
-    assert command.run("decode", "photo.rdc", "-o", "-", check=0).stdout == picture
+    image = (command.folder / "x.png").read_bytes()
+    assert command.run("decode", "photo.rdc", "-o", "-", check=0).stdout == image
     with (command.folder / "photo.rdc").open("rb") as stream:
-        assert command.run("decode", "-", stdin=stream, check=0).stdout == picture
+        assert command.run("decode", "-", stdin=stream, check=0).stdout == image
     assert command.names() == {"photo.rdc", "x.png"}
 
 
@@ -261,14 +261,14 @@ def inputs_of_one_name_are_refused_before_any_work(command: Command) -> None:
 
 
 def input_is_never_the_output(command: Command) -> None:
-    picture = command.folder / "photo.png"
-    shutil.copy(PHOTO, picture)
+    image = command.folder / "photo.png"
+    shutil.copy(PHOTO, image)
     (command.folder / "link.png").symlink_to("photo.png")
     refuses(command, USAGE, "would be overwritten", "decode", "photo.png")
     refuses(command, USAGE, "would be overwritten", "decode", "photo.png", "--overwrite")
     refuses(command, USAGE, "would be overwritten", "decode", "photo.png", "-o", "./photo.png")
     refuses(command, USAGE, "would be overwritten", "decode", "photo.png", "-o", "link.png")
-    assert picture.read_bytes() == PHOTO.read_bytes()
+    assert image.read_bytes() == PHOTO.read_bytes()
 
 
 def missing_folder_is_named_as_typed(command: Command) -> None:
@@ -323,9 +323,9 @@ def closed_streams_are_errors_and_no_file_takes_their_place(command: Command) ->
     assert done.returncode == ERROR and b"standard input" in done.stderr, done
     done = command.shell('"$@" decode photo.rdc none.rdc bad.rdc <&- >&- 2>&-')
     assert done.returncode == ERROR, done
-    picture = (command.folder / "photo.png").read_bytes()
+    image = (command.folder / "photo.png").read_bytes()
     command.run("decode", "photo.rdc", "-o", "again.png", check=0)
-    assert (command.folder / "again.png").read_bytes() == picture
+    assert (command.folder / "again.png").read_bytes() == image
 
 
 def reader_that_leaves_ends_the_command(command: Command) -> None:

@@ -116,7 +116,7 @@ TEST_F(ApiTest, RefusesBuffersThatAreTooSmall) {
   expect_result(RDEIC_RESULT_INVALID_ARGUMENT, "pixels has", [&] { decoder.decode_into(data_, pixels, SIZE_MAX); });
 }
 
-TEST_F(ApiTest, OptionsChangeThePicture) {
+TEST_F(ApiTest, OptionsChangeTheImage) {
   rdeic::Decoder decoder(bundle_);
   const auto pixels = [&](const rdeic::DecodeOptions& options) {
     const rdeic::Image image = decoder.decode(data_, options);

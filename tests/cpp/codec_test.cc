@@ -58,21 +58,21 @@ Codec& codec() {
   return golden;
 }
 
-struct Picture {
+struct Image {
   Bytes pixels;
   Decoded about;
 };
 
-Picture decode(Codec& with, const Bytes& data, const DecodeOptions& options = {}) {
-  Picture picture;
-  picture.about = with.decode(
+Image decode(Codec& with, const Bytes& data, const DecodeOptions& options = {}) {
+  Image image;
+  image.about = with.decode(
       data,
       [&](Size size) {
-        picture.pixels.resize(std::size_t{3} * size.width * size.height);
-        return PixelRows{picture.pixels.data(), std::size_t{3} * size.width};
+        image.pixels.resize(std::size_t{3} * size.width * size.height);
+        return PixelRows{image.pixels.data(), std::size_t{3} * size.width};
       },
       options);
-  return picture;
+  return image;
 }
 
 const Bytes& coffee() {
@@ -92,11 +92,11 @@ void expect_golden_pixels(Codec& with, const fs::path& folder) {
   for (const auto& entry : fs::directory_iterator(folder)) {
     if (entry.path().extension() != ".rdc") continue;
     ++n_files;
-    const Picture picture = decode(with, read_bytes(entry.path()));
+    const Image image = decode(with, read_bytes(entry.path()));
     const Bytes expected = read_png(fs::path(entry.path()).replace_extension(".png"));
-    EXPECT_LE(largest_difference(picture.pixels, expected), kMaxDifference) << entry.path();
-    EXPECT_EQ(picture.about.missing_bytes, 0U);
-    EXPECT_EQ(picture.about.complete_slices, picture.about.n_slices);
+    EXPECT_LE(largest_difference(image.pixels, expected), kMaxDifference) << entry.path();
+    EXPECT_EQ(image.about.missing_bytes, 0U);
+    EXPECT_EQ(image.about.complete_slices, image.about.n_slices);
   }
   EXPECT_GE(n_files, 8U);
 }
@@ -112,7 +112,7 @@ TEST(CodecAtLevels, GoldenFilesGiveTheirPixels) {
   expect_golden_pixels(with, kGoldenLevels);
 }
 
-TEST(CodecAtLevels, TheLevelOfAFileIsSeenInItsPictureAndPreviewAndNotInItsLatents) {
+TEST(CodecAtLevels, TheLevelOfAFileIsSeenInItsImageAndPreviewAndNotInItsLatents) {
   Codec with(read_shared(kGoldenLevels / "bundle"), {.threads = 1});
   const Bytes at_100 = read_bytes(kGoldenLevels / "chelsea_r100.rdc");
   const Bytes at_128 = read_bytes(kGoldenLevels / "chelsea_r128.rdc");
@@ -170,7 +170,7 @@ TEST(CodecAtLevels, RowsThatDoNotFitAreBundleErrors) {
 
 TEST(Codec, RowsMayLieApart) {
   const Bytes data = read_bytes(kGolden / "chelsea_r0.rdc");
-  const Picture packed = decode(codec(), data);
+  const Image packed = decode(codec(), data);
   const std::size_t row_bytes = std::size_t{3} * packed.about.size.width, stride = row_bytes + 13;
   Bytes rows(stride * packed.about.size.height, 0xee);
   codec().decode(data, [&](Size) { return PixelRows{rows.data(), stride}; }, {});
@@ -182,13 +182,13 @@ TEST(Codec, RowsMayLieApart) {
 }
 
 TEST(Codec, TheSeedDecidesTheNoiseAndTheChecksumIsTheDefault) {
-  const Picture usual = decode(codec(), coffee());
+  const Image usual = decode(codec(), coffee());
   EXPECT_EQ(decode(codec(), coffee(), {.seed = parse(coffee(), {}).checksum}).pixels, usual.pixels);
   EXPECT_NE(decode(codec(), coffee(), {.seed = 1}).pixels, usual.pixels);
 }
 
 TEST(Codec, SharpnessOneIsUnguidedAndOthersDiffer) {
-  const Picture usual = decode(codec(), coffee());
+  const Image usual = decode(codec(), coffee());
   EXPECT_LE(largest_difference(decode(codec(), coffee(), {.sharpness = 1.0000001}).pixels, usual.pixels), 1);
   EXPECT_NE(decode(codec(), coffee(), {.sharpness = 0.0}).pixels, usual.pixels);
 }
@@ -274,7 +274,7 @@ TEST(Codec, PreviewLoadsNeitherDenoiserNorControl) {
   Codec other(std::make_shared<const Bundle>(read_bundle(folder.path() / "bundle")), {.threads = 1});
   fs::remove(folder.path() / "bundle/unet_step.onnx");
   fs::remove(folder.path() / "bundle/control_r0.onnx");
-  const Picture preview = decode(other, coffee(), {.preview = true});
+  const Image preview = decode(other, coffee(), {.preview = true});
   EXPECT_EQ(preview.pixels, decode(codec(), coffee(), {.preview = true}).pixels);
   EXPECT_NE(preview.pixels, decode(codec(), coffee()).pixels);
   expect_error(Result::kBundleCorrupt, "", [&] { decode(other, coffee()); });
@@ -284,11 +284,11 @@ TEST(Codec, CutFilesDecodeOnlyWhenAsked) {
   const Bytes data = read_bytes(kGolden / "astronaut_r0.rdc");
   const Bytes cut(data.begin(), data.end() - 100);
   expect_error(Result::kTruncated, "", [&] { decode(codec(), cut); });
-  const Picture picture = decode(codec(), cut, {.allow_partial = true});
-  EXPECT_EQ(picture.about.missing_bytes, 100U);
-  EXPECT_LT(picture.about.complete_slices, picture.about.n_slices);
+  const Image image = decode(codec(), cut, {.allow_partial = true});
+  EXPECT_EQ(image.about.missing_bytes, 100U);
+  EXPECT_LT(image.about.complete_slices, image.about.n_slices);
   const Bytes without_checksum(data.begin(), data.end() - 4);
-  const Picture whole = decode(codec(), without_checksum, {.allow_partial = true});
+  const Image whole = decode(codec(), without_checksum, {.allow_partial = true});
   EXPECT_EQ(whole.about.complete_slices, whole.about.n_slices);
   EXPECT_EQ(whole.pixels, decode(codec(), data).pixels);
 }

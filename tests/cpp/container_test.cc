@@ -94,13 +94,13 @@ TEST(Container, RejectsVarintsThatNoEncoderWrites) {
   }
 }
 
-TEST(Container, RejectsPicturesWithoutPixels) {
+TEST(Container, RejectsImagesWithoutPixels) {
   FileParts parts;
   parts.height = varint(0);
   expect_refused(parts.file(), Result::kBitstream, "768x0 pixels");
 }
 
-TEST(Container, RejectsPicturesOverALimit) {
+TEST(Container, RejectsImagesOverALimit) {
   FileParts parts;
   parts.width = varint(65536);
   expect_refused(parts.file(), Result::kLimitExceeded, "max_side_px");

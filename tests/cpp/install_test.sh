@@ -57,7 +57,7 @@ echo "== pkg-config"
 cp "$source/runtime/cpp/examples/decode_memory.c" "$work"
 (cd "$work" && export PKG_CONFIG_PATH=$lib/pkgconfig && eval "$(block pkg-config)")
 
-echo "== both decode a file, and so does the command, to the same picture"
+echo "== both decode a file, and so does the command, to the same image"
 LD_LIBRARY_PATH=$lib "$work/decode_memory" "$golden/bundle" "$golden/rocket_r0.rdc" >"$work/pkg-config.ppm"
 "$work/consumer/program" "$golden/bundle" "$golden/rocket_r0.rdc" >"$work/cmake.ppm"
 rdeic decode "$golden/rocket_r0.rdc" -b "$golden/bundle" -o "$work/command.ppm"

@@ -45,14 +45,14 @@ std::string outcome(rdeic::Codec& codec, const Bytes& data, bool pixels, bool pr
   try {
     std::string line = "0 " + digest_of(codec.read_latents(data).tensors);
     if (!pixels) return line;
-    Bytes picture;
+    Bytes image;
     codec.decode(data,
                  [&](rdeic::Size size) {
-                   picture.resize(std::size_t{3} * size.width * size.height);
-                   return rdeic::PixelRows{picture.data(), std::size_t{3} * size.width};
+                   image.resize(std::size_t{3} * size.width * size.height);
+                   return rdeic::PixelRows{image.data(), std::size_t{3} * size.width};
                  },
                  {.preview = preview});
-    return line + " " + rdeic::hex(picture);
+    return line + " " + rdeic::hex(image);
   } catch (const rdeic::Error& error) {
     return std::to_string(static_cast<int>(error.result()));
   }

@@ -13,7 +13,7 @@ namespace {
 using testing::expect_error;
 using Starts = std::vector<std::size_t>;
 
-TEST(Tiles, PicturesUpToTheBoundAreOneTile) {
+TEST(Tiles, ImagesUpToTheBoundAreOneTile) {
   EXPECT_TRUE(tiles_of({512, 768}, 1024, 64).is_single());
   EXPECT_TRUE(tiles_of({64, 16384}, 1024, 64).is_single());
 }
@@ -39,7 +39,7 @@ TEST(Tiles, NeighboursShareTheRampWhateverTheUnit) {
   }
 }
 
-TEST(Tiles, TilesCoverThePictureAndOverlap) {
+TEST(Tiles, TilesCoverTheImageAndOverlap) {
   for (std::uint32_t height = 64; height <= 2048; height += 192) {
     for (std::uint32_t width = 64; width <= 4096; width += 320) {
       for (const std::uint32_t tile_px : {256U, 512U, 700U}) {

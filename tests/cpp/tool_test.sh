@@ -37,7 +37,7 @@ cp photo.rdc second.rdc
 "$rdeic" decode photo.rdc second.rdc --bundle tiny-2 --threads 1
 cmp first.png second.png
 
-# Options change the picture.
+# Options change the image.
 for options in '--seed 1' '--sharpness 0.5' --preview; do
     # shellcheck disable=SC2086
     "$rdeic" decode photo.rdc -o other.png $options
@@ -67,9 +67,9 @@ done
 
 # Errors: the exit code tells the kind, the output is not touched, other inputs are done all the same.
 head -c 150 photo.rdc > cut.rdc
-printf 'GIF89a' > picture.rdc
+printf 'GIF89a' > image.rdc
 fails 4 'cut short' "$rdeic" decode cut.rdc
-fails 4 'not an .rdc file' "$rdeic" decode picture.rdc
+fails 4 'not an .rdc file' "$rdeic" decode image.rdc
 fails 4 max_pixels "$rdeic" decode photo.rdc --max-pixels 100 -o x.png
 fails 4 'standard input: signature' "$rdeic" decode - < /dev/null
 fails 3 'No such file' "$rdeic" decode none.rdc
@@ -86,7 +86,7 @@ fails 2 'steps' "$rdeic" decode photo.rdc --steps 77 -o x.png
 fails 2 'one input' "$rdeic" decode photo.rdc second.rdc -o x.png
 fails 4 'fetch it again' "$decode_memory" bundles/tiny-2 cut.rdc
 fails 3 'No such file' "$decode_memory" bundles/tiny-2 none.rdc
-[[ ! -e cut.png && ! -e picture.png ]] || { echo "a picture of a bad file" >&2; exit 1; }
+[[ ! -e cut.png && ! -e image.png ]] || { echo "an image of a bad file" >&2; exit 1; }
 [[ -z $(find . -name '.rdeic*') ]] || { echo "a temporary file was left" >&2; exit 1; }
 
 # A file that is cut short is decoded when asked, and said to be.

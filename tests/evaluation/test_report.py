@@ -54,8 +54,8 @@ def test_text_has_a_row_for_each_summary_and_says_what_is_missing(evaluation: Ev
     assert text.startswith("2 photos, bundle tiny-2, backend cpu")
     assert "AVIF is left out: not built in" in text
     assert re.search(r"^missing for 1 of 2 photos: MS-SSIM", text, re.MULTILINE)
-    assert "of distances less is better: ST-LPIPS\n" in text
-    of_loss = r"^\* ResNet-50 of Open-NSFW and efficientnet-lite1 and efficientnet-lite2 are of the families"
+    assert "lower distances are better: ST-LPIPS\n" in text
+    of_loss = r"^\* ResNet-50 of Open-NSFW and efficientnet-lite1 and efficientnet-lite2 belong to the families"
     assert re.search(of_loss, text, re.MULTILINE)
     header = " | ".join(["rate", "codec", "bpp", *(fault.label for fault in FAULTS)])
     assert f"| {header} |" in text

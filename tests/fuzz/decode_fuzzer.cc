@@ -1,4 +1,4 @@
-// Any bytes decode to a picture or to an Error, with the golden bundle and within a small ceiling on pixels.
+// Any bytes decode to an image or to an Error, with the golden bundle and within a small ceiling on pixels.
 //
 // An input is a file as it is, or, as checksum and model id would stop nearly all, if it begins with "F": a byte of
 // options, width, height, a byte that is the length of the z section, the z section, and the y section.
@@ -62,12 +62,12 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t byte
   options.preview = bytes > 1 && (data[1] & 8) != 0;
   options.allow_partial = bytes > 1 && (data[1] & 4) != 0;
   try {
-    Bytes picture;
+    Bytes image;
     codec().decode(
         file,
         [&](rdeic::Size size) {
-          picture.resize(std::size_t{3} * size.width * size.height);
-          return rdeic::PixelRows{picture.data(), std::size_t{3} * size.width};
+          image.resize(std::size_t{3} * size.width * size.height);
+          return rdeic::PixelRows{image.data(), std::size_t{3} * size.width};
         },
         options);
   } catch (const rdeic::Error& error) {

@@ -109,7 +109,7 @@ def test_encode_with_an_analysis_of_other_shapes_is_refused(golden_bundle: Path,
     )
     codec = rdeic_rt.load(copy(golden_bundle, folder / "analysis", change), backend="cpu", threads=1)
     assert codec.encode(np.zeros((64, 64, 3), np.uint8), rate=0)
-    with pytest.raises(BundleCorruptError, match="made y as float32"):
+    with pytest.raises(BundleCorruptError, match="returned y as float32"):
         codec.encode(np.zeros((64, 128, 3), np.uint8), rate=0)
 
 

@@ -1,1 +1,1 @@
-"""A bundle's folder, written."""
+"""Writing a bundle's folder."""

@@ -42,7 +42,7 @@ from . import diffo, preference, staging
 from .common import digest, export_graphs, images_of, npz, photo_paths
 from .staging import Staging
 
-_DISK_BYTES = {"sd21": 6_000_000_000}  # what writing a bundle takes besides its plans, where that is much
+_DISK_BYTES = {"sd21": 6_000_000_000}  # disk space for writing a large bundle, without its plans
 
 logger = logging.getLogger("build_engines")
 
@@ -54,7 +54,7 @@ Samples = list[tuple[Any, Any]]
 
 @dataclass(frozen=True)
 class LevelRow:
-    """What the graphs of a shared compression module read at one level, float32 [D] each."""
+    """The inputs of a shared compression module's graphs at one level, float32 [D] each."""
 
     analysis: NDArray[np.float32]
     synthesis: NDArray[np.float32]
@@ -82,14 +82,14 @@ class _Part:
 def build(
     chosen: AnyRecipe, photos: Sequence[Path], evaluate: Sequence[Path], output: Path, *, resume: bool = False
 ) -> Bundle:
-    """Write the bundle that a recipe describes; return it, as it is read without hashing it again.
+    """Write the bundle that a recipe describes; return it, read back without hashing it again.
 
     Args:
-        chosen: names the weights and the networks they are for.
+        chosen: the weights and their networks.
         photos: files or folders; they calibrate the integer entropy networks.
         evaluate: files or folders on which the integer networks' rate overhead is measured; ``photos`` when empty.
         output: the bundle's folder; an older bundle there is replaced once the new one is complete.
-        resume: take up what an interrupted build of the same weights has finished.
+        resume: reuse the finished files of an interrupted build of the same weights.
 
     Raises:
         ExportError: weights do not fit, a graph is not exportable or is too far from its module; nothing is written.
@@ -158,7 +158,7 @@ def _freeze_entropy(
 
     Returns:
         The model as the runtime reads it; for each rate's label, bits per pixel and the rate overhead over the float
-        networks, on the photos held out, the skip threshold and what a bit is worth.
+        networks on the held-out photos, the skip threshold, and ``bit_worth``.
     """
     levels = [_level_row(model, chosen, rate) for rate in part.rates]
     key = {
@@ -192,7 +192,7 @@ def _freeze_entropy(
 
 
 def _bits(model: Hyperprior, samples: Samples, bit_worth: float) -> int:
-    """Return what the sections of all samples take."""
+    """Return the total bits of the sections of all samples."""
     coded = [integer.encode(model, sample, bit_worth) for sample in samples]
     return 8 * sum(len(one.y) + len(one.z) for one in coded)
 
@@ -200,10 +200,10 @@ def _bits(model: Hyperprior, samples: Samples, bit_worth: float) -> int:
 def _entropy_arrays(
     model: RdeicModel, levels: list[Level], images: list[NDArray[np.uint8]], layout: str
 ) -> tuple[dict[str, NDArray[Any]], float]:
-    """Return the arrays of the entropy model, and what a bit is worth, as the photos call for at all levels."""
+    """Return the arrays of the entropy model, and ``bit_worth``, calibrated on the photos at all levels."""
     samples = [sample for level in levels for sample in _samples(model, level, images)]
     arrays = integer.convert(model.codec, samples)
-    if layout == RANDOM:  # nothing to choose by: such a z_c is an estimate of nothing
+    if layout == RANDOM:  # nothing to calibrate: with random weights, z_c estimates nothing
         return arrays, 0.0
     padded = [pixels.pad(image, model.config.image_multiple_px) for image in images] * len(levels)
     rows = [None if level is None else torch.from_numpy(level.synthesis)[None] for level in levels]
@@ -232,12 +232,12 @@ def _level_row(model: RdeicModel, chosen: Recipe, rate: RateRecipe) -> Level:
 
 
 def _n_levels(chosen: Recipe) -> int:
-    assert chosen.config.compression.rates is not None  # asked only where rates share a module
+    assert chosen.config.compression.rates is not None  # called only if rates share a module
     return LEVELS_PER_RATE * (chosen.config.compression.rates - 1) + 1
 
 
 def _parts(chosen: Recipe) -> list[_Part]:
-    """Return which rates share a compression module: all of them, or each has its own."""
+    """Return the groups of rates that share a compression module: all of them, or each alone."""
     if chosen.shares_rates:
         return [_Part("", chosen.rates)]
     return [_Part(f"_r{index}", (rate,)) for index, rate in enumerate(chosen.rates)]

@@ -1,4 +1,4 @@
-"""What every bundle takes to be written: graphs exported and compared, tables, photos and the hashes of weights."""
+"""Steps shared by all bundle builds: export and check of graphs, tables, photos and hashes of weights."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ logger = logging.getLogger("build_engines")
 def export_graphs(
     folded: Mapping[str, FoldedGraph], stage: Staging, suffix: str, key: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
-    """Export and verify each graph that is not there yet; return their entries for ``bundle.json``."""
+    """Export and verify each missing graph; return their entries for ``bundle.json``."""
     entries = {}
     for name, graph in folded.items():
         file = f"{name}{suffix}.onnx"
@@ -50,7 +50,7 @@ def export_graphs(
 
 @torch.no_grad()
 def _round_large(module: nn.Module) -> None:
-    """Round, in place, the weights that are stored in float16: folds have made new ones of rounded ones."""
+    """Round, in place, the weights that are stored in float16, because folds compute new values from rounded ones."""
     for tensor in (*module.parameters(), *module.buffers()):
         if tensor.is_floating_point() and tensor.numel() >= onnx_export.HALF_FROM_ELEMENTS:
             tensor.copy_(tensor.half())

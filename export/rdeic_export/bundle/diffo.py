@@ -1,4 +1,4 @@
-"""A DiffO recipe's weights -> a bundle of float32 graphs, an entropy model and one schedule a rate.
+"""A DiffO recipe's weights -> a bundle of float32 graphs, and an entropy model and a schedule for each rate.
 
 weights ─ build_model ─┬─ indices of photos ─ prior, context ─ entropy_r0.npz   (it is model_id)
                        └─ folds ─ ONNX export ─ verify ────── synthesis_r0.onnx, unet_step_r0.onnx, ...
@@ -41,8 +41,8 @@ from . import preference, staging
 from .common import digest, export_graphs, images_of, npz, photo_paths
 from .staging import Staging
 
-_DISK_BYTES = {"diffo": 2_500_000_000}  # what writing a bundle takes besides its plans, where that is much
-_SMOOTHING = 0.5  # how often each code vector is counted more than it was seen
+_DISK_BYTES = {"diffo": 2_500_000_000}  # disk space for writing a large bundle, without its plans
+_SMOOTHING = 0.5  # added to the count of each code vector
 _WORTHWHILE = 0.02  # share of the bits that a context model must save to be kept
 
 logger = logging.getLogger("build_engines")
@@ -51,9 +51,9 @@ logger = logging.getLogger("build_engines")
 def build(
     chosen: DiffoRecipe, photos: Sequence[Path], evaluate: Sequence[Path], output: Path, *, resume: bool = False
 ) -> Bundle:
-    """Write the bundle that a recipe describes; arguments, result and errors as of `build.build`.
+    """Write the bundle that a recipe describes; arguments, result and errors as for `build.build`.
 
-    ``photos`` are what the entropy models are counted on.
+    The entropy models are computed from ``photos``.
     """
     check_free(output, _DISK_BYTES.get(chosen.config.name, 0), "its graphs")
     calibration, held_out = photo_paths(photos), photo_paths(evaluate or photos)
@@ -96,7 +96,7 @@ def build(
 
 
 def _unit_px(chosen: DiffoRecipe) -> int:
-    """Return the unit that all rates have: that of their UNets, of which codes twice as coarse as latents are part."""
+    """Return the common unit of all rates: that of their UNets, which also covers codes twice as coarse as latents."""
     (unit_px,) = {rate.config.image_multiple_px for rate in chosen.rates}
     return unit_px
 
@@ -128,14 +128,14 @@ def _entropy_model(
     file: str,
     key: Mapping[str, Any],
 ) -> tuple[StaticPrior, dict[str, float]]:
-    """Count how often each code comes, on its own and in the context of others, and write the model.
+    """Count the occurrences of each code, overall and in context, and write the entropy model.
 
-    The context model is kept if it saves `_WORTHWHILE` on the photos held out.
+    The context model is kept if it saves `_WORTHWHILE` on the held-out photos.
 
     Returns:
-        The model as the runtime reads it; on the photos held out, the bits of their indices of a fixed width, by the
-        prior, in context if the rate has a context model, and of whichever is shorter for each in the model that was
-        written, and this in bits per pixel; and how many codes are in use.
+        The model as the runtime reads it; on the held-out photos, the bits of their indices with a fixed width, with
+        the prior, with the context model if the rate has one, and with the shorter of the two for each photo in the
+        model that was written, also in bits per pixel; and the number of codes in use.
     """
     key = {**key, "photos": names_digest(calibration), "held_out": names_digest(held_out)}
     path = stage.folder / file

@@ -1,4 +1,4 @@
-"""A bundle with its graphs in more forms: hard links to what there was, what was derived, and a new ``bundle.json``."""
+"""A bundle with its graphs in more forms: hard links to existing files, derived files, and a new ``bundle.json``."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def write(
     reports: Mapping[str, FidelityReport] | None = None,
     drop_fp32: bool = False,
 ) -> Bundle:
-    """Write a bundle that has its graphs in more forms; return it. Nothing is hashed that was hashed before.
+    """Write a bundle that has its graphs in more forms; return it. Files that were hashed before are not hashed again.
 
     Args:
-        bundle: what it is made of; it stays as it is unless ``output`` is its folder.
+        bundle: the source; it does not change unless ``output`` is its folder.
         output: folder to write; an older bundle there is replaced.
-        taken: the forms.
-        preferred: name of a backend -> forms in the order it should take them in; other backends' order stays.
-        reports: form -> what a comparison with float32 found, to be kept in the bundle.
-        drop_fp32: leave out the float32 form of graphs that have another one.
+        taken: the forms to add.
+        preferred: name of a backend -> forms in order of preference; other backends keep their order.
+        reports: form -> result of the comparison with float32, which is recorded in the bundle.
+        drop_fp32: omit the float32 form of graphs that have another one.
     """
     document = json.loads((bundle.folder / MANIFEST).read_text(encoding="utf-8"))
     files = dict(bundle.files)

@@ -1,4 +1,4 @@
-"""In which form a backend runs a bundle's graphs best: measured where that can be done here, else known by rule."""
+"""The fastest form of a bundle's graphs for each backend: measured if the backend runs here, otherwise by rule."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rdeic_rt.manifest import AUTO, FORMS, Bundle
 from ..forms import selection
 from ..verify.fidelity import EncodedPhoto
 
-# What ``bundle.json`` says where nothing was measured.
+# Preferences in ``bundle.json`` for backends that were not measured.
 DEFAULT: Mapping[str, tuple[str, ...]] = {
     "cpu": ("int8-cpu", "fp32"),
     "cuda": ("fp16-cuda", "fp16", "fp32"),
@@ -26,19 +26,19 @@ DEFAULT: Mapping[str, tuple[str, ...]] = {
 # Backends that run on the machine that builds, and forms that are not for them.
 MEASURED = ("cpu", "openvino")
 ELSEWHERE = ("fp16-cuda",)
-RUNS = 3  # of each form, after one that does not count; the least counts
+RUNS = 3  # of each form, after a warm-up; the fastest counts
 
 logger = logging.getLogger("build_engines")
 
 
 def measure(bundle: Bundle, file: EncodedPhoto) -> dict[str, tuple[str, ...]]:
-    """Return for each backend that runs here the forms it can run, the fastest first, by whole decodes of one file.
+    """Return, for each backend that runs here, its forms, the fastest first, measured by decoding one file.
 
-    For ``cuda``, which runs elsewhere, it is the rule.
+    For ``cuda``, which is not measured, it is the rule.
 
     Args:
         bundle: has the graphs in all forms.
-        file: what is decoded.
+        file: is decoded.
     """
     rate = bundle.rates[file.rate]
     graph_ids = [rate.graphs[role] for role in bundle.decoding_roles]
@@ -66,7 +66,7 @@ def measure(bundle: Bundle, file: EncodedPhoto) -> dict[str, tuple[str, ...]]:
 
 
 def _seconds(bundle: Bundle, opened: select.Selection, data: bytes) -> float:
-    """Return how long a decode takes once everything is loaded."""
+    """Return the time of a warm decode."""
     codec = Codec(bundle, opened, precision=AUTO, threads=None, limits=DEFAULT_LIMITS)
     codec.decode(data)
     seconds = []

@@ -1,4 +1,4 @@
-"""A bundle's folder while it is written: beside the one that it replaces, in one step, in the end (docs/bundle.md)."""
+"""A bundle's temporary folder, which replaces the bundle in one step at the end (docs/bundle.md)."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from typing import Any
 
 from rdeic_rt.errors import ExportError, RdeicError
 
-CARD = "README.md"  # the model card: written by people, no part of the bundle, kept when it is built again
+CARD = "README.md"  # the model card: written by hand, not part of the bundle, kept by a rebuild
 
 
 class Staging:
-    """A bundle that is being written, in a folder beside the one it will replace.
+    """A bundle that is being written, in a folder next to the one it will replace.
 
-    An interrupted build leaves the folder, with a record of what was finished under which key; resuming takes up what
-    has the same key. It has no ``bundle.json`` before everything else is there, so it cannot be loaded.
+    An interrupted build leaves the folder, with a record of the key of each finished file; resuming reuses files with
+    the same key. ``bundle.json`` is written last, so an unfinished bundle cannot be loaded.
 
     Attributes:
-        folder: where the files go.
+        folder: receives the files.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -33,7 +33,7 @@ class Staging:
         self._records: dict[str, Any] = json.loads(self._file.read_text()) if self._file.exists() else {}
 
     def finished(self, file: str, key: Mapping[str, Any]) -> Any | None:
-        """Return what was recorded for a finished file of the same key, or None if it is still to be made."""
+        """Return the record of a finished file with the same key, or None if it must be made."""
         record = self._records.get(file)
         path = self.folder / file
         if record is None or record["key"] != key or not path.is_file() or path.stat().st_size != record["bytes"]:
@@ -41,7 +41,7 @@ class Staging:
         return record["facts"]
 
     def record(self, file: str, key: Mapping[str, Any], facts: Any) -> None:
-        """Remember that a file is complete, with facts that a resumed build needs of it."""
+        """Record that a file is complete, with facts about it that a resumed build needs."""
         self._records[file] = {"key": key, "bytes": (self.folder / file).stat().st_size, "facts": facts}
         temporary = self._file.with_suffix(".tmp")
         temporary.write_text(json.dumps(self._records))

@@ -1,4 +1,4 @@
-"""Photos -> activation ranges: real encodes and decodes, with graphs that also say what happens inside them.
+"""Photos -> activation ranges: real encodes and decodes, with graphs that also output their activations.
 
     photo ── Codec.encode ── Codec.decode ─┬─ range pass        least and greatest value of every tensor and step
      every rate, its own schedule;         └─ histogram passes  what lies between, as many tensors at a time as fit

@@ -1,7 +1,7 @@
-"""Which layers stay in floating point: each is quantised alone, and the graph's outputs on real inputs are compared.
+"""Selects the layers that stay in floating point: each is quantised alone, and the graph's outputs are compared.
 
-The noise that a layer adds does not depend much on that of others, so that powers add up. The worst layers are kept
-until what is left stays within a budget; the reason is written down with the numbers.
+The noise of a layer depends little on that of the others, so noise powers add up. The worst layers are kept in floating
+point until the noise of the others meets a budget; the reason is recorded with the numbers.
 """
 
 from __future__ import annotations

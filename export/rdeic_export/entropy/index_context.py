@@ -1,7 +1,7 @@
 """A float context model of VQ indices -> integer networks and one table a class.
 
-The networks are fitted on some photos. Indices of all of them are then counted by the class that the integer networks
-give them: what rounding changes is in the tables.
+The networks are fitted on some photos. Indices of all photos are then counted by the class that the integer networks
+predict, so the tables account for rounding.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .priors import byte_weights
 _FITTED: Final = 200
 """Photos that networks are fitted on; 100 thousand indices are enough for ranges and means."""
 _TABLE_WORTH: Final = 3000
-"""How many occurrences in a class a trained table counts as."""
+"""Weight of a trained table, in occurrences of an index in a class."""
 
 
 @torch.no_grad()
@@ -51,7 +51,7 @@ def convert(context: IndexContext, maps: Sequence[NDArray[np.int64]], prior: Map
 
 
 def _counts(context: IntegerContext, maps: Sequence[NDArray[np.int64]], shape: tuple[int, int]) -> NDArray[np.int64]:
-    """Return how often each index comes in each class, int64 of ``shape``, [C, K]."""
+    """Return the number of occurrences of each index in each class, int64 of ``shape``, [C, K]."""
     counts = np.zeros(shape[0] * shape[1], np.int64)
     for one in maps:
         for number, (top, left) in enumerate(PASSES[1:], 1):

@@ -1,4 +1,4 @@
-"""Float entropy networks -> integer networks, calibrated after training, and what that costs in rate.
+"""Float entropy networks -> integer networks, calibrated after training, and their rate overhead.
 
     h_s of the samples' VQ indices ─ fit ─▶ hyper.*
     y_hat of the float networks ─ fit ─▶ for each slice: y.*, channel.*, local.*, anchor.*, nonanchor.*
@@ -28,9 +28,9 @@ Sample = tuple[Any, Any]
 """(y, float [1, M, hy, wy]; VQ indices, int [1, hz, wz]): torch tensors or arrays."""
 
 SKIP_BELOW = 4
-"""Symbols of scales under 0.17, of which a Gaussian rounds one in 400 to other than 0, are not coded: what
-`skip.choose` finds for the embedded bundle's larger rate."""
-SMOOTHING = 0.5  # Krichevsky-Trofimov: half an occurrence for every code vector
+"""Symbols of scales under 0.17 are not coded. For a Gaussian of that scale, one in 400 rounds to other than 0. The
+value is the result of `skip_threshold.choose` for the embedded bundle's larger rate."""
+SMOOTHING = 0.5  # Krichevsky-Trofimov estimator: half an occurrence is added for every code vector
 
 
 @torch.no_grad()
@@ -39,8 +39,8 @@ def convert(codec: EntropyNetworks, samples: Sequence[Sample], *, skip_below: in
 
     Args:
         codec: trained float networks, in evaluation mode on the CPU.
-        samples: latents of calibration photos, what the analysis graph returns for them; one is enough to run, about 20
-            photos are needed for ranges and priors that hold for others.
+        samples: latents of calibration photos, as returned by the analysis graph; one is enough to run, about 20
+            photos are needed for ranges and priors that generalise.
         skip_below: symbols of a smaller scale index are not coded.
 
     Raises:
@@ -64,14 +64,14 @@ def convert(codec: EntropyNetworks, samples: Sequence[Sample], *, skip_below: in
 
 @torch.no_grad()
 def rate_overhead(codec: EntropyNetworks, model: Hyperprior, samples: Sequence[Sample]) -> dict[str, float]:
-    """Return what the integer networks and the real coder cost over the float networks and an ideal one.
+    """Return the overhead of the integer networks and the real coder over the float networks and an ideal coder.
 
     Returns:
         Sums over the samples: ``y_bits_float``, the ideal code length of y under the float networks; ``y_bits_actual``,
         8 times the bytes of the y sections; ``z_bits_plain`` and ``z_bits_actual``, VQ indices without and with the
-        prior; ``bits_float`` and ``bits_actual``, y of either kind and the same ``z_bits_actual``; ``overhead``, by
-        what fraction the second is longer. ``mse_float``, ``mse_actual``: mean squared error of y_hat, which not coding
-        some symbols raises.
+        prior; ``bits_float`` and ``bits_actual``, y of either kind and the same ``z_bits_actual``; ``overhead``, the
+        fraction by which the second is longer. ``mse_float``, ``mse_actual``: mean squared error of y_hat, which
+        skipping symbols increases.
     """
     total = dict.fromkeys(("y_bits_float", "y_bits_actual", "z_bits_plain", "z_bits_actual"), 0.0)
     squares = np.zeros(2)

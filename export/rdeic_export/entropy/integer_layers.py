@@ -1,12 +1,12 @@
-"""One float layer -> one integer layer, fitted to what it sees (docs/format.md, "Integer layers").
+"""One float layer -> one integer layer, fitted to its inputs (docs/format.md, "Integer layers").
 
-Every tensor of levels 0 ... 65535 has a `Grid`: the real number each level stands for, by channel. A layer's weights
-are rounded with its input's steps folded in, and a bias makes up for what rounding shifts on average. Layers are fitted
+Every tensor of levels 0 ... 65535 has a `Grid`, which maps each level to a real number, by channel. A layer's weights
+are rounded with its input's steps folded in, and a bias corrects the mean error of rounding. Layers are fitted
 in order, each on the output of the integer layers before it.
 
-Coarse layers, with 8-bit activations and 7-bit weights, add about 1.5 % noise each. That is enough for the channel
-context, which most of the arithmetic goes to. Everywhere else it would cost 4 % of the rate: where most symbols are 0,
-the difference of two small scales matters. Those layers are fine.
+Coarse layers, with 8-bit activations and 7-bit weights, add about 1.5 % noise each. That is precise enough for the
+channel context, which takes most of the arithmetic. Everywhere else it would cost 4 % of the rate: if most symbols are
+0, the difference between two small scales matters. Those layers are fine.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ class VectorQuantizer(nn.Module):
 
 @dataclass(frozen=True)
 class SlicePrediction:
-    """What the context model says of one slice; every tensor is float [B, s, H, W] on the full grid."""
+    """The context model's prediction for one slice; every tensor is float [B, s, H, W] on the full grid."""
 
     scales_anchor: Tensor
     means_anchor: Tensor

@@ -1,6 +1,6 @@
 """The control net: it reads (z_n, hint) and returns what is added inside the frozen UNet (RDEIC section 3.1).
 
-It never receives anything from the UNet, so it is a graph of its own: one per rate beside one shared UNet.
+It receives nothing from the UNet, so it is a separate graph: one per rate, with one shared UNet.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ControlNet(UNetEncoder):
 
         Args:
             z_n: float [B, C, h, w].
-            hint: float [B, M, h, w], as it comes from g_s.
+            hint: float [B, M, h, w], the output of g_s.
             emb: float [B, time_dim], or the step table's row once the time embedding is folded.
             context: text context, float [B, tokens, context_dim]; None once it is folded.
         """

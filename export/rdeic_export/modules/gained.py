@@ -151,7 +151,7 @@ class GainedCompressionModel(EntropyNetworks):
 
 
 def rate_between(values: Tensor, rate: Tensor) -> Tensor:
-    """Return what rates that may lie between two take, float [B], of the rates' own, float [K]: geometric means."""
+    """Return values for fractional rates, float [B], interpolated geometrically from those of the rates, float [K]."""
     logs = values.log()
     lower = rate.floor().clamp(0, len(values) - 2).long()
     return torch.lerp(logs[lower], logs[lower + 1], rate - lower).exp()

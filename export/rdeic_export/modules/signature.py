@@ -58,7 +58,7 @@ def grid(*leading: Dim, per_64_px: int) -> tuple[Dim, ...]:
 
 
 def analysis(config: ModelConfig, level_width: int | None = None) -> Signature:
-    """Image -> y and VQ indices; where rates share the graph, at the level that a row of numbers says."""
+    """Image -> y and VQ indices; if rates share the graph, at the level given by a row of numbers."""
     m = config.compression.latent_channels
     return Signature(
         "analysis",
@@ -71,7 +71,7 @@ def analysis(config: ModelConfig, level_width: int | None = None) -> Signature:
 
 
 def synthesis(config: ModelConfig, level_width: int | None = None) -> Signature:
-    """y_hat -> z_c and hint; where rates share the graph, at the level that a row of numbers says."""
+    """y_hat -> z_c and hint; if rates share the graph, at the level given by a row of numbers."""
     m, c = config.compression.latent_channels, config.vae.latent_channels
     return Signature(
         "synthesis",

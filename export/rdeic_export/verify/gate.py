@@ -42,7 +42,7 @@ logger = logging.getLogger("build_engines")
 
 
 class Reference:
-    """Photos as files, and what they are decoded to in float32: both made when they are first asked for, once.
+    """Encoded photos, and their float32 decodes; both are computed once, on first use.
 
     Attributes:
         bundle: the bundle, with float32 graphs.

@@ -1,1 +1,1 @@
-"""Where a model's weights come from."""
+"""Sources of a model's weights."""

@@ -1,4 +1,4 @@
-"""What a checkpoint seems to be when it is not what was asked for, told from the shapes of a few keys.
+"""Recognises a checkpoint of the wrong architecture by the shapes of a few keys.
 
 Every version of Stable Diffusion reads its text through cross-attention keys of another width, and its variants differ
 in the channels of the first convolution::
@@ -40,7 +40,7 @@ class Shaped(Protocol):
 
 
 def of_rdeic(state: Mapping[str, Shaped]) -> str | None:
-    """Return what a file given as an RDEIC checkpoint is instead, as a clause, or None when nothing can be told."""
+    """Return what a file given as an RDEIC checkpoint is instead, as a clause, or None if it is not recognised."""
     if any(key.startswith(_RDEIC) for key in state):
         return None
     if any(key.startswith(_STABLE_DIFFUSION) for key in state):
@@ -49,7 +49,7 @@ def of_rdeic(state: Mapping[str, Shaped]) -> str | None:
 
 
 def of_stable_diffusion(state: Mapping[str, Shaped], config: ModelConfig) -> str | None:
-    """Return what a file given as Stable Diffusion is instead, as a clause, or None when nothing can be told.
+    """Return what a file given as Stable Diffusion is instead, as a clause, or None if it is not recognised.
 
     Args:
         state: the original checkpoint's keys, or those of a diffusers UNet.

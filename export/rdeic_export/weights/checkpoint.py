@@ -30,7 +30,7 @@ from .state import State, listed, read_state, take
 IGNORED = re.compile(r"preprocess_model\.(gaussian_conditional\..*|quantize\.embed_prob)$")
 SCALE_LIST = "control_model.scale_list"  # gain of each connection; 1 in the release
 
-# Released checkpoints say in their name what they were trained for: rdeic_<lambda_r>_step<L>.ckpt.
+# The names of released checkpoints give their training parameters: rdeic_<lambda_r>_step<L>.ckpt.
 _RELEASED_FILE = re.compile(r"rdeic_(?P<lambda_r>\d+(?:\.\d+)?)_step(?P<n_steps>\d+)")
 
 _RENAMES_CODEC = [
@@ -55,7 +55,7 @@ def load(config: ModelConfig, rdeic: Path, stable_diffusion: Path, context: Tens
 
     Raises:
         ExportError: a file cannot be read, keys are missing, unexpected or misshapen, or the denoiser does not predict
-            noise; the message names the architecture where the shapes tell.
+            noise; the message names the architecture if the shapes identify it.
     """
     model = RdeicModel(config)
     merged = read_state(rdeic)
@@ -166,7 +166,7 @@ def _diffusers_unet_name(config: ModelConfig) -> Callable[[str], str]:
 
 
 def _check_predicts_noise(folder: Path, problems: list[str]) -> None:
-    """Add a problem if a diffusers folder's scheduler says that its UNet predicts anything but the noise."""
+    """Add a problem if a diffusers folder's scheduler states that its UNet predicts anything but the noise."""
     path = folder / "scheduler" / "scheduler_config.json"
     if not path.exists():
         return

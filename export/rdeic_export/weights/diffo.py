@@ -44,7 +44,7 @@ def load(config: DiffoConfig, unet: Path, latent: Path, vqgan: Path) -> DiffoMod
 
     Raises:
         ExportError: a file cannot be read, or keys are missing, unexpected or misshapen in any of the three; the
-            message says so where a file is another of them.
+            message states if files are interchanged.
     """
     model = DiffoModel(config)
     problems: list[str] = []
@@ -65,7 +65,7 @@ def released_key(key: str, config: DiffoConfig) -> str:
     """Return the name that the released files give to one of our parameters.
 
     Args:
-        key: a key of ``DiffoModel.state_dict()``; its first part tells the file.
+        key: a key of ``DiffoModel.state_dict()``; its first part identifies the file.
         config: decides how many levels the autoencoders have.
     """
     part, _, path = key.partition(".")
@@ -84,7 +84,7 @@ def _read_by_the_method(part: str, state: State) -> Iterator[tuple[str, Tensor]]
 
 
 def _part_of(state: Mapping[str, Tensor]) -> str | None:
-    """Return which of the three files a state is of, by keys that the others lack; None when nothing can be told."""
+    """Return which of the three files a state is from, by keys that the others lack; None if it is not recognised."""
     if any(key.startswith("input_blocks.") for key in state):
         return "unet"
     if "quantize.embedding.cluster_size" in state:

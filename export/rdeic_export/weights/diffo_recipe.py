@@ -140,7 +140,7 @@ def from_checkpoints(
     state = read_state(latent)
     codes = state.get("quantize.embedding.weight")
     index_px = DIFFO.latent_px * (2 if "encoder.down.0.downsample.conv.weight" in state else 1)
-    size = None if codes is None else codes.shape[0]  # where there are none, loading says what the file is
+    size = None if codes is None else codes.shape[0]  # if there are none, loading reports what the file is
     config = _at(DIFFO, name, {"codebook_size": size, "index_px": index_px, "sqrt_eta": sqrt_eta})
     files = [path.name for path in (unet, latent, vqgan)]
     rates = (DiffoRate(unet.stem, config, (unet, latent)),)

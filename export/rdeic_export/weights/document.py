@@ -14,7 +14,7 @@ OWN, RELEASED, RANDOM = "rdeic-rt", "released", "random"
 
 @contextmanager
 def reading(path: Path, models: Iterable[str]) -> Iterator[None]:
-    """Turn what goes wrong while a recipe is read into an ExportError that names the file, and the models there are."""
+    """Convert errors while a recipe is read into an ExportError that names the file, and the known models."""
     try:
         yield
     except (OSError, tomllib.TOMLDecodeError) as error:

@@ -1,6 +1,6 @@
 """Files of weights in whichever format people have them -> tensors by name; nothing in a file is executed.
 
-What a file is, its first bytes say, and not its name::
+The format of a file is recognised by its first bytes, not by its name::
 
     PK 03 04              torch since 1.6: mapped
     8 bytes, then {       safetensors: mapped

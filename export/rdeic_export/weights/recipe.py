@@ -1,4 +1,4 @@
-"""A recipe names the weights that make a bundle: shared ones, one file per rate, and what to say about them.
+"""A recipe names the weights of a bundle: shared ones, one file per rate, and their provenance.
 
 It is a TOML file beside its weights::
 
@@ -81,7 +81,7 @@ class Recipe:
         rates: in the order of their indices.
         provenance: free-form, copied into the bundle.
         layout: how the weights are named: `OWN`, `RELEASED`, or `RANDOM` for none.
-        prompt: what the constant text context says (`RELEASED`).
+        prompt: text of the constant text context (`RELEASED`).
         context: a file that holds the context itself, in place of the prompt.
     """
 
@@ -172,7 +172,7 @@ def from_checkpoints(
         checkpoints: named ``rdeic_<weight>_step<L>.ckpt`` as in the release, from which lambda_r and L are taken; with
             another name L is the only one of ``steps``, and lambda_r 1.
         stable_diffusion: Stable Diffusion 2.1, checkpoint or diffusers folder.
-        steps: the numbers of steps that were asked for.
+        steps: the requested numbers of steps.
         half_weights: as in `Recipe`.
         prompt, context: as in `Recipe`.
 

@@ -1,7 +1,7 @@
 """Weights as tensors by name, and their way into a module: every key is accounted for.
 
 Whatever wrapped a network when it was saved has left its name in the keys: ``module.`` (DataParallel and averaged
-models), ``_orig_mod.`` (compiled ones), ``ema.`` and the like. Names come without.
+models), ``_orig_mod.`` (compiled ones), ``ema.`` and the like. These are removed from names.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A prompt -> the constant text context, once, when a bundle is built; nothing of it is there at run time.
+"""A prompt -> the constant text context, computed once when a bundle is built; the runtime has no text encoder.
 
-Stable Diffusion 2.1 reads text through the tower of OpenCLIP's ViT-H: its last block is left out and the final layer
-norm applied to what the one before gives. It comes in two layouts, which end in the same CLIPTextModel::
+Stable Diffusion 2.1 uses the text tower of OpenCLIP's ViT-H without its last block: the final layer norm is applied to
+the output of the block before. There are two layouts, which are converted to the same CLIPTextModel::
 
     checkpoint   cond_stage_model.model.*            all blocks; the last is dropped here
     folder       text_encoder/, tokenizer/           stored without the last block; a tokenizer for words
@@ -28,7 +28,7 @@ from . import folders
 from .state import State, listed, read_state
 
 OPENCLIP = "cond_stage_model.model."
-HEAD_WIDTH = 64  # of every OpenCLIP text tower; the checkpoint does not say
+HEAD_WIDTH = 64  # of every OpenCLIP text tower; the checkpoint does not contain it
 _OTHER_TOWERS = (
     ("cond_stage_model.transformer.", "Stable Diffusion 1.x"),
     ("conditioner.embedders.", "Stable Diffusion XL"),
@@ -50,7 +50,7 @@ _OTHERWISE = "or give the context itself: --context FILE, a safetensors file wit
 
 @dataclass(frozen=True)
 class _Tower:
-    """A text tower under the keys of CLIPTextModel, with what its weights do not tell."""
+    """A text tower under the keys of CLIPTextModel, with parameters that its weights do not contain."""
 
     state: State
     heads: int

@@ -1,4 +1,4 @@
-/* Decodes an .rdc file in memory to a PPM picture:  decode_memory BUNDLE FILE.rdc > picture.ppm */
+/* Decodes an .rdc file in memory to a PPM image:  decode_memory BUNDLE FILE.rdc > image.ppm */
 #include <rdeic/rdeic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,7 +13,7 @@ static uint8_t* read_file(const char* path, size_t* n_bytes) {
 }
 
 int main(int argc, char** argv) {
-  if (argc != 3) return fprintf(stderr, "usage: decode_memory BUNDLE FILE.rdc > picture.ppm\n"), 2;
+  if (argc != 3) return fprintf(stderr, "usage: decode_memory BUNDLE FILE.rdc > image.ppm\n"), 2;
   size_t n_bytes;
   uint8_t* data = read_file(argv[2], &n_bytes);
   if (n_bytes == 0) return perror(argv[2]), free(data), 3;

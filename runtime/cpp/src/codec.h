@@ -31,7 +31,7 @@ struct CodecOptions {
   std::string backend = "cpu";     // cpu, cuda or tensorrt-rtx
   std::string precision = "auto";  // auto, fp32, fp16 or int8
   unsigned threads = 0;            // CPU threads of one graph run; 0 for one per physical core
-  std::uint32_t tile_px = 1024;    // pictures of more than tile_px squared pixels are decoded in tiles
+  std::uint32_t tile_px = 1024;    // images of more than tile_px squared pixels are decoded in tiles
   Limits limits{};
 };
 
@@ -45,11 +45,11 @@ struct DecodeOptions {
   Progress progress{};
 };
 
-/// Tells where a picture of this size goes; called once, after the container was checked and before anything is
-/// decoded. What it throws ends the decode. A picture of a preview or of latents has the same size.
+/// Tells where an image of this size goes; called once, after the container was checked and before anything is
+/// decoded. What it throws ends the decode. An image of a preview or of latents has the same size.
 using Place = std::function<PixelRows(Size size)>;
 
-/// What is told of a file beside its picture.
+/// What is told of a file beside its image.
 struct Decoded {
   Size size;
   Metadata metadata;

@@ -43,7 +43,7 @@ Size read_size(Reader& reader, const Limits& limits) {
   size.height = reader.varint("height");
   const std::string place = reader.place("size", start);
   if (size.width == 0 || size.height == 0)
-    fail(Result::kBitstream, "%s: %" PRIu32 "x%" PRIu32 " pixels, a picture has at least 1x1. %s", place.c_str(),
+    fail(Result::kBitstream, "%s: %" PRIu32 "x%" PRIu32 " pixels, an image has at least 1x1. %s", place.c_str(),
          size.width, size.height, kNoEncoder);
   limits.check_size(size, place.c_str());
   return size;

@@ -23,7 +23,7 @@ using ModelId = std::array<std::uint8_t, 4>;
 
 /// What must be known before the sections can be decoded.
 struct Header {
-  Size size;                // of the source picture
+  Size size;                // of the source image
   ModelId model_id{};       // of the entropy model, networks and tables
   std::uint8_t rate = 0;    // index of the rate in its bundle
   bool z_is_plain = false;  // section z holds indices of fixed width instead of range-coded ones

@@ -2,7 +2,7 @@
 
 // Every ceiling on untrusted input, each with its reason.
 //
-// A file of thirty bytes can announce a picture of any size. What it says is held against these limits, and against the
+// A file of thirty bytes can announce an image of any size. What it says is held against these limits, and against the
 // bytes that are there, before anything is allocated for it. (The file is not named limits.h, as GCC's include_next
 // then takes it for the C library's.)
 
@@ -23,14 +23,14 @@ struct Size {
 struct Limits {
   /// Height times width. Decoding takes memory in proportion, whatever the length of the file.
   std::uint64_t max_pixels = std::uint64_t{1} << 26;
-  /// Height, and width. A picture is padded to a multiple of the model's, so one that is a pixel wide and very long
+  /// Height, and width. An image is padded to a multiple of the model's, so one that is a pixel wide and very long
   /// would take many times the memory that its pixels say; no more fits in a JPEG.
   std::uint32_t max_side_px = 65'535;
   /// Of an .rdc file, which is read whole.
   std::uint64_t max_file_bytes = std::uint64_t{1} << 29;
   /// Of a metadata section, inflated. A few kilobytes of zlib can become gigabytes.
   std::uint64_t max_metadata_bytes = std::uint64_t{1} << 22;
-  /// Of what one decode holds in proportion to the picture, as memory_estimate.h counts it; 0 for no ceiling. Full-size
+  /// Of what one decode holds in proportion to the image, as memory_estimate.h counts it; 0 for no ceiling. Full-size
   /// models stay under it at max_pixels.
   std::uint64_t max_memory_bytes = std::uint64_t{1} << 32;
 

@@ -50,7 +50,7 @@ void check_memory(const families::StageList& list, const std::map<std::string, S
   if (wanted > limits.max_memory_bytes)
     fail(Result::kLimitExceeded,
          "%" PRIu32 "x%" PRIu32 " pixels take %" PRIu64 " bytes of memory: %" PRIu64
-         " are allowed (limit max_memory_bytes). Scale the picture down, or raise the limit",
+         " are allowed (limit max_memory_bytes). Scale the image down, or raise the limit",
          size.width, size.height, wanted, limits.max_memory_bytes);
 }
 

@@ -14,10 +14,10 @@ struct PixelRows {
   std::size_t stride = 0;
 };
 
-/// Returns the size of a picture whose sides are padded to multiples.
+/// Returns the size of an image whose sides are padded to multiples.
 Size padded_size(Size size, std::uint32_t multiple_px);
 
-/// Writes the top left of a padded picture on the host, uint8 [1, h, w, 3].
+/// Writes the top left of a padded image on the host, uint8 [1, h, w, 3].
 void crop(const Value& padded, Size size, PixelRows rows);
 
 }  // namespace rdeic

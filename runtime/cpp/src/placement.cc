@@ -13,8 +13,8 @@ std::vector<ValuePtr> Placement::each(const Stage& stage, Values inputs) {
   if (!stage.finite.empty() && !std::ranges::all_of(elements<float>(*inputs.at(stage.finite), stage.finite.c_str()),
                                                     [](float value) { return std::isfinite(value); })) {
     fail(Result::kBundleCorrupt,
-         "denoising gave values that are not finite: the bundle's weights or its schedule are of no use, or the "
-         "sharpness that was asked for is out of all proportion");
+         "denoising returned values that are not finite: the bundle's weights or its schedule are unusable, or the "
+         "sharpness is far too large");
   }
   return run(stage, inputs);
 }

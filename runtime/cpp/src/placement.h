@@ -30,7 +30,7 @@ struct Stage {
   std::map<std::string, TensorSpec> inputs{};                        // how each input lies over the image, by name
   std::vector<TensorSpec> outputs{};                                 // how what it returns does, in order
   std::function<std::vector<ValuePtr>(const Values& inputs)> run{};  // returns the outputs, on the host
-  /// An input that must hold no infinity and no NaN, of which the stage would make a picture as of anything else.
+  /// An input that must hold no infinity and no NaN, of which the stage would make an image as of anything else.
   std::string finite{};
 };
 

@@ -24,7 +24,7 @@ struct FileError : std::runtime_error {
   FileError(const std::string& name, int problem);
 };
 
-/// Where a picture goes, and what may be replaced there.
+/// Where an image goes, and what may be replaced there.
 struct Output {
   std::string path;
   bool is_named = false;  // whether the command line names it

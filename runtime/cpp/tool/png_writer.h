@@ -7,7 +7,7 @@
 
 namespace rdeic_tool {
 
-/// Writes a picture with its ICC profile and EXIF as PNG. Returns what went wrong, or nothing.
+/// Writes an image with its ICC profile and EXIF as PNG. Returns what went wrong, or nothing.
 std::string write_png(std::FILE* file, const rdeic_image& image);
 
 }  // namespace rdeic_tool

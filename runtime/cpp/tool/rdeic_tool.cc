@@ -37,32 +37,32 @@ constexpr const char* kUsage = R"(usage: rdeic decode IN... [-o OUT] [options]
        rdeic info FILE|BUNDLE... [--json]
        rdeic --version
 
-decode makes a .png (or .ppm, by the suffix of OUT) of each .rdc file; '-' is standard input or output.
+decode writes a .png (or .ppm, by the suffix of OUT) for each .rdc file; '-' is standard input or output.
 
 input and output
-  -o, --output OUT       where the picture goes, with one input; IN with the suffix .png
-      --overwrite        replace files; only one that -o names is replaced otherwise
-      --no-overwrite     refuse to replace even a file that -o names
-      --allow-partial    decode what there is of a file that is cut short
+  -o, --output OUT       output file, with one input (IN with the suffix .png)
+      --overwrite        replace existing files; by default only the file given by -o is replaced
+      --no-overwrite     do not replace even the file given by -o
+      --allow-partial    decode the intact part of a truncated file
 model
-  -b, --bundle B         a folder, or a name (for each file the installed one that it was made with)
+  -b, --bundle B         a folder or a name (for each file the installed bundle that it was encoded with)
       --no-verify        do not compare hashes of the bundle's files
-picture
+image
       --sharpness S      0 and more: towards 0 smoother, above 1 sharper (1)
-      --seed N           of the noise (the file's checksum)
-      --steps N          denoising steps (the rate's own)
-      --preview          a quick look, without denoising
+      --seed N           seed of the noise (the file's checksum)
+      --steps N          number of denoising steps (the rate's own)
+      --preview          skip denoising
 device
       --backend NAME     cpu, cuda or tensorrt-rtx (cpu)
       --precision P      auto, fp32, fp16 or int8 (auto)
-      --threads N        of the CPU (one for each core)
-      --tile N           larger pictures than N x N are worked on in tiles (1024)
+      --threads N        CPU threads (one per core)
+      --tile N           process images larger than N x N in tiles (1024)
 limits
-      --max-pixels N     of a picture (67108864)
-      --max-memory N     bytes for a picture, without what ONNX Runtime works in (4294967296)
+      --max-pixels N     maximum pixels of an image (67108864)
+      --max-memory N     maximum bytes for an image, without ONNX Runtime's working memory (4294967296)
 
 exit code: 0 done; 1 a bug; 2 wrong command line; 3 a file cannot be read or written; 4 a bad file; 5 a bad bundle, or
-another one's file; 6 the backend cannot run, or memory ran out. With several inputs the others are done, too.
+a file of another bundle; 6 the backend cannot run, or memory ran out. After an error the other inputs are still processed.
 )";
 
 struct UsageError : std::runtime_error {
@@ -207,7 +207,7 @@ Bytes read_file(const std::string& path, const rdeic::Limits& limits) {
   return data;
 }
 
-/// The suffixes of files that pictures are written to; what has none of them and is no regular file gets a PNG.
+/// Suffixes of output files. A stream that is not a regular file may have any name, and gets a PNG.
 constexpr std::string_view kPng = ".png", kPpm = ".ppm";
 
 bool has_suffix(const std::string& path, std::string_view suffix) {
@@ -217,7 +217,7 @@ bool has_suffix(const std::string& path, std::string_view suffix) {
 }
 
 /// Returns what was wrong, or nothing.
-std::string write_picture(std::FILE* file, bool as_ppm, const rdeic::Image& image) {
+std::string write_image(std::FILE* file, bool as_ppm, const rdeic::Image& image) {
   if (!as_ppm) return rdeic_tool::write_png(file, image.get());
   std::fprintf(file, "P6\n%" PRIu32 " %" PRIu32 "\n255\n", image.width(), image.height());
   std::fwrite(image.pixels().data(), 1, image.pixels().size(), file);
@@ -230,7 +230,7 @@ Output output_of(const std::string& input, const Options& options) {
   return {std::filesystem::path(input).replace_extension(kPng).string(), false, options.overwrite.value_or(false)};
 }
 
-/// Throws UsageError where outputs cannot all be written, before any work starts.
+/// Throws UsageError if not all outputs can be written, before any work starts.
 void check_outputs(const Options& options) {
   std::map<std::string, std::string> inputs, made_by;
   for (const std::string& input : options.inputs) {
@@ -242,11 +242,11 @@ void check_outputs(const Options& options) {
     const Output made = output_of(input, options);
     const std::string& output = made.path;
     if (output == "-") {
-      if (isatty(STDOUT_FILENO)) throw UsageError("refusing to write a picture to a terminal; redirect it, or give -o");
+      if (isatty(STDOUT_FILENO)) throw UsageError("refusing to write an image to a terminal; redirect it, or give -o");
       continue;
     }
     if (!has_suffix(output, kPng) && !has_suffix(output, kPpm) && !rdeic_tool::is_stream(output))
-      throw UsageError(output + ": pictures are written as one of .png, .ppm");
+      throw UsageError(output + ": images are written as one of .png, .ppm");
     const std::string place = rdeic_tool::place_of(output);
     if (inputs.contains(place))
       throw UsageError(output + " is an input and would be overwritten; give another name with -o");
@@ -257,12 +257,12 @@ void check_outputs(const Options& options) {
                            .append(input)
                            .append(" would both become ")
                            .append(output)
-                           .append("; decode them apart"));
+                           .append("; decode them separately"));
   }
 }
 
-/// Gives each file its decoder: that of --bundle, or of the installed bundle that the file was made with. A bundle is
-/// opened once, when the first file needs it; --bundle at once. If it cannot be opened, each of its files says so.
+/// The decoder of each file: that of --bundle, or of the installed bundle that the file was encoded with. A bundle is
+/// opened once, when the first file needs it; --bundle immediately. If it cannot be opened, each of its files fails.
 class Decoders {
  public:
   /// Throws rdeic::Error if --bundle cannot be opened.
@@ -301,7 +301,7 @@ void decode(Decoders& decoders, const std::string& input, const Options& options
     std::fprintf(stderr,
                  "%s: cut short by %" PRIu64 " bytes and not checked; %" PRIu32 " of %" PRIu32 " slices are complete\n",
                  input.c_str(), image.get().missing_bytes, image.get().complete_slices, image.get().n_slices);
-  rdeic_tool::save(output, [&](std::FILE* file) { return write_picture(file, has_suffix(output.path, kPpm), image); });
+  rdeic_tool::save(output, [&](std::FILE* file) { return write_image(file, has_suffix(output.path, kPpm), image); });
 }
 
 std::string hex(const std::uint8_t (&id)[4]) {

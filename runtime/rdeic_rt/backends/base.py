@@ -2,14 +2,14 @@
 
     backend.put(array) ──▶ Buffer ──▶ graph.run({name: Buffer}) ──▶ {name: Buffer} ──▶ backend.get(buffer) ──▶ array
 
-Between `put` and `get` nothing leaves the place where the backend computes. The rules, for every backend:
+Between `put` and `get` no data leaves the backend's device. The rules for every backend:
 
-- A buffer belongs to whoever holds it; it is freed when the last reference goes. No call changes a buffer that it was
-  given, and none hands out a buffer that a later call will overwrite.
+- A buffer belongs to its holder; it is freed with its last reference. No call changes a buffer that it
+  receives, and none returns a buffer that a later call overwrites.
 - A buffer is used only with the backend that made it.
 - Every method may be called from many threads at once, on the same objects.
-- A wrong name or type is a caller's bug and raises whatever the library below raises. Anything that can happen to a
-  correct program (no memory, a driver error, a graph that fails on what other graphs made) is a `BackendError`.
+- A wrong name or type is a caller's bug and raises whatever the underlying library raises. Anything that can happen to
+  a correct program (no memory, a driver error, a graph that fails on the output of another) is a `BackendError`.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ WEIGHTED_SUM = GraphSpec(
 
 @dataclass(frozen=True)
 class Options:
-    """What a backend is asked for when it is opened; each takes what means something to it.
+    """Options for opening a backend; each backend uses those that apply to it.
 
     Attributes:
-        threads: CPU threads of one graph run; None leaves it to the backend.
-        bundle: whose graphs it is to run; None to find out whether it can run anything.
-        precision: ``fp32``, ``fp16``, ``int8``, or ``auto`` for what it runs best of what the bundle has.
-        max_vram: bytes of GPU memory it may take; None for all there is.
-        capture: record what `Backend.execute` queues and replay it.
-        stream: CUDA stream to work on: its handle as an integer, or an object with ``__cuda_stream__``,
-            ``cuda_stream`` (torch) or ``ptr`` (CuPy); None for one of its own.
-        every_rate: refuse a bundle of which it can decode only some rates.
+        threads: CPU threads of one graph run; None for the backend's choice.
+        bundle: bundle whose graphs it will run; None to find out whether the backend can run at all.
+        precision: ``fp32``, ``fp16``, ``int8``, or ``auto`` for the fastest form that the bundle has.
+        max_vram: limit of GPU memory in bytes; None for all memory.
+        capture: record the work that `Backend.execute` queues, and replay it.
+        stream: CUDA stream to use: its handle as an integer, or an object with ``__cuda_stream__``,
+            ``cuda_stream`` (torch) or ``ptr`` (CuPy); None for the backend's own stream.
+        every_rate: reject a bundle of which it can decode only some rates.
     """
 
     threads: int | None = None
@@ -69,11 +69,11 @@ class Options:
 
 
 def run_checked(graph: Graph, inputs: Mapping[str, Buffer]) -> dict[str, Buffer]:
-    """Return the outputs of a graph's run, of the types and shapes that its spec promises for these inputs.
+    """Return the outputs of a graph's run, after checking their types and shapes against the graph's spec.
 
     Raises:
         BackendError: the run failed; DeviceMemoryError: for lack of memory.
-        BundleCorruptError: an output is of another type or shape, as a graph may make what it likes.
+        BundleCorruptError: an output has another type or shape than declared.
     """
     outputs = graph.run(inputs)
     sizes: dict[str, int] = {}
@@ -83,19 +83,19 @@ def run_checked(graph: Graph, inputs: Mapping[str, Buffer]) -> dict[str, Buffer]
         output, shape = outputs[tensor.name], tensor.resolve(sizes)
         if output.dtype != tensor.dtype or tuple(output.shape) != shape:
             raise BundleCorruptError(
-                f"graph {graph.spec.id!r} in {graph.spec.path} made {tensor.name} as {output.dtype} "
-                f"{list(output.shape)}, should make {tensor.dtype} {list(shape)}"
+                f"graph {graph.spec.id!r} in {graph.spec.path} returned {tensor.name} as {output.dtype} "
+                f"{list(output.shape)}, should return {tensor.dtype} {list(shape)}"
             )
     return outputs
 
 
 @dataclass(frozen=True)
 class Recordings:
-    """What `Backend.execute` has recorded to be replayed.
+    """What `Backend.execute` has recorded for replay.
 
     Attributes:
-        kept: how many are there.
-        given_up: why what was tried could not be recorded, in order.
+        kept: number of recordings.
+        given_up: reasons of failed attempts to record, in order.
     """
 
     kept: int
@@ -103,11 +103,11 @@ class Recordings:
 
 
 class BackendAbsentError(BackendUnavailableError):
-    """The backend's library or its device is not there, which is nothing to warn of."""
+    """The backend's library or its device is absent, which needs no warning."""
 
 
 class Buffer(Protocol):
-    """An array where the backend computes; on the CPU a numpy array is one."""
+    """An array on the backend's device; on the CPU, a numpy array."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -150,23 +150,23 @@ class Backend(Protocol):
 
     @property
     def runs_plans(self) -> bool:
-        """Whether it runs plans that were built from a graph's reference form, in whatever precision they are."""
+        """Whether it runs plans, which are built from a graph's reference form in any precision."""
 
     def description(self) -> dict[str, str]:
         """Return versions, device and threads for `doctor`, benchmarks and the log, by name."""
 
     def load(self, spec: GraphSpec) -> Graph:
-        """Return the graph, ready to run: made of what `graph_file.read` returns, without opening a file.
+        """Return the graph, ready to run. It is created from `graph_file.read`, without opening a file.
 
         Raises:
-            BundleCorruptError: the file is not this graph, or reaches outside of the bundle.
+            BundleCorruptError: the file is not this graph, or refers to files outside the bundle.
             BackendError: the backend cannot run it.
         """
 
     def evaluator(self, host: HostEvaluator) -> Evaluator:
-        """Return what evaluates an entropy model's networks where this backend computes: itself, or ``host``.
+        """Return an evaluator of an entropy model's networks on this backend's device, or ``host``.
 
-        It gives the same integers as ``host``, which evaluates on the CPU.
+        It gives the same integers as ``host``, which runs on the CPU.
         """
 
     def put(self, array: NDArray[Any]) -> Buffer:
@@ -188,28 +188,28 @@ class Backend(Protocol):
         """Return the batch items of a buffer [B, ...], each [1, ...]."""
 
     def crop(self, buffer: Buffer, size: Size) -> Any:
-        """Return the top left corner of an image, uint8 [1, h, w, 3], as [H, W, 3] where it is.
+        """Return the top left corner of an image, uint8 [1, h, w, 3], as [H, W, 3] on the same device.
 
-        What is returned has ``__dlpack__``, and ``__cuda_array_interface__`` on a GPU.
+        The result has ``__dlpack__``, and ``__cuda_array_interface__`` on a GPU.
         """
 
     def synchronize(self) -> None:
-        """Wait for everything queued so far; for timing, as every other call waits for what it needs."""
+        """Wait for all queued work; needed only for timing, because every other call waits for what it needs."""
 
     def peak_bytes(self) -> int | None:
-        """Return the most device memory that it has had in use, with weights; None if it works in the host's."""
+        """Return the peak device memory, including weights; None if it works in host memory."""
 
     def trim(self) -> None:
-        """Give back what it keeps for work to come: memory, and what is recorded."""
+        """Free what it keeps for future work: memory and recordings."""
 
     def recordings(self) -> Recordings | None:
         """Return what has been recorded; None if it records nothing."""
 
     def largest_size(self, graphs: Sequence[Graph]) -> Size | None:
-        """Return the largest padded image that all these graphs, of this backend, take at once; None for any size.
+        """Return the largest padded image that all these graphs of this backend accept; None for any size.
 
-        What a plan's profile and the memory of the device allow. A larger image is worked on in tiles
-        (`placement`), which are at most this high and this wide.
+        It depends on a plan's profile and the device memory. Larger images are processed in tiles
+        (`placement`) of at most this height and width.
         """
 
     def execute(
@@ -218,9 +218,9 @@ class Backend(Protocol):
         """Return function(buffers), one buffer or several, for buffers with the content of the host arrays.
 
         Args:
-            key: names what the function does, apart from the shapes of its inputs. A backend may record the work the
-                function queues, and replay it for the same key and shapes without calling the function again.
-            function: works with this backend's graphs and methods alone; must not call `put` or `get`.
+            key: identifies what the function does, apart from the shapes of its inputs. A backend may record the work
+                that the function queues, and replay it for the same key and shapes without calling it again.
+            function: uses only this backend's graphs and methods; must not call `put` or `get`.
             inputs: host arrays by name.
 
         Raises:

@@ -1,4 +1,4 @@
-"""What `auto` takes and why the others could not run; `doctor` prints it.
+"""The choice of a backend, and why others cannot run; `doctor` prints both.
 
 A backend is one entry in `_OPENERS`: a function that returns it, or raises BackendUnavailableError with the reason.
 """
@@ -25,10 +25,10 @@ class Selection:
     """The outcome of a choice.
 
     Attributes:
-        backend: what decodes.
-        encoder: what runs the ``analysis`` graph when encoding; another one where no plan is built for that, or the
-            file would depend on it.
-        skipped: name -> reason, for each backend that comes before it in the order and could not run.
+        backend: decodes.
+        encoder: runs the ``analysis`` graph when encoding; ``cpu`` if decoding runs on TensorRT (there is no plan for
+            this graph) or OpenVINO (the file must not depend on it).
+        skipped: name -> reason, for each backend that precedes it in the order and could not run.
     """
 
     backend: Backend
@@ -53,7 +53,7 @@ def open_backend(
         threads, bundle, precision, max_vram, capture, stream: see `base.Options`.
 
     Raises:
-        BackendUnavailableError: it cannot run here; says why, and what to do.
+        BackendUnavailableError: it cannot run here; the message states the reason and what to do.
         ValueError: no such backend or precision, threads < 1 or max_vram < 1.
     """
     if name != AUTO and name not in NAMES:
@@ -95,7 +95,7 @@ def availability() -> dict[str, str | None]:
 
 
 def choose_form(backend: Backend, bundle: Bundle, graph_id: str, precision: str) -> GraphSpec:
-    """Return the form of a graph that the backend runs in this precision; ``auto`` takes what the backend prefers.
+    """Return the form of a graph that the backend runs in this precision; ``auto`` selects the backend's preference.
 
     Raises:
         BackendUnavailableError: the bundle has the graph in none of them.
@@ -131,17 +131,17 @@ def _open(name: str, options: Options) -> Backend:
 
 
 def _encoder(backend: Backend, options: Options) -> Backend:
-    # Encoding is one graph, once: not worth a plan. It is in fp32 whatever decodes, and on a CPU gives the same file.
+    # Encoding runs one graph once, which is not worth a plan. On the CPU, the file does not depend on the backend.
     if backend.name in ("tensorrt", "openvino"):
         return _open_cpu(options)
     return backend.exact() if hasattr(backend, "exact") else backend
 
 
 def _check_fastest(backend: Backend, options: Options) -> None:
-    """Raise BackendAbsentError where one that comes later is faster (docs/openvino.md)."""
+    """Raise BackendAbsentError if a later one is faster (docs/openvino.md)."""
     if backend.name == "openvino" and options.precision != "int8" and backend.description()["arithmetic"] == "f32":
-        why = "this CPU has no bfloat16" if options.precision == AUTO else f"{options.precision} was asked for"
-        raise BackendAbsentError(f"openvino: slower than cpu in float32, and {why}. Backend 'openvino' takes it.")
+        why = "this CPU has no bfloat16" if options.precision == AUTO else f"precision {options.precision} is selected"
+        raise BackendAbsentError(f"openvino: slower than cpu in float32, and {why}. Backend 'openvino' selects it.")
 
 
 def _open_cpu(options: Options) -> Backend:

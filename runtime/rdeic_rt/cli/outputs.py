@@ -9,7 +9,7 @@ encode -                          standard input to standard output
 encode photo.jpg -o -             to standard output
 
 A file that exists is replaced where ``-o`` gives its name. A name made of the input's is taken only where it is free:
-what ``decode shot.rdc`` would replace may be the picture that was encoded.
+what ``decode shot.rdc`` would replace may be the image that was encoded.
 """
 
 from __future__ import annotations

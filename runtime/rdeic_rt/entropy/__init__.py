@@ -1,6 +1,6 @@
 """Exact entropy coding. An entropy model is chosen by the ``version`` among the arrays of its file.
 
-Nothing here knows of graphs or backends: tensors in, bytes out, and back, the same on every machine.
+This package does not depend on graphs or backends: it converts tensors to bytes and back, identically on every machine.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def load(arrays: Arrays, threads: int | None = None) -> EntropyModel:
         threads: for the matrix products; None for one per core.
 
     Raises:
-        BundleCorruptError: an array is missing, unknown, or holds what it must not.
+        BundleCorruptError: an array is missing, unknown, or has invalid values.
     """
     reader = ArrayReader(arrays)
     version = int(reader.take("version", np.int32, (1,))[0])

@@ -35,10 +35,10 @@ def model_id(arrays: Arrays) -> bytes:
 
 
 class ArrayReader:
-    """Takes arrays by name and checks each; `close` finds the ones that nobody took.
+    """Takes arrays by name and checks each; `close` finds arrays that were not taken.
 
     Raises:
-        BundleCorruptError: on every call that finds an array missing or not as it should be.
+        BundleCorruptError: from every call, if an array is missing or invalid.
     """
 
     def __init__(self, arrays: Arrays) -> None:

@@ -1,10 +1,10 @@
 """Range coding of integer symbols, on the library constriction or, where there is none, on `range_coder`.
 
 A section is the shortest string of bytes inside the coder's final interval (docs/format.md, "Range coder"): both
-coders give a value of it, `_shortest` takes the one that ends in the most zeros, and zero bytes at the end are left
-out. There is exactly one section for given symbols. `SymbolDecoder.finish` encodes what was decoded and compares,
-so that surplus or needlessly different bytes are found, not only those that no symbol fits. Bytes that are missing read
-as zeros and give other symbols; finding that is left to the file's checksum.
+coders return a value in the interval, `_shortest` chooses the one with the most trailing zeros, and trailing zero bytes
+are omitted. There is exactly one section for given symbols. `SymbolDecoder.finish` re-encodes the decoded symbols and
+compares, so surplus or non-canonical bytes are detected, not only bytes that no symbol fits. Missing bytes read as
+zeros and give other symbols, which the file's checksum detects.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _ESCAPE_SIZES: Final = 32
 _POWERS: Final = np.left_shift(1, np.arange(1, 16), dtype=np.int64)  # 2, 4, 8 ...: how many are <= x is floor(log2(x))
 _STATE_BYTES: Final = 8
 _PIECE: Final = 1 << 15
-"""Symbols that are coded before it is asked again whether to go on: a few hundredths of a second in Python."""
+"""Symbols that are coded between checks for cancellation: a few hundredths of a second in Python."""
 
 
 @cache
@@ -75,7 +75,7 @@ class GaussianTable:
         self._bits = np.float32(PRECISION_BITS) - np.log2(masses.astype(np.float32))
 
     def bits(self, symbols: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Return about how many bits symbols take, float32 [n]; of an escape, those of its bin."""
+        """Return the approximate number of bits per symbol, float32 [n]; for an escape, that of its bin."""
         magnitudes = np.minimum(np.abs(symbols), self.radius + 1)
         bins = np.where(magnitudes > self.radius, 2 * self.radius + 1, symbols + self.radius)
         taken: NDArray[np.float32] = self._bits[bins]
@@ -94,7 +94,7 @@ class SymbolEncoder:
             self._coder.put(distribution.model, symbols[piece])
 
     def put_group(self, table: GaussianTable, symbols: NDArray[np.int32]) -> None:
-        """Encode a group, int32 [n], of magnitudes <= `MAX_SYMBOL`: all bins, then what the escapes stand for."""
+        """Encode a group, int32 [n], of magnitudes <= `MAX_SYMBOL`: all bins, then the values of the escapes."""
         magnitudes = np.abs(symbols)
         escaped = magnitudes > table.radius
         bins = np.where(escaped, 2 * table.radius + 1, symbols + table.radius).astype(np.int32)
@@ -188,34 +188,34 @@ class SymbolDecoder:
 
 
 class CutSymbolDecoder:
-    """Reads groups of symbols from a section that has lost its end, as far as they are certain.
+    """Reads groups of symbols from a truncated section, as far as they are certain.
 
-    A group is certain if it is the same whatever the missing bytes are. What decodes to given symbols is one interval
-    of values, so it is enough to decode with all missing bytes 0 and with all 255, and to compare.
+    A group is certain if it is the same whatever the missing bytes are. Values that decode to given symbols form one
+    interval, so it is enough to decode with all missing bytes 0 and with all 255, and to compare.
 
     Args:
-        data: what is left of the section.
-        missing_bytes: how many it has lost, 1 or more.
+        data: the part of the section that is present.
+        missing_bytes: number of missing bytes, 1 or more.
         what: its name, for messages.
     """
 
     def __init__(self, data: bytes, missing_bytes: int, what: str) -> None:
-        # The decoder looks at 8 bytes at a time: where those are all unknown the two differ, whatever follows.
+        # The decoder reads 8 bytes at a time: if all of these are unknown the two differ, whatever follows.
         unknown = min(missing_bytes, 2 * _STATE_BYTES)
         self._lowest, self._highest = (SymbolDecoder(data + fill * unknown, what) for fill in (b"\0", b"\xff"))
         self._at_end = False
 
     @property
     def at_end(self) -> bool:
-        """Whether a group was asked for that is not certain."""
+        """Whether a requested group was not certain."""
         return self._at_end
 
     def get_group(self, table: GaussianTable, n: int) -> NDArray[np.int32] | None:
-        """Return the next group of n symbols, int32 [n]; None if it is not certain, and ever after."""
+        """Return the next group of n symbols, int32 [n]; None if it, or an earlier one, is not certain."""
         if not self._at_end:
             try:
                 lowest, highest = (decoder.get_group(table, n) for decoder in (self._lowest, self._highest))
-            except BitstreamError:  # of a value that no encoder writes: at least one of the two is not the file's
+            except BitstreamError:  # a value that no encoder writes: at least one of the two is not the file's
                 self._at_end = True
             else:
                 self._at_end = not np.array_equal(lowest, highest)
@@ -226,7 +226,7 @@ _HINT: Final = "The file is damaged, or was written with another model; fetch it
 
 
 def _pieces(n: int) -> Iterator[slice]:
-    """Yield slices of n symbols in order, and ask before each whether to go on."""
+    """Yield slices of n symbols in order, and check before each whether to stop."""
     for start in range(0, n, _PIECE):
         stopping.go_on()
         yield slice(start, min(start + _PIECE, n))

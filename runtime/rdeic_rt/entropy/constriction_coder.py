@@ -1,6 +1,6 @@
-"""The range coder of the library constriction, and the only caller of it: what `coder` runs on where there is a wheel.
+"""The range coder of the library constriction, used by `coder` where constriction is installed.
 
-It has the functions and classes of `range_coder`.
+It has the functions and classes of `range_coder`. No other module calls constriction.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Who evaluates the networks of a hyperprior: the CPU, or whoever gives the same integers.
+"""Evaluators of a hyperprior's networks: the CPU, or another device that gives the same integers.
 
 evaluation = evaluator.start(indices)
 for each slice, anchors before non-anchors:
     scale_index, means = evaluation.predict(part, anchors=...)
-    ...                                                  symbols are coded
-    evaluation.put(part, values, anchors=...)            what later predictions see
+    ...                                                  code the symbols
+    evaluation.put(part, values, anchors=...)            input of later predictions
 """
 
 from __future__ import annotations
@@ -22,24 +22,23 @@ from .tables import Tables
 
 
 class Evaluation(Protocol):
-    """The networks at work on one image."""
+    """The networks' state for one image."""
 
     def predict(self, part: Slice, *, anchors: bool) -> tuple[NDArray[np.uint8], Wide]:
         """Return (scale index, means) of a pass, uint8 and int32, both [H, W/2, width of the slice].
 
-        Scale indices are as `Tables.scale_index` gives them. Called in coding order, once the values of all passes
-        before are put.
+        Scale indices are those of `Tables.scale_index`. Called in coding order, after `put` for all previous passes.
         """
 
     def put(self, part: Slice, values: Wide, *, anchors: bool) -> None:
-        """Take what y_hat is at a pass, int32 [H, W/2, width of the slice], on the grid of y."""
+        """Set y_hat of a pass, int32 [H, W/2, width of the slice], on the grid of y."""
 
 
 class Evaluator(Protocol):
     """Evaluates the networks of one model. May be used by several threads at once."""
 
     def start(self, vq_indices: NDArray[np.int32]) -> Evaluation:
-        """Begin with an image, given its VQ indices [hz, wz], each in 0 ... K - 1."""
+        """Begin an image with VQ indices [hz, wz], each in 0 ... K - 1."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class HostEvaluator:
     matmul: MatMul
 
     def start(self, vq_indices: NDArray[np.int32]) -> Evaluation:
-        """Return an evaluation, for which the hyper network has run."""
+        """Return an evaluation, after running the hyper network."""
         return _HostEvaluation(self, vq_indices)
 
 

@@ -1,12 +1,12 @@
-"""Entropy model 1: a VQ hyperprior and a space-channel context model. Integers only inside.
+"""Entropy model 1: a VQ hyperprior and a space-channel context model, in integer arithmetic.
 
     indices ─ hyper ─▶ h ──────────────┬──────────────────────────────┐
-    slices before ─ channel context ─ c┤                              │
+    earlier slices ─ channel context ─c┤                              │
                                        ├─ anchors ─▶ (σ, μ) ─ coder ─▶ y_hat of the anchors ─ local context ─ l
                                        └─ non-anchors (h, c, l) ─▶ (σ, μ) ─ coder ─▶ y_hat of the slice
 
-Encoder and decoder run the same networks on the same integers, so both see the same σ and μ, on every machine; what is
-in the file is only y's rounded distance from μ. docs/format.md, "Entropy coding", is the specification.
+Encoder and decoder run the same networks on the same integers, so both get the same σ and μ on every machine; the file
+holds only y's rounded distance from μ. docs/format.md, "Entropy coding", is the specification.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ class Hyperprior:
     """Integer networks and tables; see `base.EntropyModel`. May be used by several threads at once.
 
     Attributes:
-        model_id: 4 bytes that name it in .rdc files.
+        model_id: 4 bytes that identify it in .rdc files.
         hyper: VQ indices -> hyper parameters.
         slices: the networks of each slice of y, in coding order.
         tables: distributions of symbols and VQ indices.
-        matmul: the matrix product the networks run on, on the CPU.
-        elsewhere: what evaluates them instead; None for the CPU.
+        matmul: the matrix product of the networks on the CPU.
+        elsewhere: evaluates the networks on another device; None for the CPU.
     """
 
     model_id: bytes
@@ -80,12 +80,12 @@ class Hyperprior:
         return Hyperprior(arrays_module.model_id(arrays), hyper, slices, tables, matmul_of_onnxruntime(threads))
 
     def evaluated_by(self, choose: Callable[[HostEvaluator], Evaluator]) -> Hyperprior:
-        """Return the model with its networks evaluated by what is chosen; see `base.EntropyModel.evaluated_by`."""
+        """Return the model with its networks evaluated by the chosen evaluator; see `base.EntropyModel`."""
         return replace(self, elsewhere=choose(self._on_host()))
 
     @property
     def evaluator(self) -> Evaluator:
-        """What evaluates the networks."""
+        """The evaluator of the networks."""
         return self._on_host() if self.elsewhere is None else self.elsewhere
 
     def _on_host(self) -> HostEvaluator:
@@ -98,11 +98,11 @@ class Hyperprior:
 
     @property
     def position_px(self) -> Mapping[str, int]:
-        """Nothing: it codes grids of any fineness."""
+        """Empty: the model codes grids of any resolution."""
         return MappingProxyType({})
 
     def fixed_bytes(self, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
-        """Return None: how long section y is depends on what is in it."""
+        """Return None: the length of section y depends on its contents."""
         return None
 
     def encode(
@@ -112,12 +112,12 @@ class Hyperprior:
 
         Args:
             tensors: both, finite; each index in 0 ... K - 1.
-            bit_worth: how much squared error of y a bit is worth: a symbol is the nearest one, or the next towards zero
-                where that saves more than it costs (rate-distortion optimised quantisation). 0 takes the nearest.
-            fixed_size: it has no such form, see `fixed_bytes`.
+            bit_worth: squared error of y that is traded for a bit: a symbol is the nearest one, or the next towards
+                zero where that saves more than it costs (rate-distortion optimised quantisation). 0 uses the nearest.
+            fixed_size: not supported, see `fixed_bytes`.
 
         Raises:
-            ValueError: a shape does not fit, y is not finite or an index is out of range, or a fixed size is asked for
+            ValueError: a shape does not fit, y is not finite, an index is out of range, or a fixed size is requested
                 (a caller's mistake).
         """
         if fixed_size:
@@ -127,7 +127,7 @@ class Hyperprior:
     def decode(
         self, z: bytes, z_is_plain: bool, y: bytes, shapes: Mapping[str, tuple[int, ...]], *, missing_bytes: int = 0
     ) -> Decoded:
-        """Return ``y_hat``, exactly as the encoder had it; see `base.EntropyModel.decode`."""
+        """Return ``y_hat``, identical to the encoder's; see `base.EntropyModel.decode`."""
         shape = shapes["y_hat"]
         scale = self.hyper.scale
         if len(shape) != 4 or shape[1] != self.y_channels or shape[2] % scale or shape[3] % scale:
@@ -174,7 +174,7 @@ def _encode(
 
 
 def _on_grid(y: NDArray[np.float32]) -> NDArray[np.int32]:
-    """Return y, [M, hy, wy], in units of 1/2**GRID_BITS, [hy, wy, M], by rows, to be able to stop in a large image."""
+    """Return y, [M, hy, wy], in units of 1/2**GRID_BITS, [hy, wy, M]; row by row, so that large images can stop."""
     on_grid = np.empty((*y.shape[1:], y.shape[0]), np.int32)
     for row, positions in enumerate(y.transpose(1, 2, 0)):
         stopping.go_on()
@@ -187,9 +187,9 @@ def _on_grid(y: NDArray[np.float32]) -> NDArray[np.int32]:
 def _cheaper(
     table: GaussianTable, symbols: NDArray[np.int32], wanted: NDArray[np.int32], bit_worth: float
 ) -> NDArray[np.int32]:
-    """Return symbols [n], each as it is or one nearer to zero, whichever costs less in error and bits together.
+    """Return symbols [n], each unchanged or one closer to zero, whichever has the lower cost of error and bits.
 
-    ``wanted`` is what the symbols stand for, int32 [n], on the grid of y.
+    ``wanted`` is the unrounded value of each symbol, int32 [n], on the grid of y.
     """
     smaller = symbols - np.sign(symbols)
 
@@ -204,10 +204,10 @@ def _cheaper(
 def _decode_symbols(
     model: Hyperprior, vq_indices: NDArray[np.int32], y: bytes, missing_bytes: int
 ) -> tuple[NDArray[np.float32], int]:
-    """Return y_hat of a y section, and how many slices are certain; of one that is cut, means for all that is not.
+    """Return y_hat of a y section, and how many slices are certain; a truncated section gives means for the others.
 
     Raises:
-        BitstreamError: a whole section is not what an encoder writes. (Of one without its end, nothing is for certain.)
+        BitstreamError: no encoder writes this section. (Never for a truncated section.)
     """
     section = "y section"
     decoder = CutSymbolDecoder(y, missing_bytes, section) if missing_bytes else SymbolDecoder(y, section)

@@ -1,4 +1,4 @@
-"""The integer hyper and context networks: which layers of layers.py there are, and how they follow each other.
+"""The integer hyper and context networks: their layers (from layers.py) and how these are chained.
 
     hyper        codebook[index] ─ hyper.0 ─ hyper.1 ─ ...          (blocks, each drawn at `HyperBlock`)
     contexts     y_hat of slices before i ─ channel.<i>.0 ─ .1 ─ .2        anchors of slice i ─ local.<i>
@@ -123,8 +123,8 @@ class SliceNets:
 
     Attributes:
         quantise: y_hat of the slice -> tensor, for the contexts of this and later slices.
-        zero: uint16 [width], what 0 becomes there.
-        channel: from the slices before; empty for the first.
+        zero: uint16 [width], the value that represents 0 in that tensor.
+        channel: from the previous slices; empty for the first.
         local: from this slice's anchors.
         anchor, nonanchor: entropy parameters of the two passes, (hyper[, channel]) and (hyper[, channel], local).
     """

@@ -1,15 +1,15 @@
 """The coding order of y: slices, two checkerboard passes each, and in a pass the symbols grouped by scale index.
 
-Slices of channels come in order. In each, the anchors (row + column odd, ``A``) are coded first, then the non-anchors
-(``n``), which see them. A pass is squeezed to half the width::
+Slices of channels are coded in order. In each, the anchors (row + column odd, ``A``) are coded first, then the
+non-anchors (``n``), which are conditioned on them. A pass is squeezed to half the width::
 
     n A n A        anchors  A A      non-anchors  n n
     A n A n   ─▶            A A                   n n
     n A n A                 A A                   n n
 
 and its symbols are numbered by row, then column, then channel. Symbols whose scale index is under the model's
-``skip_below`` are not coded. The others are coded by rising scale index, those of one index in the order of their
-numbers, so that one call of the coder serves a group.
+``skip_below`` are not coded. The others are coded by increasing scale index, those of one index in the order of their
+numbers, so that each group takes a single call of the coder.
 """
 
 from __future__ import annotations

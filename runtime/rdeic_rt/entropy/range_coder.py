@@ -1,10 +1,10 @@
-"""A range coder in Python: what `coder` runs on where there is no constriction (docs/format.md, "Range coder").
+"""A range coder in Python, used by `coder` without constriction (docs/format.md, "Range coder").
 
     value of the section   0.xxxxxxxx xxxxxxxx xxxxxxxx ...   32-bit words, most significant first
     interval               lower ... lower + extent           both 64 bits; a word is shifted out when extent is short
 
 It has the functions and classes of `constriction_coder`, and gives the same symbols and the same bytes. A symbol takes
-about a microsecond, several times as long as there.
+about a microsecond, several times as long as with constriction.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _STATE_MASK: Final = (1 << _STATE_BITS) - 1
 
 
 class NoSymbolError(Exception):
-    """The bytes are in the share of no symbol."""
+    """The bytes decode to no symbol."""
 
 
 class Model:
@@ -65,7 +65,7 @@ class Encoder:
         self._lower, self._extent = lower, extent
 
     def put_uniform(self, symbols: NDArray[np.int32], sizes: NDArray[np.int32]) -> None:
-        """Encode symbols, each of so many (a power of 2, to 2**24) that are equally likely."""
+        """Encode symbols, each one of ``sizes[i]`` (a power of 2, up to 2**24) equally likely symbols."""
         lower, extent = self._lower, self._extent
         for symbol, size in zip(symbols.tolist(), sizes.tolist(), strict=True):
             mass = _TOTAL_MASS // size
@@ -88,7 +88,7 @@ class Encoder:
         return (lower & _WORD_MASK) << _WORD_BITS
 
     def _without_carry(self, lower: int) -> int:
-        """Add what is over 64 bits to the number that the words before form; return the rest."""
+        """Add the carry over 64 bits to the number formed by the previous words; return the rest."""
         if lower >> _STATE_BITS:
             at = len(self._words) - 1
             while self._words[at] == _WORD_MASK:
@@ -99,7 +99,7 @@ class Encoder:
 
 
 class Decoder:
-    """Reads symbols from bytes, after which there are zeros without end."""
+    """Reads symbols from bytes, followed by infinitely many zeros."""
 
     def __init__(self, data: bytes) -> None:
         self._words: list[int] = np.frombuffer(data + bytes(-len(data) % 4), ">u4").tolist()
@@ -111,7 +111,7 @@ class Decoder:
         """Return the next n symbols, int32 [n].
 
         Raises:
-            NoSymbolError: the bytes are of no symbol; nothing can be decoded after.
+            NoSymbolError: the bytes decode to no symbol; nothing can be decoded afterwards.
         """
         left = model.left
         offset, extent = self._offset, self._extent
@@ -132,7 +132,7 @@ class Decoder:
         return np.array(symbols, np.int32)
 
     def get_uniform(self, sizes: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Return the next symbols, each of so many (a power of 2) that are equally likely; errors as `get`."""
+        """Return the next symbols, each one of ``sizes[i]`` (a power of 2) equally likely symbols; errors as `get`."""
         offset, extent = self._offset, self._extent
         symbols = []
         for size in sizes.tolist():

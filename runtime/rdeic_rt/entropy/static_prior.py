@@ -1,10 +1,10 @@
-"""Entropy models 2 and 3: nothing but VQ indices; section y is empty.
+"""Entropy models 2 and 3: VQ indices only; section y is empty.
 
     vq_indices [Hq, Wq] ─ IndexCoder ─▶ section z
 
-Indices have a fixed width or are coded by a prior, in model 3 with a context model beside it. Both were counted when
-the bundle was built and are the same for every image, so they need not be sent, and any machine decodes what another
-has encoded. docs/format.md, "Entropy model 2" and "Entropy model 3", are the specification.
+Indices have a fixed width or are coded with a prior, in model 3 also with a context model. Both were computed when
+the bundle was built and are the same for every image, so they are not transmitted, and files decode identically on any
+machine. docs/format.md, "Entropy model 2" and "Entropy model 3", are the specification.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _MAX_INDEX_PX: Final = 4096  # as of `size_multiple_px`, of which it is a diviso
 
 @dataclass(frozen=True)
 class StaticPrior:
-    """Tables of masses, and what chooses among them; see `base.EntropyModel`. May be used by several threads at once.
+    """Tables of masses, and their context model; see `base.EntropyModel`. May be used by several threads at once.
 
     Attributes:
-        model_id: 4 bytes that name it in .rdc files.
-        index_px: pixels along a side that one index stands for.
+        model_id: 4 bytes that identify it in .rdc files.
+        index_px: pixels along a side that one index represents.
         indices: codes them.
     """
 
@@ -63,7 +63,7 @@ class StaticPrior:
         return MappingProxyType({TENSOR: self.index_px})
 
     def evaluated_by(self, choose: Callable[[HostEvaluator], Evaluator]) -> StaticPrior:
-        """Return the model itself: what networks it has are small, and stay on the CPU."""
+        """Return the model itself: its networks, if any, are small and stay on the CPU."""
         return self
 
     def fixed_bytes(self, shapes: Mapping[str, tuple[int, ...]]) -> int | None:

@@ -55,7 +55,7 @@ class Tables:
     def scale_index(self, scales: NDArray[np.int32]) -> NDArray[np.uint8]:
         """Return the scale index, uint8 0 ... 63, of each scale, int32 [n] on the grid of the networks.
 
-        Those under ``skip_below`` may all get 0: nothing depends on which they are, and they are most.
+        Those under ``skip_below``, which are the majority, may all be 0: nothing depends on their value.
         """
         index = np.zeros(scales.shape, np.uint8)
         coded = np.flatnonzero(scales > self.thresholds[self.skip_below - 1]) if self.skip_below else slice(None)

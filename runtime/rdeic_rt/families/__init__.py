@@ -1,7 +1,7 @@
-"""Families of codecs: which graphs a bundle has, and how they follow each other.
+"""Families of codecs: which graphs a bundle has, and how they are chained.
 
 A family is one file and one row of `FAMILIES`. Its `encode`, `decode` and `preview` are lists of stages over named
-tensors, which run alike on a whole image and on tiles of it (`placement`), on the host and on a GPU.
+tensors, which run in the same way on a whole image and on tiles of it (`placement`), on the host and on a GPU.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ FAMILIES: Mapping[str, Family] = MappingProxyType({one.name: one for one in (Rde
 
 
 def family(name: str) -> Family:
-    """Return the family of this name; BundleError names those that there are."""
+    """Return the family of this name; the message of BundleError lists the known ones."""
     if name not in FAMILIES:
         raise BundleError(
             f"family {name!r} is not part of this version of rdeic-rt, which has: {', '.join(FAMILIES)}. "
-            "Upgrade rdeic-rt, or take another bundle"
+            "Upgrade rdeic-rt, or use another bundle"
         )
     return FAMILIES[name]

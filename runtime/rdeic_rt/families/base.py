@@ -1,4 +1,4 @@
-"""What a family is: roles of graphs, the tensors that are coded, and encode, decode and preview as lists of stages."""
+"""The definition of a family: roles of graphs, coded tensors, and the stages of encode, decode and preview."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ..tensor_spec import TensorSpec
 
 @dataclass(frozen=True)
 class Role:
-    """What the graph of a role is called with and returns.
+    """Inputs and outputs of the graph of a role.
 
     Attributes:
-        inputs, outputs: names of tensors; ``residual_*`` stands for residual_0, residual_1, ...: all that the graphs of
-            the rate have.
-        at_a_level: whether it has the input `manifest.LEVEL` too where rates share their graphs.
+        inputs, outputs: names of tensors; ``residual_*`` stands for all of residual_0, residual_1, ... that the graphs
+            of the rate have.
+        at_a_level: whether it also has the input `manifest.LEVEL` in bundles with levels.
     """
 
     inputs: frozenset[str]
@@ -31,30 +31,30 @@ class Role:
 
 
 class Loader(Protocol):
-    """Graphs and tables of one rate, where they run."""
+    """Loads graphs and tables of one rate to the backend's device."""
 
     @property
     def backend(self) -> Backend:
-        """Where the graphs run."""
+        """The backend that runs the graphs."""
 
     def graph(self, role: str) -> Graph:
         """Return the rate's graph for a role, ready to run."""
 
     def step_rows(self, schedule: Schedule) -> Mapping[str, NDArray[np.float32]]:
-        """Return role -> float32 [L, D], what its input ``step`` is at each step of the schedule."""
+        """Return role -> float32 [L, D], its input ``step`` at each step of the schedule."""
 
 
 class Stages(Protocol):
-    """The stages of one list, loaded, with whatever the family needs beside them."""
+    """The loaded stages of one list, with whatever else the family needs."""
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """All that `Placement.each` is called with, in order."""
+        """All stages that `Placement.each` is called with, in order."""
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """What `Family.encode` needs where one graph does it all."""
+    """The stages of `Family.encode` for families with a single encoding graph."""
 
     analysis: Stage
 
@@ -65,15 +65,15 @@ class Encoder:
 
 
 class Family(Protocol):
-    """How the graphs of a bundle follow each other."""
+    """How the graphs of a bundle are chained."""
 
     @property
     def name(self) -> str:
-        """What ``bundle.json`` calls it."""
+        """Its name in ``bundle.json``."""
 
     @property
     def roles(self) -> Mapping[str, Role]:
-        """Every role that a rate must have, in the order data meets them."""
+        """Every role that a rate must have, in the order of execution."""
 
     @property
     def encoding(self) -> frozenset[str]:
@@ -81,7 +81,7 @@ class Family(Protocol):
 
     @property
     def alike(self) -> frozenset[str]:
-        """Tensors that go by several names and are all of one type and shape."""
+        """Names of tensors that all have the same type and shape."""
 
     @property
     def has_steps(self) -> bool:
@@ -89,14 +89,14 @@ class Family(Protocol):
 
     @property
     def coded(self) -> tuple[str, ...]:
-        """Names of the tensors that `encode` returns, which the entropy model takes."""
+        """Names of the tensors that `encode` returns and the entropy model codes."""
 
     @property
     def latents(self) -> Mapping[str, str]:
-        """Names of the tensors that files are decoded to, and the role that has each as an input."""
+        """Names of the tensors that files are decoded to, each with the role that reads it."""
 
     def n_parts(self, schedule: Schedule | None, *, preview: bool) -> int:
-        """Return how many parts `decode` or `preview` tells progress of."""
+        """Return how many parts `decode` or `preview` reports to progress."""
 
     def load_encoder(self, load: Loader) -> Stages:
         """Return what `encode` needs."""
@@ -108,7 +108,7 @@ class Family(Protocol):
         """Return what `preview` needs."""
 
     def noise(self, decoder: Any, sizes: Mapping[str, int], seed: int) -> dict[str, NDArray[Any]]:
-        """Return the noise that `decode` is given by name, on the host.
+        """Return the noise inputs of `decode` by name, on the host.
 
         Args:
             decoder: from `load_decoder`.
@@ -117,7 +117,7 @@ class Family(Protocol):
         """
 
     def guidance(self, sharpness: float) -> dict[str, NDArray[Any]]:
-        """Return what `decode` is given by name for a sharpness, lambda_s; nothing for 1."""
+        """Return the inputs of `decode` by name for a sharpness, lambda_s; empty for 1."""
 
     def encode(self, at: Placement, encoder: Any, given: Mapping[str, Value]) -> tuple[Value, ...]:
         """Return the tensors named `coded`, for ``image``, uint8 [1, H, W, 3]."""
@@ -126,18 +126,18 @@ class Family(Protocol):
         """Return the padded image, uint8 [1, H, W, 3].
 
         Args:
-            at: where to do it.
+            at: the placement that runs it.
             decoder: from `load_decoder`.
-            given: the tensors that a file was decoded to, rows of levels as `level_input` names them, and what `noise`
-                and `guidance` return.
+            given: the tensors that a file was decoded to, rows of levels under the names of `level_input`, and the
+                results of `noise` and `guidance`.
         """
 
     def preview(self, at: Placement, preview: Any, given: Mapping[str, Value]) -> Value:
-        """Return the padded image that the latents alone give, uint8 [1, H, W, 3]."""
+        """Return the padded image decoded without denoising, uint8 [1, H, W, 3]."""
 
 
 def level_input(role: str) -> str:
-    """Return the name that the row of a role's level has among what is given to a family."""
+    """Return the name of the input of a family that holds a role's level row."""
     return f"{role}.level"
 
 
@@ -162,7 +162,7 @@ def graph_stage(name: str, load: Loader, role: str, outputs: tuple[str, ...], *,
 
 
 def start_stage(backend: Backend, schedule: Schedule, latent: TensorSpec) -> Stage:
-    """Return the stage that makes z_N = sqrt(abar_N) z_c + sqrt(1 - abar_N) noise of ``z_c`` and ``noise``."""
+    """Return the stage that computes z_N = sqrt(abar_N) z_c + sqrt(1 - abar_N) noise from ``z_c`` and ``noise``."""
     weights = backend.put(schedule.start_weights())
 
     def run(inputs: Mapping[str, Buffer]) -> tuple[Buffer, ...]:

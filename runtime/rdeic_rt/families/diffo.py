@@ -1,12 +1,12 @@
-"""DiffO: VQ indices are coded; the UNet makes z_0 of their base and noise in one step (DiffO, arXiv 2506.16572).
+"""DiffO: VQ indices are coded; the UNet computes z_0 from their base and noise in one step (DiffO, arXiv 2506.16572).
 
     encode    image ─ analysis ─▶ vq_indices
     decode    vq_indices ─ synthesis ─▶ z_c, hint     z_c, noise ─ start ─▶ z_N
               z_N, hint ─ unet_step ─▶ z_0 ─ vae_decoder ─▶ image
     preview   vq_indices ─ synthesis ─▶ z_c ─ vae_decoder ─▶ image
 
-How much noise there is is the rate's ``abar_start``, which the UNet was trained with. Its timestep is folded into its
-graph, and so is the update: the schedule has one step, and that gives the network's output as it is.
+The amount of noise is given by the rate's ``abar_start``, for which the UNet was trained. The timestep is folded into
+the UNet's graph, and so is the update: the schedule has one step, which returns the network's output unchanged.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Diffo:
         return Encoder(graph_stage("analysis", load, "analysis", self.coded))
 
     def load_decoder(self, load: Loader, schedule: Schedule | None) -> _Decoder:
-        """Return all stages of `decode`; BundleCorruptError if the schedule says more than ``abar_start``."""
+        """Return all stages of `decode`; BundleCorruptError unless the schedule's a, b, c are 0, 1, 0."""
         assert schedule is not None  # `has_steps`: every rate has one
         if (schedule.a, schedule.b, schedule.c) != ((0.0,), (1.0,), (0.0,)):
             raise BundleCorruptError(
@@ -102,7 +102,7 @@ class Diffo:
         return at.each(encoder.analysis, image=given["image"])
 
     def decode(self, at: Placement, decoder: _Decoder, given: Mapping[str, Value]) -> Value:
-        """Return the image that one step makes of z_c."""
+        """Return the image after one step from z_c."""
         with timing.stage("synthesis"):
             z_c, hint = at.each(decoder.ends.synthesis, vq_indices=given["vq_indices"])
         with timing.stage("start"):

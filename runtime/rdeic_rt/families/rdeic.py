@@ -75,7 +75,7 @@ class Rdeic:
         return Encoder(graph_stage("analysis", load, "analysis", self.coded))
 
     def load_decoder(self, load: Loader, schedule: Schedule | None) -> _Decoder:
-        """Return all stages of `decode`, with the constants of each step put where the graphs run."""
+        """Return all stages of `decode`, with the constants of each step on the backend's device."""
         assert schedule is not None  # `has_steps`: every rate has one
         control, unet_step = load.graph("control"), load.graph("unet_step")
         rows = load.step_rows(schedule)
@@ -109,7 +109,7 @@ class Rdeic:
         return at.each(encoder.analysis, image=given["image"], level=level)
 
     def decode(self, at: Placement, decoder: _Decoder, given: Mapping[str, Value]) -> Value:
-        """Return the image that L steps make of z_c."""
+        """Return the image after L steps from z_c."""
         assert decoder.start is not None
         with timing.stage("synthesis"):
             level = given.get(level_input("synthesis"))
@@ -135,7 +135,7 @@ class Rdeic:
 
 
 def _ends(load: Loader) -> tuple[Stage, Stage]:
-    """Return what decoding begins and ends with, previews too."""
+    """Return the first and last stage of decoding, which previews share."""
     synthesis = graph_stage("synthesis", load, "synthesis", ("z_c", "hint"))
     return synthesis, graph_stage("vae", load, "vae_decoder", ("image",), finite="z_0")
 
@@ -148,7 +148,7 @@ def _step(
     rows: Mapping[str, NDArray[np.float32]],
     number: int,
 ) -> Stage:
-    """Return one step, z_n -> z_(n-1), with its constants put where the graphs run."""
+    """Return one step, z_n -> z_(n-1), with its constants on the backend's device."""
     row_of = {role: backend.put(rows[role][number : number + 1]) for role in ("control", "unet_step")}
     coefficients = backend.put(schedule.coefficients(number))
 

@@ -1,4 +1,4 @@
-// rdeic.hpp: rdeic.h for C++20. What each call does, and which threads may make it, is written there.
+// rdeic.hpp: a C++20 wrapper of rdeic.h, which documents each call and thread safety.
 //
 //   rdeic::Decoder decoder{rdeic::Bundle{}};
 //   rdeic::Image image = decoder.decode(bytes);
@@ -6,7 +6,7 @@
 #define RDEIC_RDEIC_HPP
 
 #if !defined(__cpp_exceptions) && !defined(_CPPUNWIND)
-#error "rdeic.hpp reports errors as exceptions, which are switched off here: use rdeic.h, which needs none"
+#error "rdeic.hpp reports errors as exceptions, which are disabled here: use rdeic.h, which needs none"
 #endif
 
 #include <cstddef>
@@ -46,7 +46,7 @@ struct Destroy {
   }
 };
 
-/// Calls a C function whose last argument is the error, and throws that.
+/// Calls a C function whose last argument is an rdeic_error, and throws it on failure.
 template <typename Function, typename... Arguments>
 void call(Function function, Arguments... arguments) {
   rdeic_error error{};
@@ -56,12 +56,12 @@ void call(Function function, Arguments... arguments) {
 
 }  // namespace detail
 
-/// Ceilings on what files may announce.
+/// Limits on what files may request.
 struct Limits : rdeic_limits {
   Limits() : rdeic_limits{} { rdeic_limits_init(this, sizeof(rdeic_limits)); }
 };
 
-/// Returns what the header of a file says, having checked the file as far as that goes without a bundle.
+/// Returns the header of a file, after all checks that need no bundle.
 inline rdeic_info read_info(std::span<const std::uint8_t> data, const Limits& limits = {}) {
   rdeic_info info;
   detail::call(rdeic_read_info, data.data(), data.size(), static_cast<const rdeic_limits*>(&limits), &info);
@@ -71,14 +71,14 @@ inline rdeic_info read_info(std::span<const std::uint8_t> data, const Limits& li
 /// A model. Copies share it.
 class Bundle {
  public:
-  /// Opens a folder or a name; nothing for the name "tiny-2". `flags`: RDEIC_BUNDLE_NO_VERIFY.
+  /// Opens a bundle by folder or name, by default "tiny-2". `flags`: RDEIC_BUNDLE_NO_VERIFY.
   explicit Bundle(const std::optional<std::string>& source = std::nullopt, std::uint32_t flags = 0) {
     rdeic_bundle* bundle = nullptr;
     detail::call(rdeic_bundle_open, source ? source->c_str() : nullptr, flags, &bundle);
     bundle_.reset(bundle, rdeic_bundle_destroy);
   }
 
-  /// Opens the installed bundle that a file was made with.
+  /// Opens the installed bundle that a file was encoded with.
   static Bundle of_file(std::span<const std::uint8_t> data, std::uint32_t flags = 0, const Limits& limits = {}) {
     rdeic_bundle* bundle = nullptr;
     detail::call(rdeic_bundle_open_for, data.data(), data.size(), static_cast<const rdeic_limits*>(&limits), flags,
@@ -90,7 +90,7 @@ class Bundle {
   std::string folder() const { return rdeic_bundle_folder(get()); }
   std::string licence() const { return rdeic_bundle_licence(get()); }
   std::uint32_t rate_count() const { return rdeic_bundle_rate_count(get()); }
-  /// The label in it lives as long as the bundle.
+  /// The label in the result lives as long as the bundle.
   rdeic_rate rate(std::uint32_t index) const {
     rdeic_rate rate;
     detail::call(rdeic_bundle_rate, get(), index, &rate);
@@ -104,7 +104,7 @@ class Bundle {
   std::shared_ptr<rdeic_bundle> bundle_;
 };
 
-/// A decoded picture.
+/// A decoded image.
 class Image {
  public:
   explicit Image(rdeic_image* image) : image_(image) {}
@@ -118,7 +118,7 @@ class Image {
   }
   std::span<const std::uint8_t> icc() const { return {image_->icc, image_->icc_bytes}; }
   std::span<const std::uint8_t> exif() const { return {image_->exif, image_->exif_bytes}; }
-  /// Everything else, such as what is missing of a file that is cut short.
+  /// The other fields, such as the number of missing bytes of a truncated file.
   const rdeic_image& get() const { return *image_; }
 
  private:
@@ -141,7 +141,7 @@ struct DecodeOptions {
   std::uint32_t steps = 0;
   bool preview = false;
   bool allow_partial = false;
-  /// Told before each part; returning false cancels. What it throws comes out of the decode.
+  /// Called before each part; returning false cancels. An exception that it throws is rethrown by the decode.
   std::function<bool(rdeic_stage stage, std::uint32_t done, std::uint32_t total)> progress{};
 };
 

@@ -15,8 +15,8 @@ Values run_checked(const Graph& graph, const Values& inputs, Location location) 
     const Value& made = *outputs.at(output.name);
     const Shape wanted = output.resolve(sizes);
     if (made.dtype() == output.dtype && made.shape() == wanted) continue;
-    fail(Result::kBundleCorrupt, "graph '%s' in %s made %s as %s %s, should make %s %s", printable(spec.id).c_str(),
-         spec.file.path.c_str(), printable(output.name).c_str(), dtype_name(made.dtype()),
+    fail(Result::kBundleCorrupt, "graph '%s' in %s returned %s as %s %s, should return %s %s",
+         printable(spec.id).c_str(), spec.file.path.c_str(), printable(output.name).c_str(), dtype_name(made.dtype()),
          shape_text(made.shape()).c_str(), dtype_name(output.dtype), shape_text(wanted).c_str());
   }
   return outputs;

@@ -130,7 +130,7 @@ Ort::SessionOptions session_options(const Provider& provider, unsigned threads) 
   options.SetLogSeverityLevel(ORT_LOGGING_LEVEL_FATAL);
   // More threads than there are cores gain nothing, and each session has its own.
   options.SetIntraOpNumThreads(static_cast<int>(std::min(threads, std::max(std::thread::hardware_concurrency(), 1U))));
-  // A pattern would be kept for every picture size ever seen.
+  // A pattern would be kept for every image size ever seen.
   options.DisableMemPattern();
   // Each session has threads of its own: those of one graph must not spin while another one computes.
   options.AddConfigEntry(kOrtSessionOptionsConfigAllowIntraOpSpinning, "0");

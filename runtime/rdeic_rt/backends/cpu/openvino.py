@@ -2,7 +2,7 @@
 
 Buffers are numpy arrays. Graphs are compiled once, with dynamic shapes: compiled for one size alone, the graphs of the
 embedded bundle save a tenth of a decode, and cost 0.8 s and their weights once more for every size. Every run has an
-inference request of its own (0.03 ms), so that threads do not meet in one and results belong to whoever holds them.
+inference request of its own (0.03 ms), so that threads do not share one and results belong to their holder.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class OpenVinoBackend(HostArrays):
     """
 
     name = "openvino"
-    # Not the signed form int8: on CPUs without AMX, OpenVINO 2026.4 gets what is quantised behind a Concat wrong in it
-    # (10 dB), and on those without VNNI its sums saturate. The form for CPUs has neither trouble (docs/openvino.md).
+    # Not the signed form int8: on CPUs without AMX, OpenVINO 2026.4 computes layers after a Concat incorrectly
+    # (10 dB), and on those without VNNI its sums saturate. The form for CPUs has neither problem (docs/openvino.md).
     forms = frozenset({"fp32", "fp16", "int8-cpu"})
 
     def __init__(self, core: Core, arithmetic: str, threads: int | None) -> None:
@@ -131,7 +131,7 @@ def open_backend(options: Options) -> OpenVinoBackend:
         raise BackendUnavailableError(
             f"openvino: version {_VERSION} cannot use this CPU ({_one_line(error)}). Use backend 'cpu'."
         ) from None
-    # Said both ways: left alone, OpenVINO takes bfloat16 by itself where the CPU has it.
+    # Set in both cases, because OpenVINO uses bfloat16 by default if the CPU supports it.
     arithmetic = _BF16 if has_bf16 and options.precision in _ALLOW_BF16 else _F32
     return OpenVinoBackend(core, arithmetic, options.threads)
 
@@ -158,5 +158,5 @@ def _check_io(spec: GraphSpec, model: openvino.Model) -> None:
 
 
 def _one_line(error: BaseException) -> str:
-    """Return what OpenVINO says, without the lines of its source that it was said on."""
+    """Return OpenVINO's message, without the lines that name its source files."""
     return " ".join(re.sub(r"Exception from \S+:\d+:", "", str(error)).split())

@@ -90,14 +90,14 @@ class OrtGraph:
 def open_session(
     spec: GraphSpec, threads: int | None, providers: Sequence[Any]
 ) -> tuple[ort.InferenceSession, Weights]:
-    """Return a session for a graph, and the weights that it reads where their file is mapped.
+    """Return a session for a graph, and the memory-mapped weights that it reads.
 
-    The caller must keep these as long as the session, which does not. Errors as in `base.Backend.load`.
+    The caller must keep the weights alive as long as the session. Errors as in `base.Backend.load`.
 
     Args:
         spec: the graph.
         threads: of the CPU for one run; None for one per physical core.
-        providers: names, or pairs of name and options, as ONNX Runtime takes them.
+        providers: names, or pairs of name and options, as for ONNX Runtime.
     """
     graph = graph_file.read(spec)
     options = _session_options(threads)
@@ -114,7 +114,7 @@ def open_session(
         if isinstance(error, _NOT_A_MODEL):
             raise BundleCorruptError(f"{spec.path}: not a graph that ONNX Runtime can read: {error}") from None
         raise BackendError(f"ONNX Runtime {ort.__version__} cannot load {spec.path}: {error}") from None
-    # The session would keep the file's bytes, to start anew with other providers.
+    # The session would keep the file's bytes, to restart with other providers.
     session._model_bytes = None
     _check_io(spec, session)
     return session, graph.weights
@@ -122,10 +122,10 @@ def open_session(
 
 def _session_options(threads: int | None) -> ort.SessionOptions:
     options = ort.SessionOptions()
-    # Fatal: what goes wrong is raised, and not for a library to print.
+    # Fatal only: errors are raised, so the library should not print them.
     options.log_severity_level = 4
     options.intra_op_num_threads = useful_threads(threads)
-    # A pattern would be kept for every image size ever seen.
+    # A memory pattern would be kept for every image size that occurs.
     options.enable_mem_pattern = False
     # Each session has threads of its own: those of one graph must not spin while another one computes.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -282,7 +282,7 @@ def _preload() -> str:
     ort.set_default_logger_severity(_ERROR)
     if not hasattr(ort, "preload_dlls"):
         return ""
-    with contextlib.redirect_stdout(io.StringIO()) as printed:  # standard output is for the picture
+    with contextlib.redirect_stdout(io.StringIO()) as printed:  # standard output is for the image
         ort.preload_dlls()
     for line in printed.getvalue().splitlines():
         _log.info("onnxruntime: %s", line)
