@@ -22,7 +22,7 @@ _QUALITIES = range(1, 96)
 # Where the least quality gives more bytes than there are, a smaller image is sent, with no less than this quality.
 _LEAST_WHEN_SCALED = 10
 _SHRINK = 0.75
-_SMALLEST_PX = 8
+_LEAST_SIDE = 8
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def compare(image: NDArray[np.uint8], codec: str, target_bytes: int) -> Compared
             if scale < 1:
                 shown = shown.resize(source.size, Image.Resampling.BICUBIC)
             return Compared(np.asarray(shown), len(data), quality, scale)
-        if max(width, height) <= _SMALLEST_PX:
+        if max(width, height) <= _LEAST_SIDE:
             raise ImageError(f"no {codec.upper()} file has {target_bytes} bytes or fewer")
         scale *= _SHRINK
 
