@@ -38,6 +38,7 @@ class StageTimes:
     seconds: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     nvtx: ModuleType | None = None
     wait: Callable[[], None] | None = None
+    around: Callable[[str], AbstractContextManager[object]] | None = None
 
     def total_ms(self) -> dict[str, float]:
         """Return the sum of each stage in milliseconds, in the order the stages first ended."""
@@ -61,17 +62,23 @@ _NOTHING = contextlib.nullcontext()
 
 
 @contextlib.contextmanager
-def collect(*, nvtx: bool = False, wait: Callable[[], None] | None = None) -> Iterator[StageTimes]:
+def collect(
+    *,
+    nvtx: bool = False,
+    wait: Callable[[], None] | None = None,
+    around: Callable[[str], AbstractContextManager[object]] | None = None,
+) -> Iterator[StageTimes]:
     """Collect stage times in this context until the block ends.
 
     Args:
         nvtx: also mark each stage as an NVTX range, for Nsight Systems.
         wait: called before a stage ends; `Codec.synchronize` assigns work on a device to the stage that queued it.
+        around: makes a context around each stage of its name, ``rdeic_rt.STAGE``, such as a tracer's span.
 
     Raises:
         ModuleNotFoundError: ``nvtx`` is true and the package ``nvtx`` is not installed.
     """
-    times = StageTimes(wait=wait)
+    times = StageTimes(wait=wait, around=around)
     if nvtx:
         times.nvtx = importlib.import_module("nvtx")
     token = _collector.set(times)
@@ -97,7 +104,8 @@ def stage(name: str, step: int | None = None) -> AbstractContextManager[None]:
 @contextlib.contextmanager
 def _timed(times: StageTimes, name: str, step: int | None) -> Iterator[None]:
     nvtx = times.nvtx or _always_nvtx
-    with _range(nvtx, name, step) if nvtx else _NOTHING:
+    around = _NOTHING if times.around is None else times.around(f"rdeic_rt.{name}")
+    with around, _range(nvtx, name, step) if nvtx else _NOTHING:
         start = time.perf_counter()
         try:
             yield

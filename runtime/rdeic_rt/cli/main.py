@@ -13,7 +13,7 @@ from typing import TextIO
 
 from .. import address_space
 from ..errors import DeviceMemoryError, RdeicError
-from . import bench, bundle, decode, doctor, encode, eval, info
+from . import bench, bundle, decode, doctor, encode, eval, info, serve
 from .batch import EXIT_BUG, EXIT_OS_ERROR, EXIT_USAGE, describe, exit_code
 from .console import PROGRAM, Console, printable, write_output
 from .outputs import UsageError
@@ -70,7 +70,7 @@ def build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argument
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and leave")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
-    modules = (encode, decode, info, bundle, bench, eval, doctor)
+    modules = (encode, decode, info, bundle, serve, bench, eval, doctor)
     verbs = {module.__name__.rpartition(".")[2]: module.add_parser(commands) for module in modules}
     return parser, verbs | bundle.add_actions(verbs["bundle"])
 

@@ -1,0 +1,10 @@
+"""`rdeic-rt serve`: decoding and encoding over HTTP, and a viewer (docs/http.md).
+
+    app.py        the routes, and how HTTP is read and answered
+    service.py    codecs, and the work itself in threads: bounded queue, time limit, cancelling
+    problems.py   errors as application/problem+json (RFC 9457)
+    telemetry.py  metrics of Prometheus, spans of OpenTelemetry
+    viewer/       a static page that uses the routes
+
+Needs the extra ``serve``.
+"""
