@@ -16,7 +16,7 @@ from rdeic_rt.manifest import AUTO, PRECISIONS
 
 from .conftest import Command
 
-VERBS = ["encode", "decode", "info", "bundle", "bench", "eval", "doctor"]
+VERBS = ["encode", "decode", "info", "bundle", "serve", "bench", "eval", "doctor"]
 ACTIONS = [f"bundle {action}" for action in ("list", "verify", "pull", "push", "rm")]
 
 
