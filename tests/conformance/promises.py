@@ -215,7 +215,8 @@ def same_latents(programs: dict[str, tuple[list[str], list[str]]]) -> Found:
 
     Args:
         programs: by a name, what comes before and after the bundle's folder in the command. The command prints what
-            parity.cc does in its mode ``latents``.
+            parity.cc does in its mode ``latents``; of what it says on stderr, a line that begins with the name tells
+            more, and others are qemu's.
     """
     count, said = 0, set()
     for codec, found in bundles():
@@ -233,7 +234,7 @@ def same_latents(programs: dict[str, tuple[list[str], list[str]]]) -> Found:
             if got != wanted:
                 differing = sum(a != b for a, b in zip(got, wanted, strict=False)) + abs(len(got) - len(wanted))
                 return Found(False, f"{name}, {codec.bundle.folder}: {differing} of {len(wanted)} files differ")
-            said.add(done.stderr.strip() or name)
+            said.add(next((line for line in done.stderr.splitlines() if line.startswith(name)), name))
     return Found(True, f"{count} files have the latents that Python reads here: {'; '.join(sorted(said))}")
 
 
