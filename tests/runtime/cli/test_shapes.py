@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 import pytest
+
+from tests.conftest import missing
 
 from .conftest import Command
 
@@ -75,6 +80,44 @@ def test_every_graph_runs_at_the_shapes_of_each_tool(
             batch = next(iter(shapes.values()))[0]
             assert all(len(output) == batch for output in outputs)
         assert profile[0] != profile[1] != profile[2]
+
+
+def test_tensorrt_takes_them_as_profiles_of_all_graphs_that_decode(embedded_bundle: Path) -> None:
+    """Parsed and checked by TensorRT for RTX in a process of its own; to run them would take a GPU."""
+    if importlib.util.find_spec("tensorrt_rtx") is None:
+        missing("tensorrt_rtx")
+    script = """
+import contextlib, io, sys
+import tensorrt_rtx as trt
+from rdeic_rt.cli.main import main
+out = io.StringIO()
+with contextlib.redirect_stdout(out):
+    assert main(["info", sys.argv[1], "--shapes", "256x256,768x512,2x1024x1024", "--format", "trtexec"]) == 0
+taken = []
+for line in out.getvalue().splitlines():
+    path, *ends = (word.partition("=")[2] for word in line.split())
+    if path.endswith("analysis.onnx"):
+        continue
+    pairs = [[one.split(":") for one in end.split(",")] for end in ends]
+    shapes = [{name: [*map(int, shape.split("x"))] for name, shape in end} for end in pairs]
+    builder = trt.Builder(trt.Logger(trt.Logger.INTERNAL_ERROR))
+    network = builder.create_network(0)
+    parser = trt.OnnxParser(network, trt.Logger(trt.Logger.INTERNAL_ERROR))
+    assert parser.parse_from_file(path), parser.get_error(0).desc()
+    inputs = [network.get_input(index) for index in range(network.num_inputs)]
+    assert {one.name for one in inputs if -1 in tuple(one.shape)} == set(shapes[0]), path
+    profile = builder.create_optimization_profile()
+    for name in shapes[0]:
+        profile.set_shape(name, *(end[name] for end in shapes))
+    assert builder.create_builder_config().add_optimization_profile(profile) == 0, path
+    taken.append(path.rpartition("/")[2])
+print(*taken)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(embedded_bundle)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-4:] == ["control.onnx", "synthesis.onnx", "unet_step.onnx", "vae_decoder.onnx"]
 
 
 def test_sizes_are_padded_as_the_codec_pads(
