@@ -31,6 +31,20 @@ def precision_of(form: str) -> str:
     return form.partition("-")[0]
 
 
+def rate_from(given: str | float | None) -> float | str | None:
+    """Return a rate as `Bundle.choose_rate` takes it of one that may be given as text: a number where it is one."""
+    if given is None or given == "":
+        return None
+    if not isinstance(given, str):
+        return given
+    if given.isdecimal():
+        return int(given)
+    try:
+        return float(given)
+    except ValueError:
+        return given
+
+
 @dataclass(frozen=True)
 class GraphSpec:
     """One ONNX graph of a bundle in one form: its file, inputs and outputs.

@@ -8,8 +8,9 @@ A stage inside another is named after it (``denoise.control``) and counted in bo
 its own context (`contextvars`), so that codecs used from other threads are not mixed in. Stages that work on a device
 are timed until the host goes on, unless the collector waits for the device.
 
-NVTX ranges are named ``rdeic_rt.STAGE``, and ``rdeic_rt.STAGE.STEP`` in the denoising loop. With the environment
-variable ``RDEIC_RT_NVTX=1`` every thread of the process marks them, without a collector (docs/profiling.md).
+NVTX ranges are named ``rdeic_rt.STAGE``, and ``rdeic_rt.STAGE.STEP`` in the denoising loop. Under Nsight Systems, or
+with the environment variable ``RDEIC_RT_NVTX=1``, every thread of the process marks them, without a collector;
+``RDEIC_RT_NVTX=0`` switches that off (docs/profiling.md).
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from dataclasses import dataclass, field
 from types import ModuleType
 
 NVTX_VARIABLE = "RDEIC_RT_NVTX"
+# `nsys` sets it in what it profiles.
+NSYS_VARIABLE = "NSYS_PROFILING_SESSION_ID"
 
 _log = logging.getLogger("rdeic_rt.timing")
 
@@ -46,12 +49,14 @@ class StageTimes:
 
 
 def _nvtx_of_process() -> ModuleType | None:
-    if os.environ.get(NVTX_VARIABLE, "0") in ("", "0"):
+    variable = NVTX_VARIABLE if NVTX_VARIABLE in os.environ else NSYS_VARIABLE
+    value = os.environ.get(variable, "")
+    if not value or (variable == NVTX_VARIABLE and value == "0"):
         return None
     try:
         nvtx = importlib.import_module("nvtx")
     except ModuleNotFoundError:
-        _log.warning("%s is set, but nvtx is not installed: `pip install 'rdeic-rt[nvtx]'`. No ranges", NVTX_VARIABLE)
+        _log.warning("%s is set, but nvtx is not installed: `pip install 'rdeic-rt[nvtx]'`. No ranges", variable)
         return None
     return nvtx
 

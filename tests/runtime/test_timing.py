@@ -93,8 +93,19 @@ def test_ranges_are_not_marked_without_being_asked_for(codec: Codec, photo: NDAr
     assert ranges.opened == []
 
 
-@pytest.mark.parametrize(("value", "marked"), [("1", True), ("0", False), ("", False)])
-def test_environment_variable_marks_ranges_in_every_thread(value: str, marked: bool) -> None:
+@pytest.mark.parametrize(
+    ("variables", "marked"),
+    [
+        ({timing.NVTX_VARIABLE: "1"}, True),
+        ({timing.NVTX_VARIABLE: "0"}, False),
+        ({timing.NVTX_VARIABLE: ""}, False),
+        ({timing.NSYS_VARIABLE: "4711"}, True),
+        ({timing.NSYS_VARIABLE: "0"}, True),  # a session's number, and no switch
+        ({timing.NSYS_VARIABLE: "4711", timing.NVTX_VARIABLE: "0"}, False),
+        ({}, False),
+    ],
+)
+def test_environment_marks_ranges_in_every_thread(variables: dict[str, str], marked: bool) -> None:
     script = """
 import sys, threading, types, contextlib
 opened = []
@@ -111,19 +122,23 @@ thread.start()
 thread.join()
 print(opened)
 """
-    environment = os.environ | {timing.NVTX_VARIABLE: value}
+    ours = (timing.NVTX_VARIABLE, timing.NSYS_VARIABLE)
+    environment = {name: value for name, value in os.environ.items() if name not in ours} | variables
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(["rdeic_rt.vae", "rdeic_rt.denoise.control.4"] if marked else [])
 
 
+@pytest.mark.parametrize("variable", [timing.NVTX_VARIABLE, timing.NSYS_VARIABLE])
 def test_environment_variable_without_nvtx_warns_and_goes_on(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, variable: str
 ) -> None:
-    monkeypatch.setenv(timing.NVTX_VARIABLE, "1")
+    monkeypatch.delenv(timing.NVTX_VARIABLE, raising=False)
+    monkeypatch.setenv(variable, "1")
     monkeypatch.setitem(sys.modules, "nvtx", None)
     with caplog.at_level(logging.WARNING, "rdeic_rt"):
         assert timing._nvtx_of_process() is None
+    assert f"{variable} is set" in caplog.text
     assert "pip install 'rdeic-rt[nvtx]'" in caplog.text
 
 

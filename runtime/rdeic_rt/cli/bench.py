@@ -47,7 +47,7 @@ examples:
   rdeic-rt bench                              a drawn image of 768x512
   rdeic-rt bench --photo me.jpg --runs 20     a photo, in its own size
   rdeic-rt bench --json run.json --plot run.svg
-  nsys profile -t cuda,nvtx rdeic-rt bench --nvtx     see docs/profiling.md""",
+  nsys profile -t cuda,nvtx rdeic-rt bench    see docs/profiling.md""",
     )
     group = parser.add_argument_group("image")
     group.add_argument(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import BundleError
 from ..lazy import Cache
-from . import inputs, options
+from . import inputs, options, shapes
 from .batch import report, worst
 from .console import Console, printable, write_output
 from .outputs import UsageError
@@ -40,7 +40,8 @@ examples:
   rdeic-rt info photo.rdc
   rdeic-rt info engines/tiny-2
   rdeic-rt info --json *.rdc | jq .bpp       one JSON object a line
-  rdeic-rt info --json --recursive archive   of all .rdc files in a folder and below""",
+  rdeic-rt info --json --recursive archive   of all .rdc files in a folder and below
+  rdeic-rt info engines/tiny-2 --shapes 256x256,768x512,1024x1024 --format trtexec""",
     )
     options.add_inputs(
         parser,
@@ -50,6 +51,7 @@ examples:
     )
     group = parser.add_argument_group("output")
     group.add_argument("--json", action="store_true", help="one JSON object a line, for machines. Default: text")
+    shapes.add_options(parser)
     options.add_limits(parser)
     options.add_messages(parser)
     parser.set_defaults(run=run)
@@ -58,10 +60,15 @@ examples:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Describe every input on standard output; return the exit code."""
+    if args.format and (args.shapes is None or args.json):
+        raise UsageError("--format goes with --shapes, and without --json")
     codes = []
     bundles: Cache[tuple[bytes, int], Bundle | None] = Cache(_installed)
     for source in _sources(args):
         try:
+            if args.shapes is not None:
+                _write_shapes(source, args)
+                continue
             facts = _bundle_facts(source) if _is_bundle(source) else _file_facts(source, args, bundles)
         except Exception as error:
             codes.append(report(error, source, console))
@@ -136,11 +143,28 @@ def _is_bundle(source: str) -> bool:
     return os.path.isdir(source) or os.path.basename(source) == _MANIFEST
 
 
-def _bundle_facts(source: str) -> dict[str, Any]:
+def _write_shapes(source: str, args: argparse.Namespace) -> None:
+    """Write the shapes of a bundle's graphs to standard output; UsageError for what is no bundle."""
+    if not _is_bundle(source):
+        raise UsageError("--shapes is for bundles, and this is none")
+    bundle = _read_bundle(source)
+    if args.format is None:
+        write_facts(shapes.facts(bundle, args.shapes), as_json=args.json)
+    else:
+        write_output("\n".join(shapes.lines(bundle, args.shapes, args.format)) + "\n")
+
+
+def _read_bundle(source: str) -> Bundle:
     from .. import bundle as bundles
 
     path = Path(source)
-    bundle = bundles.read(path if path.is_dir() else path.parent, verify=False)
+    return bundles.read(path if path.is_dir() else path.parent, verify=False)
+
+
+def _bundle_facts(source: str) -> dict[str, Any]:
+    from .. import bundle as bundles
+
+    bundle = _read_bundle(source)
     return {
         "bundle": bundle.name,
         "folder": str(bundle.folder),

@@ -6,5 +6,5 @@
     telemetry.py  metrics of Prometheus, spans of OpenTelemetry
     viewer/       a static page that uses the routes
 
-Needs the extra ``serve``.
+Needs the extra ``serve``. triton.py is no part of that: it is what the models of serving/triton have in common.
 """

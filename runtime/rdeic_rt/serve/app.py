@@ -24,6 +24,7 @@ from .. import container, pixels
 from ..codec import Codec
 from ..decode_options import DecodeOptions
 from ..limits import Size
+from ..manifest import rate_from
 from . import compare as other_codecs
 from . import problems, telemetry
 from .problems import BodyTooLargeError, SlowBodyError, documented
@@ -203,7 +204,7 @@ def _add_work(app: FastAPI, service: Service) -> None:
     ) -> Response:
         """Compress an image of any format that `rdeic-rt encode` reads."""
         codec = service.named(bundle)
-        chosen = _rate_of(rate)
+        chosen = rate_from(rate)
 
         def work(data: bytes) -> Response:
             with telemetry.span("rdeic_rt.encode", {"rdeic_rt.bundle": codec.bundle.name}) as times:
@@ -368,18 +369,6 @@ def preferred(accept: str) -> str | None:
                 quality[kind], specific[kind] = q, rank
     best = max(quality, key=lambda kind: quality[kind])
     return best if quality[best] > 0 else None
-
-
-def _rate_of(text: str | None) -> float | str | None:
-    """Return a rate as `Codec.encode` takes it: a number where it is one, else a label."""
-    if text is None or text == "":
-        return None
-    if text.isdecimal():
-        return int(text)
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 def _etag(data: bytes, options: DecodeOptions, kind: str, codec: Codec) -> str:
