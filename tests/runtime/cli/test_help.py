@@ -41,7 +41,7 @@ def test_help_of_a_verb_has_a_text_for_every_option(
 @pytest.mark.parametrize("verb", VERBS)
 def test_usage_error_begins_with_the_verb(command: Command, capsys: pytest.CaptureFixture[str], verb: str) -> None:
     mistakes = [["--no-such"], ["--debug=1"], ["--max-pixels"] if verb != "doctor" else ["--bundle"]]
-    if verb in ("bench", "doctor"):
+    if verb in ("bench", "doctor", "serve"):
         mistakes.append(["extra"])
     else:
         mistakes.append([])
@@ -72,7 +72,7 @@ def test_help_lists_every_exit_code(command: Command, capsys: pytest.CaptureFixt
 
 def test_version_is_the_installed_one(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("--version") == 0
-    assert re.fullmatch(r"rdeic-rt \d+\.\d+\.\d+\n", capsys.readouterr().out)
+    assert re.fullmatch(r"rdeic-rt \d+\.\d+\.\d+(\.dev\d+)?\n", capsys.readouterr().out)
 
 
 def test_choices_are_those_of_the_backends() -> None:
