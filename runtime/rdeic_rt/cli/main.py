@@ -13,7 +13,7 @@ from typing import TextIO
 
 from .. import address_space
 from ..errors import DeviceMemoryError, RdeicError
-from . import bench, decode, doctor, encode, eval, info, serve
+from . import bench, decode, doctor, encode, eval, fleet, info, serve
 from .batch import EXIT_BUG, EXIT_OS_ERROR, EXIT_USAGE, describe, exit_code
 from .console import PROGRAM, Console, printable, write_output
 from .outputs import UsageError
@@ -72,7 +72,7 @@ def build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argument
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
     verbs = {
         module.__name__.rpartition(".")[2]: module for module in (encode, decode, info, serve, bench, eval, doctor)
-    }
+    } | {"batch": fleet}
     return parser, {name: module.add_parser(commands) for name, module in verbs.items()}
 
 
@@ -114,7 +114,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, argparse.ArgumentParser
         parser.error(printable(f"no command {argv[0]!r}; there are {', '.join(verbs)}{_meant(argv[0], verbs)}"))
     args, rest = parser.parse_known_args(argv[:end])
     args.words = argv
-    verb = verbs[args.command]
+    verb = getattr(args, "leaf", verbs[args.command])
     unknown = [word for word in rest if word.startswith("-") and word != "-"]
     if unknown:
         hint = next((_INSTEAD[word] for word in unknown if word in _INSTEAD), None)
