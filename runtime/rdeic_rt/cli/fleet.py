@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import batch, options
+from . import batch, options, outputs
 from .console import Console
 from .outputs import UsageError
 
@@ -71,6 +71,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from .. import fleet
 
     jobs = fleet.on_ray_half("job")
+    outputs.check_reports({"--report": args.report}, args.inputs)
     job = jobs.Job(
         options=args.options_of(args),
         inputs=args.inputs,

@@ -99,6 +99,8 @@ def run(job: Job) -> Summary:
     """
     job = dataclasses.replace(job, output=job.output.absolute())
     found = listing.find(job.inputs, listing.SUFFIXES[job.worker.verb])
+    if not found:
+        raise JobError(f"there is nothing to {job.worker.verb} in {', '.join(job.inputs)}")
     if job.form != PARQUET:
         listing.refuse_clashes(found, job.options.suffix if job.form == FILES else None)
     ledger = _ledger(job)
@@ -106,23 +108,22 @@ def run(job: Job) -> Summary:
     _check_place(job, ledger, key)
     started = _start(job)
     try:
-        least, _ = sized(job.pool, on_ray.machines(), resuming=job.resume)
+        least, most = sized(job.pool, on_ray.machines(), resuming=job.resume)
         if job.resume:
             done, dropped = ledger.leave_whole()
             _log.info("%d files are done, %d are done again", done, dropped)
         ledger.begin(key)
         files_a_block = max(1, min(_MOST_FILES_A_BLOCK, len(found) // (_BLOCKS_A_WORKER * least)))
-        if found:
-            _write(job, ledger, on_ray.Listing(found, files_a_block), files_a_block)
+        _write(job, ledger, on_ray.Listing(found, files_a_block), files_a_block, most)
     finally:
         if started:
             ray.shutdown()
     return ledger.report(job.report or job.output / REPORT_FILE)
 
 
-def _write(job: Job, ledger: Ledger, listed: on_ray.Listing, files_a_block: int) -> None:
+def _write(job: Job, ledger: Ledger, listed: on_ray.Listing, files_a_block: int, most: int) -> None:
     """Let Ray do what the ledger has not."""
-    watch = on_ray.Watch.remote()
+    watch = on_ray.Watches(most)
     how = on_ray.How(samples=job.form == WEBDATASET, stop_at_error=job.stop_at_error)
     dataset = ray.data.read_datasource(listed, override_num_blocks=listed.n_blocks)
     dataset.context.checkpoint_config = CheckpointConfig(
@@ -141,7 +142,7 @@ def _write(job: Job, ledger: Ledger, listed: on_ray.Listing, files_a_block: int)
             else:
                 rows.write_parquet(str(ledger.parts))
     except ray.exceptions.RayError as error:
-        why = ray.get(watch.stopped_by.remote())
+        why = watch.stopped_by()
         if why is None:
             text = next((line for line in str(error).splitlines()[::-1] if line.strip()), type(error).__name__)
             raise errors.BackendError(f"Ray ended the job: {text.strip()}") from error

@@ -122,12 +122,13 @@ class Ledger:
         for checkpoint in self._committed():
             ids = _ids(checkpoint, self.id_column)
             of_it = parts.pop(checkpoint.stem, [])
-            whole = {id_ for part in of_it for id_, row, data in self._read(part) if self._is_whole(row, data)} & ids
+            found = {part: {id_: self._is_whole(row, data) for id_, row, data in self._read(part)} for part in of_it}
+            whole = {id_ for rows in found.values() for id_, is_whole in rows.items() if is_whole} & ids
             done, dropped = done + len(whole), dropped + len(ids) - len(whole)
             if whole != ids:
                 _replace_ids(checkpoint, self.id_column, whole)
-            for part in of_it:
-                self._keep(part, whole)
+            for part, rows in found.items():
+                self._keep(part, set(rows), whole)
         for part in itertools.chain.from_iterable(parts.values()):
             part.unlink()
         return done, dropped
@@ -186,12 +187,11 @@ class Ledger:
         except (pa.ArrowException, tarfile.TarError, OSError, ValueError) as error:
             _log.warning("%s is damaged: what was in it is made again (%s)", part, error)
 
-    def _keep(self, part: Path, ids: set[str]) -> None:
-        """Leave only these rows in a part; remove it if there are none."""
-        found = [id_ for id_, _, _ in self._read(part)]
-        if not ids & set(found):
+    def _keep(self, part: Path, found: set[str], ids: set[str]) -> None:
+        """Leave only these rows in a part that has those that were found; remove it if there are none."""
+        if not ids & found:
             part.unlink()
-        elif not set(found) <= ids:
+        elif not found <= ids:
             keep = _keep_in_tar if self._suffix == ".tar" else _keep_in_parquet
             files.atomic_write(part, lambda stream: keep(part, ids, stream))
 

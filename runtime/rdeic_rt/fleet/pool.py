@@ -44,7 +44,7 @@ def sized(pool: Pool, nodes: Sequence[Mapping[str, float]], *, resuming: bool = 
 
     Args:
         pool: what is asked for.
-        nodes: for each machine of the cluster its ``CPU`` and ``GPU``, as Ray counts them.
+        nodes: for each machine of the cluster its ``CPU``, ``GPU`` and ``memory`` in bytes, as Ray counts them.
         resuming: whether what is done must be left out.
 
     Raises:
@@ -64,15 +64,19 @@ def sized(pool: Pool, nodes: Sequence[Mapping[str, float]], *, resuming: bool = 
         return least, most
     each = f"{pool.cpus:g} CPU" + (f" and {pool.gpus:g} GPU" if pool.gpus else "")
     has = f"{total:g} CPUs" + (f" and {gpus:g} GPUs" if pool.gpus else "") + f" on {len(nodes)} machine(s)"
+    if pool.memory_bytes:
+        each += f" and {pool.memory_bytes / 2**30:.3g} GiB"
+        has += f" with {sum(node.get('memory', 0.0) for node in nodes) / 2**30:.3g} GiB"
     why = "reading and writing need 1 CPU" + (", and leaving out what is done needs 1 more" if resuming else "")
     raise JobError(
         f"{most} worker(s) of {each} each take {most * pool.cpus:g} of {has}, and {why}, or the job would wait for "
-        f"ever: {max(0, room)} fit. Give fewer --workers, or less to each (--cpus-per-worker, --gpus-per-worker)"
+        f"ever: {max(0, room)} fit. Give fewer --workers, or less to each "
+        "(--cpus-per-worker, --gpus-per-worker, --memory-per-worker)"
     )
 
 
 def _room(node: Mapping[str, float], pool: Pool) -> int:
     """Return how many workers fit on one machine."""
-    wanted = {"CPU": pool.cpus, "GPU": pool.gpus}
+    wanted = {"CPU": pool.cpus, "GPU": pool.gpus, "memory": pool.memory_bytes or 0}
     fits = [math.floor(node.get(name, 0.0) / each + 1e-9) for name, each in wanted.items() if each > 0]
     return min(fits, default=2**20)
