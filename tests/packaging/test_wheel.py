@@ -146,7 +146,7 @@ def test_wheel_has_the_extras_and_the_licence(wheel: Path) -> None:
     metadata = metadata_of(wheel)
 
     assert set(metadata.get_all("Provides-Extra") or []) == {
-        *("tensorrt", "tensorrt-classic", "cuda", "openvino", "plot", "nvtx", "remote", "serve", "eval"),
+        *("tensorrt", "tensorrt-classic", "cuda", "openvino", "plot", "nvtx", "remote", "serve", "fleet", "eval"),
         *("docs", "export", "train", "dev"),
     }
     assert metadata["License-Expression"] == "Apache-2.0"

@@ -18,9 +18,14 @@ from rdeic_rt import Codec
 # No module of the runtime may need these to be imported, but those that are there for one.
 BLOCKED = (
     *("torch", "onnx", "tensorrt", "tensorrt_rtx", "cuda", "openvino", "matplotlib", "pytorch_msssim", "nvtx"),
-    *("fsspec", "huggingface_hub"),
+    *("fsspec", "huggingface_hub", "pyarrow", "ray"),
 )
-MADE_FOR_ONE = {"rdeic_rt.backends.cpu.openvino"}
+MADE_FOR_ONE = {
+    "rdeic_rt.backends.cpu.openvino",
+    "rdeic_rt.fleet.job",
+    "rdeic_rt.fleet.ledger",
+    "rdeic_rt.fleet.on_ray",
+}
 HEAVY = (*BLOCKED, "onnxruntime", "constriction", "diffusers", "rdeic_eval")
 
 

@@ -6,7 +6,7 @@
     outputs.py   which input goes to which output, decided before any work starts
     batch.py     the loop over inputs, one or several at a time, and its total
     console.py   everything said on standard error: results of each file, warnings, the progress bar
-    encode.py  decode.py  info.py  bundle.py  serve.py
+    encode.py  decode.py  info.py  bundle.py  serve.py  fleet.py (batch)
     bench.py (measure.py, chart.py)  eval.py  doctor.py (gpu_check.py)
 
 A verb imports what it needs when it runs, so that `--help` and `info` start without numpy or ONNX Runtime.

@@ -13,11 +13,12 @@ from typing import TextIO
 
 from .. import address_space
 from ..errors import DeviceMemoryError, RdeicError
-from . import bench, bundle, decode, doctor, encode, eval, info, serve
+from . import bench, bundle, decode, doctor, encode, eval, fleet, info, serve
 from .batch import EXIT_BUG, EXIT_OS_ERROR, EXIT_USAGE, describe, exit_code
 from .console import PROGRAM, Console, printable, write_output
 from .outputs import UsageError
 
+_MODULES = (encode, decode, info, bundle, serve, bench, eval, doctor)
 EXIT_INTERRUPTED = 130
 EXIT_PIPE_CLOSED = 141
 _SIZES = "The size of a file is chosen by --rate, --target-size or --target-bpp"
@@ -70,8 +71,8 @@ def build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argument
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and leave")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
-    modules = (encode, decode, info, bundle, serve, bench, eval, doctor)
-    verbs = {module.__name__.rpartition(".")[2]: module.add_parser(commands) for module in modules}
+    modules = {module.__name__.rpartition(".")[2]: module for module in _MODULES} | {"batch": fleet}
+    verbs = {name: module.add_parser(commands) for name, module in modules.items()}
     return parser, verbs | bundle.add_actions(verbs["bundle"])
 
 
@@ -114,7 +115,8 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, argparse.ArgumentParser
         parser.error(printable(f"no command {argv[0]!r}; there are {', '.join(known)}{_meant(argv[0], known)}"))
     args, rest = parser.parse_known_args(argv[:end])
     args.words = argv
-    verb = verbs[f"{args.command} {args.action}" if args.command == "bundle" else args.command]
+    name = f"{args.command} {args.action}" if args.command == "bundle" else args.command
+    verb = getattr(args, "leaf", verbs[name])
     unknown = [word for word in rest if word.startswith("-") and word != "-"]
     if unknown:
         hint = next((_INSTEAD[word] for word in unknown if word in _INSTEAD), None)

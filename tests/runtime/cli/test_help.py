@@ -57,7 +57,7 @@ def test_help_of_the_command_lists_verbs(command: Command, capsys: pytest.Captur
 
     text = capsys.readouterr().out
     assert all(re.search(rf"^    {verb} +\w", text, re.MULTILINE) for verb in VERBS)
-    assert set(main.build_parser()[1]) == {*VERBS, *ACTIONS}
+    assert set(main.build_parser()[1]) == {*VERBS, *ACTIONS, "batch"}
 
 
 def test_help_lists_every_exit_code(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
