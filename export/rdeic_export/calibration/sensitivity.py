@@ -29,9 +29,9 @@ from .probe import Probe, Values, decoding_graphs, record_inputs, session
 BUDGET_DB = 25.0
 # Runs of each graph that are compared: the first photos, at every rate and step.
 MOST_RUNS = 16
-# ``unet.input_blocks.3.0.conv1`` is in the block ``unet.input_blocks.3``, ``up_blocks.1.resnets.0.conv1`` in
-# ``up_blocks.1.resnets.0``.
-_NUMBERED_BLOCK = re.compile(r".*?\.\d+(?:\.[a-z_]+\.\d+)?(?=\.)")
+# ``unet.input_blocks.3.0.conv1`` is in the block ``unet.input_blocks.3``, ``up_blocks.1.resnets.0.conv1`` (as diffusers
+# names it) in ``up_blocks.1.resnets.0``.
+_NUMBERED_BLOCK = re.compile(r".*?\.\d+(?:\.(?:resnets|attentions|upsamplers|downsamplers)\.\d+)?(?=\.)")
 
 logger = logging.getLogger("rdeic_export.sensitivity")
 

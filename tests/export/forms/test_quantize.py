@@ -128,6 +128,47 @@ def optimised_operators(path: Path, folder: Path) -> Counter[str]:
     return Counter(node.op_type for node in onnx.load(folder / "optimised.onnx").graph.node)
 
 
+@pytest.mark.parametrize("name", ["control", "vae_decoder", "conv_decoder"])
+def test_run_with_one_scale_computes_the_same_with_the_same_integers(case: Case, tmp_path: Path, name: str) -> None:
+    paths = {one_scale: tmp_path / f"{one_scale}.onnx" for one_scale in (False, True)}
+    for one_scale, path in paths.items():
+        quantize.run(case.path, path, case.ranges, form="signed", one_scale=one_scale)
+    wanted, found = (outputs(path, case.runs[:1]) for path in paths.values())
+    assert least_snr_db(wanted, found) > 45  # roundings to the next level of an activation
+    weights = [
+        {x.name: numpy_helper.to_array(x) for x in onnx.load(path).graph.initializer if x.name.endswith("weight.q")}
+        for path in paths.values()
+    ]
+    assert weights[0].keys() == weights[1].keys() and all(
+        np.array_equal(weights[0][x], weights[1][x]) for x in weights[0]
+    )
+    model = onnx.load(paths[True])
+    scales = {x.name: x.dims for x in model.graph.initializer}
+    convolved = [node for node in model.graph.node if node.op_type == "Conv" and node.input[1].endswith(".weight.dq")]
+    assert convolved and all(not scales[node.input[1].removesuffix(".dq") + ".scale"] for node in convolved)
+    assert all(len(node.input) == 2 for node in convolved)
+
+
+def test_one_scale_of_a_convolution_whose_channels_are_mostly_dead_stays_finite_in_float16(tmp_path: Path) -> None:
+    weight = np.zeros((64, 32, 3, 3), np.float16)
+    weight[0] = 2.0
+    nodes = [helper.make_node("Conv", ["x", "conv.weight", "conv.bias"], ["y"], name="node_conv2d", pads=[1] * 4)]
+    values = [numpy_helper.from_array(weight, "conv.weight")]
+    values.append(numpy_helper.from_array(np.full(64, 0.5, np.float16), "conv.bias"))
+    x, y = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT16, [1, channels, 4, 4])
+        for name, channels in (("x", 32), ("y", 64))
+    )
+    graph = helper.make_graph(nodes, "net", [x], [y], values)
+    source, target = tmp_path / "net.onnx", tmp_path / "int8.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), source)
+    image = np.random.default_rng(0).uniform(-1, 1, (1, 32, 4, 4)).astype(np.float16)
+    measured = attention_net.measured(source, {"x": image})
+    quantize.run(source, target, measured, form="signed", one_scale=True)
+    wanted, found = (outputs(path, [{"x": image}]) for path in (source, target))
+    assert least_snr_db(wanted, found) > 35 and np.array_equal(found[0][0][:, 1:], wanted[0][0][:, 1:])
+
+
 @pytest.mark.parametrize("form", range_files.FORMS)
 @pytest.mark.parametrize("name", GRAPHS)
 def test_run_on_real_inputs_stays_near_float32(case: Case, tmp_path: Path, name: str, form: str) -> None:
