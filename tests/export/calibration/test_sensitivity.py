@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -10,11 +11,13 @@ from PIL import Image
 
 from rdeic_export.calibration import calibrate, probe, sensitivity
 from rdeic_export.forms import quantize
+from rdeic_export.forms import ranges as range_files
 from rdeic_export.forms.ranges import Ranges
 from rdeic_rt.errors import ExportError
 from tests.micro.make_micro import PHOTOS
 
 DECODER = "vae_decoder"
+RANGES = Path(__file__).parents[3] / "calibration" / "ranges" / "tiny-2.json"
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +30,57 @@ def crop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def found(golden_bundle: Path, crop: Path) -> Ranges:
     return calibrate.collect(golden_bundle, [crop], threads=1)
+
+
+@pytest.fixture(scope="module")
+def ranges() -> Ranges:
+    return range_files.load(RANGES)
+
+
+@pytest.fixture(scope="module")
+def runs(embedded_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[probe.Values]]:
+    """What each graph of the embedded bundle is run with when a photo is decoded."""
+    path = tmp_path_factory.mktemp("photos") / "astronaut.png"
+    Image.open(PHOTOS / "astronaut.jpg").crop((60, 60, 252, 188)).save(path)
+    return probe.record_inputs(embedded_bundle, [path], threads=1)
+
+
+def test_sensitivity_finds_the_layer_whose_range_is_wrong_and_keeps_it(
+    embedded_bundle: Path, ranges: Ranges, runs: dict[str, list[probe.Values]]
+) -> None:
+    graph = ranges.graph("vae_decoder")
+    source = graph.layers["conv2d_9"][0]
+    spoilt = {m: 0.01 * limit for m, limit in graph.tensors[source].signed.items()}
+    tensors = {**graph.tensors, source: dataclasses.replace(graph.tensors[source], signed=spoilt)}
+    snr_db = sensitivity.of_layers(
+        embedded_bundle / "vae_decoder.onnx",
+        dataclasses.replace(graph, tensors=tensors),
+        runs["vae_decoder"][:1],
+        form="signed",
+        threads=1,
+    )
+    assert "conv2d_18" not in snr_db  # 3 output channels: never quantised
+    assert min(snr_db, key=lambda name: snr_db[name]) == "conv2d_9" and snr_db["conv2d_9"] < 25
+    kept = sensitivity.choose(snr_db, 25.0)
+    assert list(kept) == ["conv2d_9"] and f"{snr_db['conv2d_9']:.1f} dB" in kept["conv2d_9"]
+
+
+def test_sensitivity_of_groups_gives_all_members_the_noise_of_all(
+    embedded_bundle: Path, ranges: Ranges, runs: dict[str, list[probe.Values]]
+) -> None:
+    source, graph, some = embedded_bundle / "synthesis.onnx", ranges.graph("synthesis"), runs["synthesis"][:1]
+    whole = sensitivity.of_layers(source, graph, some, form="signed", group=lambda name: "all", threads=1)
+    assert len(set(whole.values())) == 1
+    alone = sensitivity.of_layers(source, graph, some, form="signed", threads=1)
+    assert whole["conv2d_5"] < min(alone.values())
+
+
+def test_choose_keeps_the_worst_until_the_rest_meets_the_budget() -> None:
+    snr_db = {"a": 20.0, "b": 30.0, "c": 29.0, "d": math.inf}
+    assert sensitivity.choose(snr_db, 15.0) == {}
+    assert list(sensitivity.choose(snr_db, 25.0)) == ["a"]
+    assert list(sensitivity.choose(snr_db, 29.0)) == ["a", "c"]
+    assert list(sensitivity.choose(snr_db, 100.0)) == ["a", "c", "b"]
 
 
 def test_blocks_of_a_graph_are_its_modules_and_linear_layers_are_in_that_before(golden_bundle: Path) -> None:

@@ -22,7 +22,7 @@ from PIL import Image
 import rdeic_rt
 from rdeic_export import onnx_export, onnx_file, onnx_view
 from rdeic_export.bundle import more_forms
-from rdeic_export.calibration import probe, sensitivity
+from rdeic_export.calibration import probe
 from rdeic_export.fold import graphs
 from rdeic_export.forms import derive, half, quantize, quantize_cpu, selection
 from rdeic_export.forms import ranges as range_files
@@ -467,44 +467,6 @@ def test_layers_of_attention_are_its_projections_and_not_its_products(golden_bun
     attentions = sum(node.op_type == "Softmax" for node in view.model.graph.node)
     assert attentions > 0 and len(nodes) - len(linear) == 2 * attentions
     assert all(layer.name.startswith("linear") for layer in linear)
-
-
-def test_sensitivity_finds_the_layer_whose_range_is_wrong_and_keeps_it(
-    embedded_bundle: Path, ranges: Ranges, runs: dict[str, list[probe.Values]]
-) -> None:
-    graph = ranges.graph("vae_decoder")
-    source = graph.layers["conv2d_9"][0]
-    spoilt = {m: 0.01 * limit for m, limit in graph.tensors[source].signed.items()}
-    tensors = {**graph.tensors, source: dataclasses.replace(graph.tensors[source], signed=spoilt)}
-    snr_db = sensitivity.of_layers(
-        embedded_bundle / "vae_decoder.onnx",
-        dataclasses.replace(graph, tensors=tensors),
-        runs["vae_decoder"][:1],
-        form="signed",
-        threads=1,
-    )
-    assert "conv2d_18" not in snr_db  # 3 output channels: never quantised
-    assert min(snr_db, key=lambda name: snr_db[name]) == "conv2d_9" and snr_db["conv2d_9"] < 25
-    kept = sensitivity.choose(snr_db, 25.0)
-    assert list(kept) == ["conv2d_9"] and f"{snr_db['conv2d_9']:.1f} dB" in kept["conv2d_9"]
-
-
-def test_sensitivity_of_groups_gives_all_members_the_noise_of_all(
-    embedded_bundle: Path, ranges: Ranges, runs: dict[str, list[probe.Values]]
-) -> None:
-    source, graph, some = embedded_bundle / "synthesis.onnx", ranges.graph("synthesis"), runs["synthesis"][:1]
-    whole = sensitivity.of_layers(source, graph, some, form="signed", group=lambda name: "all", threads=1)
-    assert len(set(whole.values())) == 1
-    alone = sensitivity.of_layers(source, graph, some, form="signed", threads=1)
-    assert whole["conv2d_5"] < min(alone.values())
-
-
-def test_choose_keeps_the_worst_until_the_rest_meets_the_budget() -> None:
-    snr_db = {"a": 20.0, "b": 30.0, "c": 29.0, "d": math.inf}
-    assert sensitivity.choose(snr_db, 15.0) == {}
-    assert list(sensitivity.choose(snr_db, 25.0)) == ["a"]
-    assert list(sensitivity.choose(snr_db, 29.0)) == ["a", "c"]
-    assert list(sensitivity.choose(snr_db, 100.0)) == ["a", "c", "b"]
 
 
 def test_gate_passes_the_embedded_bundle_in_int8_and_refuses_a_limit_it_misses(
