@@ -2,6 +2,7 @@
 
     python calibration/collect_ranges.py --photos photos/                       # the embedded bundle
     python calibration/collect_ranges.py --bundle engines/my --photos photos/ --output calibration/ranges/my.json
+    python calibration/collect_ranges.py --bundle engines/sd21 --photos photos/ --output my.json --blocks --forms signed
 
 Every photo is encoded and decoded at every rate, in float32 on the CPU, while the graphs report what is inside them
 (``export/rdeic_export/calibration/calibrate.py``). Then each layer is tried in 8 bits alone, to find those that must
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from rdeic_export.calibration import calibrate, sensitivity
 from rdeic_export.forms import quantize
-from rdeic_export.forms.ranges import METHODS
+from rdeic_export.forms.ranges import FORMS, METHODS
 from rdeic_export.photos import photos_in
 from rdeic_rt.cli.batch import exit_code
 from rdeic_rt.errors import RdeicError
@@ -38,7 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.sensitivity_photos:
             chosen = photos[:: -(-len(photos) // args.sensitivity_photos)]
             ranges = sensitivity.measure(
-                args.bundle, ranges, chosen, method=args.method, budget_db=args.budget_db, threads=args.threads
+                args.bundle,
+                ranges,
+                chosen,
+                method=args.method,
+                budget_db=args.budget_db,
+                forms=args.forms,
+                by_block=args.blocks,
+                threads=args.threads,
             )
         ranges.save(args.output)
         if args.set is not None:
@@ -71,6 +79,19 @@ def _parser() -> argparse.ArgumentParser:
         default=2,
         metavar="N",
         help="photos to try single layers on; 0 to keep every layer in 8 bits (default: 2)",
+    )
+    p.add_argument(
+        "--blocks",
+        action="store_true",
+        help="try blocks of the network, not single layers, and keep whole blocks in floating point: a full-size model "
+        "takes minutes so, not hours",
+    )
+    p.add_argument(
+        "--forms",
+        choices=FORMS,
+        nargs="+",
+        default=FORMS,
+        help="forms that layers are tried in: signed is for TensorRT, unsigned-cpu for CPUs (default: both)",
     )
     p.add_argument(
         "--method",

@@ -73,7 +73,8 @@ def run(args: argparse.Namespace) -> None:
     bundle = wanted.bundle or _built(wanted, args)
     reference = gate.Reference(bundle, wanted.steps, args.photos)
     taken, reports = [], {}
-    with derive.derivation(bundle, wanted.chosen(reference.graph_ids), wanted.ranges) as derivation:
+    chosen, one_scale = wanted.chosen(reference.graph_ids), wanted.is_for_rtx
+    with derive.derivation(bundle, chosen, wanted.ranges, one_scale=one_scale) as derivation:
         for form in wanted.forms:
             derived = derivation.derive(form)
             if not derived.graphs:

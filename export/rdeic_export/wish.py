@@ -52,6 +52,11 @@ class Wish:
     target: Target | None
     graphs: tuple[str, ...] | None = None
 
+    @property
+    def is_for_rtx(self) -> bool:
+        """Whether plans are built with TensorRT for RTX."""
+        return self.target is not None and self.target.library == "tensorrt-rtx"
+
     def chosen(self, graph_ids: Sequence[str]) -> Sequence[str]:
         """Return which of the graphs that decode get the forms.
 

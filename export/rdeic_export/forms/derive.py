@@ -62,9 +62,12 @@ class Derived:
 class Derivation:
     """Derives the forms of some graphs into a folder, each form of each graph once; made by `derivation`."""
 
-    def __init__(self, bundle: Bundle, graph_ids: Sequence[str], ranges: Ranges | None, folder: Path) -> None:
+    def __init__(
+        self, bundle: Bundle, graph_ids: Sequence[str], ranges: Ranges | None, folder: Path, *, one_scale: bool = False
+    ) -> None:
         self._sources = float32_graphs(bundle, graph_ids)
         self._ranges = ranges
+        self._one_scale = one_scale
         self._folder = folder
         self._done: dict[tuple[str, str], DerivedGraph | None] = {}
 
@@ -115,7 +118,8 @@ class Derivation:
                 "8-bit graphs need activation ranges: measure them with `python calibration/collect_ranges.py`, "
                 "and name the file with --ranges"
             )
-        report = quantize.run(source, target, self._ranges.graph(graph_id), form=form)
+        ranges = self._ranges.graph(graph_id)
+        report = quantize.run(source, target, ranges, form=form, one_scale=self._one_scale and form == "signed")
         return {"quantization": report.document()}
 
     def _file(self, source: GraphSpec, name: str) -> BundleFile:
@@ -130,19 +134,22 @@ class Derivation:
 
 
 @contextmanager
-def derivation(bundle: Bundle, graph_ids: Sequence[str], ranges: Ranges | None) -> Iterator[Derivation]:
+def derivation(
+    bundle: Bundle, graph_ids: Sequence[str], ranges: Ranges | None, *, one_scale: bool = False
+) -> Iterator[Derivation]:
     """Yield what derives the forms of a bundle's graphs, into a folder beside the bundle that is removed in the end.
 
     Args:
         bundle: has the graphs in float32.
         graph_ids: which of them.
         ranges: activation ranges of the model, for the 8-bit forms.
+        one_scale: the form ``int8`` is for TensorRT for RTX, see `quantize.run`.
 
     Raises:
         ExportError: a graph is not there in float32.
     """
     with tempfile.TemporaryDirectory(prefix=f".{bundle.folder.name}-forms-", dir=bundle.folder.parent) as folder:
-        yield Derivation(bundle, graph_ids, ranges, Path(folder))
+        yield Derivation(bundle, graph_ids, ranges, Path(folder), one_scale=one_scale)
 
 
 def as_it_is(source: GraphSpec) -> DerivedGraph:

@@ -104,6 +104,23 @@ class Rewriter(ABC):
         Returns:
             the dequantised weight's name, and the scales before division, float64 [out].
         """
+        values, scales = self.integers(layer, float_type, order)
+        inputs = [
+            self.constant(f"{layer.name}.weight.q", values),
+            self.constant(f"{layer.name}.weight.scale", (scales / units).astype(float_type)),
+            self.constant(f"{layer.name}.weight.zero", np.zeros(len(scales), np.int8)),
+        ]
+        name = self.add("DequantizeLinear", inputs, f"{layer.name}.weight.dq", axis=layer.out_axis)
+        return name, scales
+
+    def integers(
+        self, layer: Layer, float_type: np.dtype[Any], order: NDArray[np.int64] | None = None
+    ) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
+        """Return a layer's weight as int8, and the scale of each output as the float type has it, float64 [out].
+
+        Args:
+            layer, float_type, order: see `weight`.
+        """
         values = self.view.array(layer.stored).astype(np.float32)
         if order is not None:
             values = np.take(values, order, layer.out_axis)
@@ -111,15 +128,8 @@ class Rewriter(ABC):
         scales = positive(np.abs(values).max(axes) / self.weight_max, float_type)
         shape = [-1 if axis == layer.out_axis else 1 for axis in range(values.ndim)]
         rounded = np.rint(values / scales.astype(np.float32).reshape(shape))
-        inputs = [
-            self.constant(
-                f"{layer.name}.weight.q", np.clip(rounded, -self.weight_max, self.weight_max).astype(np.int8)
-            ),
-            self.constant(f"{layer.name}.weight.scale", (scales.astype(np.float64) / units).astype(float_type)),
-            self.constant(f"{layer.name}.weight.zero", np.zeros(len(scales), np.int8)),
-        ]
-        name = self.add("DequantizeLinear", inputs, f"{layer.name}.weight.dq", axis=layer.out_axis)
-        return name, scales.astype(np.float64)
+        integers: NDArray[np.int8] = np.clip(rounded, -self.weight_max, self.weight_max).astype(np.int8)
+        return integers, scales.astype(np.float64)
 
 
 def positive(value: NDArray[Any], float_type: np.dtype[Any]) -> NDArray[Any]:

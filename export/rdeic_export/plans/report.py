@@ -30,6 +30,7 @@ _TENSOR = re.compile(r'tensor=\{[^\n]*?name="(?P<name>[^"]*)"[^\n]*? type=(?P<ty
 _LAYER = re.compile(r"^ *(?P<kind>corrltn|fully_connected|runtime_fusion|runtime_function|function)=\{ ", re.MULTILINE)
 _NAME = re.compile(r'name=(?:"([^"]*)"|(\S+))')
 _INPUTS = re.compile(r"\binput(?:_args)?=\{([^}]*)\}")
+_OUTPUTS = re.compile(r"\boutput(?:_args)?=\{([^}]*)\}")
 _ONNX_LAYER = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 _BACKBONE = re.compile(r"\bbackbone=(\w+)")
 _BACKBONES = {"conv": "conv", "gemm": "linear"}
@@ -45,12 +46,14 @@ class PlanLayer:
         kind: ``conv``, ``linear``, ``attention``, or ``other``.
         inputs: types of what it reads, first activation, then weight: ``int8``, ``fp16``, ``fp32``, ...
         count: how many linear layers it is: those that read one tensor are run as one.
+        output: type of what it writes.
     """
 
     name: str
     kind: str
     inputs: tuple[str, ...]
     count: int = 1
+    output: str = "unknown"
 
     @property
     def precision(self) -> str:
@@ -84,12 +87,15 @@ def summary(found: Sequence[PlanLayer]) -> dict[str, Any]:
     """Return the number of layers of each precision, for a report.
 
     Returns:
-        ``conv`` and ``linear``: precision -> count; ``attention``: fused attentions; ``kernels``: all of them.
+        ``conv`` and ``linear``: precision -> count; ``conv_output``: type that convolutions write -> count;
+        ``attention``: fused attentions; ``kernels``: all of them.
     """
-    counts: dict[str, Any] = {"conv": Counter(), "linear": Counter()}
+    counts: dict[str, Any] = {"conv": Counter(), "linear": Counter(), "conv_output": Counter()}
     for layer in found:
         if layer.kind in counts:
             counts[layer.kind][layer.precision] += layer.count
+        if layer.kind == "conv":
+            counts["conv_output"][layer.output] += 1
     return {
         **{kind: dict(sorted(counter.items())) for kind, counter in counts.items()},
         "attention": sum(layer.kind == "attention" for layer in found),
@@ -125,16 +131,19 @@ def _program(text: str) -> list[PlanLayer]:
 
 def _layer(kind: str, line: str, types: dict[str, str]) -> PlanLayer:
     name = next(filter(None, _NAME.findall(line)[0]))
-    read = _INPUTS.search(line)
-    inputs = tuple(types.get(tensor, "unknown") for tensor in re.findall(r'"([^"]*)"', read[1] if read else ""))
+    inputs, outputs = (
+        tuple(types.get(tensor, "unknown") for tensor in re.findall(r'"([^"]*)"', found[1] if found else ""))
+        for found in (_INPUTS.search(line), _OUTPUTS.search(line))
+    )
+    output = outputs[0] if outputs else "unknown"
     if kind == "corrltn":
-        return PlanLayer(name, "conv", inputs)
+        return PlanLayer(name, "conv", inputs, output=output)
     if kind == "fully_connected":
-        return PlanLayer(name, "linear", inputs, name.count("+") + 1)
+        return PlanLayer(name, "linear", inputs, name.count("+") + 1, output)
     nodes = (
         "+".join(node for node in _ONNX_LAYER.findall(line) if "/" not in node and not node.endswith(".cast")) or name
     )
     if name.startswith("_gemm_mha"):
-        return PlanLayer(nodes, "attention", inputs)
+        return PlanLayer(nodes, "attention", inputs, output=output)
     backbone = _BACKBONE.search(line)
-    return PlanLayer(nodes, _BACKBONES.get(backbone[1], "other") if backbone else "other", inputs)
+    return PlanLayer(nodes, _BACKBONES.get(backbone[1], "other") if backbone else "other", inputs, output=output)

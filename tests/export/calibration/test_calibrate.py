@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import rdeic_rt
-from rdeic_export.calibration import calibrate, probe
+from rdeic_export.calibration import calibrate, probe, sensitivity
 from rdeic_export.forms import quantize, ranges
 from rdeic_export.forms.ranges import BINS, CHANNEL_BINS, GraphRanges, Ranges, TensorRange
 from rdeic_rt.errors import ExportError
@@ -235,6 +235,25 @@ def test_script_writes_ranges_with_every_layers_noise_and_the_set_of_photos(
         layer.name for layer in probe.decoding_graphs(golden_bundle)["unet_step"].layers if min(layer.channels) >= 32
     }
     assert set(graph.snr_db["signed"]) == wide and all(20 < noise for noise in graph.snr_db["signed"].values())
+
+
+def test_script_with_blocks_gives_the_layers_of_one_block_one_number_in_the_form_asked_for(
+    script: ModuleType,
+    golden_bundle: Path,
+    crop: Path,
+    found: Ranges,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(calibrate, "collect", lambda bundle, photos, threads: found)
+    monkeypatch.setattr(quantize, "LEAST_CHANNELS", {"signed": 32})
+    output = tmp_path / "micro.json"
+    arguments = ["--bundle", golden_bundle, "--photos", crop, "--output", output, "--threads", 1]
+    assert script.main([*map(str, arguments), "--blocks", "--forms", "signed"]) == 0
+    snr_db = ranges.load(output).graph("unet_step").snr_db
+    blocks = sensitivity.blocks_of(probe.decoding_graphs(golden_bundle)["unet_step"])
+    numbers = {(blocks[layer], ratio) for layer, ratio in snr_db["signed"].items()}
+    assert set(snr_db) == {"signed"} and len(numbers) == len({block for block, _ in numbers}) < len(snr_db["signed"])
 
 
 def test_script_on_missing_photos_or_bundle_says_so_in_one_line(

@@ -239,7 +239,7 @@ def test_derive_makes_each_form_of_a_graph_once(micro: Bundle, tmp_path: Path, m
         made.append((source.name, target.name))
         original(source, target)
 
-    def copy(source: Path, target: Path, ranges: GraphRanges, *, form: str) -> QuantizationReport:
+    def copy(source: Path, target: Path, ranges: GraphRanges, *, form: str, one_scale: bool) -> QuantizationReport:
         made.append((source.name, target.name))
         shutil.copyfile(source, target)
         return QuantizationReport(form, "max", (), {})

@@ -22,7 +22,7 @@ from PIL import Image
 import rdeic_rt
 from rdeic_export import onnx_export, onnx_file, onnx_view
 from rdeic_export.bundle import more_forms
-from rdeic_export.calibration import probe, sensitivity
+from rdeic_export.calibration import probe
 from rdeic_export.fold import graphs
 from rdeic_export.forms import derive, half, quantize, quantize_cpu, selection
 from rdeic_export.forms import ranges as range_files
@@ -126,6 +126,47 @@ def optimised_operators(path: Path, folder: Path) -> Counter[str]:
     options.optimized_model_filepath = str(folder / "optimised.onnx")
     onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return Counter(node.op_type for node in onnx.load(folder / "optimised.onnx").graph.node)
+
+
+@pytest.mark.parametrize("name", ["control", "vae_decoder", "conv_decoder"])
+def test_run_with_one_scale_computes_the_same_with_the_same_integers(case: Case, tmp_path: Path, name: str) -> None:
+    paths = {one_scale: tmp_path / f"{one_scale}.onnx" for one_scale in (False, True)}
+    for one_scale, path in paths.items():
+        quantize.run(case.path, path, case.ranges, form="signed", one_scale=one_scale)
+    wanted, found = (outputs(path, case.runs[:1]) for path in paths.values())
+    assert least_snr_db(wanted, found) > 45  # roundings to the next level of an activation
+    weights = [
+        {x.name: numpy_helper.to_array(x) for x in onnx.load(path).graph.initializer if x.name.endswith("weight.q")}
+        for path in paths.values()
+    ]
+    assert weights[0].keys() == weights[1].keys() and all(
+        np.array_equal(weights[0][x], weights[1][x]) for x in weights[0]
+    )
+    model = onnx.load(paths[True])
+    scales = {x.name: x.dims for x in model.graph.initializer}
+    convolved = [node for node in model.graph.node if node.op_type == "Conv" and node.input[1].endswith(".weight.dq")]
+    assert convolved and all(not scales[node.input[1].removesuffix(".dq") + ".scale"] for node in convolved)
+    assert all(len(node.input) == 2 for node in convolved)
+
+
+def test_one_scale_of_a_convolution_whose_channels_are_mostly_dead_stays_finite_in_float16(tmp_path: Path) -> None:
+    weight = np.zeros((64, 32, 3, 3), np.float16)
+    weight[0] = 2.0
+    nodes = [helper.make_node("Conv", ["x", "conv.weight", "conv.bias"], ["y"], name="node_conv2d", pads=[1] * 4)]
+    values = [numpy_helper.from_array(weight, "conv.weight")]
+    values.append(numpy_helper.from_array(np.full(64, 0.5, np.float16), "conv.bias"))
+    x, y = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT16, [1, channels, 4, 4])
+        for name, channels in (("x", 32), ("y", 64))
+    )
+    graph = helper.make_graph(nodes, "net", [x], [y], values)
+    source, target = tmp_path / "net.onnx", tmp_path / "int8.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), source)
+    image = np.random.default_rng(0).uniform(-1, 1, (1, 32, 4, 4)).astype(np.float16)
+    measured = attention_net.measured(source, {"x": image})
+    quantize.run(source, target, measured, form="signed", one_scale=True)
+    wanted, found = (outputs(path, [{"x": image}]) for path in (source, target))
+    assert least_snr_db(wanted, found) > 35 and np.array_equal(found[0][0][:, 1:], wanted[0][0][:, 1:])
 
 
 @pytest.mark.parametrize("form", range_files.FORMS)
@@ -426,44 +467,6 @@ def test_layers_of_attention_are_its_projections_and_not_its_products(golden_bun
     attentions = sum(node.op_type == "Softmax" for node in view.model.graph.node)
     assert attentions > 0 and len(nodes) - len(linear) == 2 * attentions
     assert all(layer.name.startswith("linear") for layer in linear)
-
-
-def test_sensitivity_finds_the_layer_whose_range_is_wrong_and_keeps_it(
-    embedded_bundle: Path, ranges: Ranges, runs: dict[str, list[probe.Values]]
-) -> None:
-    graph = ranges.graph("vae_decoder")
-    source = graph.layers["conv2d_9"][0]
-    spoilt = {m: 0.01 * limit for m, limit in graph.tensors[source].signed.items()}
-    tensors = {**graph.tensors, source: dataclasses.replace(graph.tensors[source], signed=spoilt)}
-    snr_db = sensitivity.of_layers(
-        embedded_bundle / "vae_decoder.onnx",
-        dataclasses.replace(graph, tensors=tensors),
-        runs["vae_decoder"][:1],
-        form="signed",
-        threads=1,
-    )
-    assert "conv2d_18" not in snr_db  # 3 output channels: never quantised
-    assert min(snr_db, key=lambda name: snr_db[name]) == "conv2d_9" and snr_db["conv2d_9"] < 25
-    kept = sensitivity.choose(snr_db, 25.0)
-    assert list(kept) == ["conv2d_9"] and f"{snr_db['conv2d_9']:.1f} dB" in kept["conv2d_9"]
-
-
-def test_sensitivity_of_groups_gives_all_members_the_noise_of_all(
-    embedded_bundle: Path, ranges: Ranges, runs: dict[str, list[probe.Values]]
-) -> None:
-    source, graph, some = embedded_bundle / "synthesis.onnx", ranges.graph("synthesis"), runs["synthesis"][:1]
-    whole = sensitivity.of_layers(source, graph, some, form="signed", group=lambda name: "all", threads=1)
-    assert len(set(whole.values())) == 1
-    alone = sensitivity.of_layers(source, graph, some, form="signed", threads=1)
-    assert whole["conv2d_5"] < min(alone.values())
-
-
-def test_choose_keeps_the_worst_until_the_rest_meets_the_budget() -> None:
-    snr_db = {"a": 20.0, "b": 30.0, "c": 29.0, "d": math.inf}
-    assert sensitivity.choose(snr_db, 15.0) == {}
-    assert list(sensitivity.choose(snr_db, 25.0)) == ["a"]
-    assert list(sensitivity.choose(snr_db, 29.0)) == ["a", "c"]
-    assert list(sensitivity.choose(snr_db, 100.0)) == ["a", "c", "b"]
 
 
 def test_gate_passes_the_embedded_bundle_in_int8_and_refuses_a_limit_it_misses(

@@ -251,6 +251,16 @@ def test_main_steps_2_builds_plans_of_every_rate_that_decodes_in_two_steps(
     assert {key["precision"] for key in keys} == {"fp32"}
 
 
+def test_main_int8_convolutions_of_tensorrt_for_rtx_write_half_precision(embedded_bundle: Path, tmp_path: Path) -> None:
+    folder = copy_of(embedded_bundle, tmp_path / "tiny-2")
+    small = ["--sizes", "64x64", "64x64", "128x128", "--library", "tensorrt-rtx", "--target", "89", "--no-verify"]
+    assert build_engines.main(["--bundle", str(folder), "--precision", "int8", *small]) == 0
+    reports = [json.loads(path.read_text())["report"] for path in (folder / stored.FOLDER).rglob("*.json")]
+    layers = [report["layers"] for report in reports]
+    assert sum(found["conv"].get("int8", 0) for found in layers) > 30
+    assert set().union(*(found["conv_output"] for found in layers)) <= {"fp16", "int8"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -82,6 +82,17 @@ def test_layers_with_rank_0_scales_run_in_int8_and_attention_stays_one_kernel(si
     assert set(attention.inputs) == {"fp16"}
 
 
+def test_convolutions_with_one_scale_write_half_precision_and_others_float32(
+    net: tuple[Path, GraphRanges], signed: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "net.one-scale.onnx"
+    quantize.run(net[0], path, net[1], form="signed", one_scale=True)
+    summary, per_channel = (plan_report.summary(plan_report.layers(build(graph))) for graph in (path, signed))
+    assert summary["conv"] == per_channel["conv"] == {"fp16": 2, "int8": 1}
+    assert summary["linear"] == {"int8": 4} and summary["attention"] == 1
+    assert summary["conv_output"] == {"fp16": 3} and per_channel["conv_output"] == {"fp16": 2, "fp32": 1}
+
+
 def test_convolution_whose_scale_has_shape_1_loses_int8_without_a_word(signed: Path, tmp_path: Path) -> None:
     model = onnx.load(signed)
     for tensor in model.graph.initializer:
@@ -114,6 +125,7 @@ def test_summary_counts_linear_layers_that_run_as_one() -> None:
     assert plan_report.summary(found) == {
         "conv": {},
         "linear": {"int8": 3, "mixed": 1},
+        "conv_output": {},
         "attention": 0,
         "kernels": 2,
     }
