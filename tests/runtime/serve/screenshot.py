@@ -16,7 +16,9 @@ from .test_viewer import decoded
 def main(target: str) -> None:
     """Write the screenshot."""
     with serving(SETTINGS) as (client, _), sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
         page = browser.new_page(viewport={"width": 640, "height": 830})
         page.goto(str(client.base_url))
         page.set_input_files("#file", PHOTO.with_name("chelsea.jpg"))
