@@ -23,6 +23,7 @@ from typing import BinaryIO, Protocol, cast
 
 from . import limits
 from .errors import BundleCorruptError
+from .files import Stream
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
 _MANIFEST = "bundle.json"
@@ -33,13 +34,6 @@ _FAULTS = (
     *(ValueError, OverflowError, IndexError, KeyError, RecursionError, NotImplementedError, struct.error),
 )
 _TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that zip has: equal bundles give equal archives
-
-
-class Stream(Protocol):
-    """What files are read from."""
-
-    def read(self, n_bytes: int, /) -> bytes:
-        """Return at most that many bytes, none at the end."""
 
 
 def is_archive(name: str) -> bool:

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager
 from typing import IO, Any, BinaryIO
 
-from .bundle_archive import Stream
+from .files import Stream
 
 EXTRA = "remote"
 _TIMEOUT_S = 60.0  # without a byte

@@ -22,10 +22,10 @@ from pathlib import Path
 
 from . import bundle as bundles
 from . import bundle_archive, bundle_remote, bundle_search, files, limits
-from .bundle_archive import Stream
 from .bundle_file import BundleFile
 from .bundle_search import MANIFEST
-from .errors import BundleCorruptError, BundleError, BundleNotFoundError
+from .errors import BundleCorruptError, BundleError, BundleNotFoundError, LimitExceededError
+from .files import Stream
 from .manifest import Bundle
 
 _log = logging.getLogger("rdeic_rt.bundle_store")
@@ -305,12 +305,10 @@ def _copy(source: str, stream: Stream, listed: BundleFile, name: str) -> None:
 
 
 def _read(stream: Stream, limit_bytes: int, name: str) -> bytes:
-    whole = bytearray()
-    while block := stream.read(min(_BLOCK_BYTES, limit_bytes + 1 - len(whole))):
-        whole += block
-        if len(whole) > limit_bytes:
-            raise BundleCorruptError(f"{name} has more than {limit_bytes} bytes")
-    return bytes(whole)
+    try:
+        return files.read_stream(stream, limit_bytes, name)
+    except LimitExceededError:
+        raise BundleCorruptError(f"{name} has more than {limit_bytes} bytes") from None
 
 
 def _take_place(made: Path, target: Path) -> None:

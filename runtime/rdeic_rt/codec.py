@@ -227,7 +227,7 @@ class Codec:
         with timing.stage("pixels"):
             rgb = pixels.as_rgb(image)
             size = Size(height=rgb.shape[0], width=rgb.shape[1])
-            self._check_encoding(size, chosen)
+        self._check_encoding(size, chosen)
         kept = pixels.for_upright_image(metadata or Metadata())
         encode = partial(self._encoder, metadata=kept, fixed_size=fixed_size)
         most_bytes = target_size.most_bytes(size, target_bytes, target_bpp)

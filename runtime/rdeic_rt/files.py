@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import BinaryIO, Protocol, TextIO
 
 from .errors import LimitExceededError
 
@@ -33,6 +33,13 @@ _CHUNK_BYTES = 2**20
 _OPEN_FILES = ("/dev/fd/", "/dev/stdin", "/dev/stdout", "/dev/stderr", "/proc/")
 _ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 _temporaries: set[Path] = set()  # those that are written at the moment
+
+
+class Stream(Protocol):
+    """What files are read from."""
+
+    def read(self, n_bytes: int, /) -> bytes:
+        """Return at most that many bytes, none at the end."""
 
 
 def read_bytes(path: str | Path, limit_bytes: int) -> bytes:
@@ -51,7 +58,7 @@ def read_bytes(path: str | Path, limit_bytes: int) -> bytes:
         return read_stream(stream, limit_bytes, str(path))
 
 
-def read_stream(stream: BinaryIO, limit_bytes: int, name: str) -> bytes:
+def read_stream(stream: Stream, limit_bytes: int, name: str) -> bytes:
     """Return the rest of a stream; memory grows with its length, never with the limit.
 
     Raises:

@@ -36,6 +36,7 @@ __all__ = [
     "padded_size",
     "read_image",
     "rgb_and_metadata",
+    "stripped",
     "scaled_down",
     "write_image",
 ]
@@ -95,6 +96,11 @@ def in_srgb(image: NDArray[np.uint8], profile: bytes | None) -> NDArray[np.uint8
         return image
     converted = icc.to_srgb(Image.fromarray(np.ascontiguousarray(image)), profile)
     return image if converted is None else np.array(converted)
+
+
+def stripped(image: NDArray[np.uint8], metadata: Metadata) -> tuple[NDArray[np.uint8], Metadata]:
+    """Return an image without its metadata, converted to sRGB by the profile that it loses, and empty metadata."""
+    return in_srgb(image, metadata.icc), Metadata()
 
 
 def scaled_down(image: NDArray[np.uint8], max_side_px: int) -> NDArray[np.uint8]:

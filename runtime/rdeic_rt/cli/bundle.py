@@ -202,7 +202,7 @@ def _add(
         description=description,
         epilog=epilog,
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, leaf=parser)
     return parser
 
 

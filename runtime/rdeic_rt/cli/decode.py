@@ -79,10 +79,15 @@ examples:
     return parser
 
 
-def run(args: argparse.Namespace, console: Console) -> int:
-    """Decode every input; return the exit code."""
+def check_preview(args: argparse.Namespace) -> None:
+    """Raise UsageError for what means nothing to a preview."""
     if args.preview and (args.steps, args.seed, args.sharpness) != (None, None, 1.0):
         raise outputs.UsageError("--preview does not denoise: leave out --steps, --seed and --sharpness")
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Decode every input; return the exit code."""
+    check_preview(args)
     found = inputs.find(args.inputs, inputs.RDC_SUFFIXES, recursive=args.recursive)
     jobs = outputs.plan(found, args.output, SUFFIX)
     for job in jobs:
@@ -107,7 +112,6 @@ def run(args: argparse.Namespace, console: Console) -> int:
 def decode_one(job: outputs.Job, data: bytes, codec: Codec, args: argparse.Namespace, tell: Tell) -> Done:
     """Decode one input's file and return how it went."""
     from .. import pixels
-    from ..container import Metadata
     from ..decode_options import DecodeOptions
 
     began = time.perf_counter()
@@ -128,7 +132,7 @@ def decode_one(job: outputs.Job, data: bytes, codec: Codec, args: argparse.Names
     image = codec.decode(latents, chosen)
     metadata = latents.metadata
     if args.strip:
-        image, metadata = pixels.in_srgb(image, metadata.icc), Metadata()
+        image, metadata = pixels.stripped(image, metadata)
     if args.max_side is not None:
         image = pixels.scaled_down(image, args.max_side)
     overwrite = outputs.may_replace(job, args.overwrite)

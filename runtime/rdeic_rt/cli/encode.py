@@ -76,14 +76,13 @@ def run(args: argparse.Namespace, console: Console) -> int:
 def encode_one(job: outputs.Job, codec: Codec, args: argparse.Namespace, limits: Limits, console: Console) -> Done:
     """Encode one input and return how it went."""
     from .. import container, files, pixels
-    from ..container import Metadata
 
     began = time.perf_counter()
     outputs.check(job, args.overwrite)
     with console.without_native_messages():
         image, metadata = pixels.read_image(job.source, limits)
     if args.strip:
-        image, metadata = pixels.in_srgb(image, metadata.icc), Metadata()
+        image, metadata = pixels.stripped(image, metadata)
     data = codec.encode(
         image,
         args.rate,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import batch, options, outputs
 from .console import Console
+from .decode import check_preview
 from .outputs import UsageError
 
 if TYPE_CHECKING:
@@ -240,8 +241,7 @@ def _decoding(args: argparse.Namespace) -> Decoding:
     from ..decode_options import DecodeOptions
     from ..fleet import Decoding
 
-    if args.preview and (args.steps, args.seed, args.sharpness) != (None, None, 1.0):
-        raise UsageError("--preview does not denoise: leave out --steps, --seed and --sharpness")
+    check_preview(args)
     chosen = DecodeOptions(
         sharpness=args.sharpness,
         seed=args.seed,

@@ -115,8 +115,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, argparse.ArgumentParser
         parser.error(printable(f"no command {argv[0]!r}; there are {', '.join(known)}{_meant(argv[0], known)}"))
     args, rest = parser.parse_known_args(argv[:end])
     args.words = argv
-    name = f"{args.command} {args.action}" if args.command == "bundle" else args.command
-    verb = getattr(args, "leaf", verbs[name])
+    verb = getattr(args, "leaf", verbs[args.command])
     unknown = [word for word in rest if word.startswith("-") and word != "-"]
     if unknown:
         hint = next((_INSTEAD[word] for word in unknown if word in _INSTEAD), None)

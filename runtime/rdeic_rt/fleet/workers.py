@@ -14,6 +14,7 @@ import os
 import socket
 import time
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
@@ -25,7 +26,6 @@ import numpy as np
 
 from .. import address_space, bundle, container, errors, files, lazy, pixels, stopping
 from ..codec import Codec, load
-from ..container import Metadata
 from ..decode_options import DecodeOptions
 from ..errors import BackendError, DeviceMemoryError, RdeicError
 from ..limits import DEFAULT_LIMITS, Limits
@@ -135,7 +135,7 @@ class _Done:
     rate: str
 
 
-class _Worker(Generic[_O]):
+class _Worker(ABC, Generic[_O]):
     """What `Encoder` and `Decoder` share."""
 
     verb: ClassVar[str]
@@ -194,17 +194,17 @@ class _Worker(Generic[_O]):
         self._name = self._name or f"{socket.gethostname()}:{os.getpid()}"
         return dict.fromkeys(self.columns) | {"path": path, "worker": self._name}
 
+    @abstractmethod
     def prepare(self) -> None:
         """Load the model that all files need, if there is one and it is not loaded.
 
         Raises:
             RdeicError: it cannot be loaded.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def work(self, source: str, content: bytes | None) -> _Done:
         """Return what becomes of a file; ``content``: what is in it, None to read it from ``source``."""
-        raise NotImplementedError
 
 
 class Encoder(_Worker[Encoding]):
@@ -234,7 +234,7 @@ class Encoder(_Worker[Encoding]):
         assert codec is not None
         image, metadata = pixels.read_image(source if content is None else BytesIO(content), options.model.limits)
         if options.strip:
-            image, metadata = pixels.in_srgb(image, metadata.icc), Metadata()
+            image, metadata = pixels.stripped(image, metadata)
         data = codec.encode(
             image,
             options.rate,
@@ -274,7 +274,7 @@ class Decoder(_Worker[Decoding]):
             image = codec.decode(latents, options.options)
         metadata = latents.metadata
         if options.strip:
-            image, metadata = pixels.in_srgb(image, metadata.icc), Metadata()
+            image, metadata = pixels.stripped(image, metadata)
         encoded = BytesIO()
         pixels.write_image(encoded, image, metadata, options.image_format)
         return _Done(encoded.getvalue(), image.shape[1], image.shape[0], latents.rate.label)

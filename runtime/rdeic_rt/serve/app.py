@@ -107,7 +107,6 @@ def build(service: Service) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    app.state.service = service
     problems.install(app)
     app.add_middleware(_Wrapped, service=service)
     _add_work(app, service)
@@ -210,7 +209,7 @@ def _add_work(app: FastAPI, service: Service) -> None:
             with telemetry.span("rdeic_rt.encode", {"rdeic_rt.bundle": codec.bundle.name}) as times:
                 image, metadata = pixels.read_image(BytesIO(data), service.settings.limits)
                 if strip:
-                    image, metadata = pixels.in_srgb(image, metadata.icc), container.Metadata()
+                    image, metadata = pixels.stripped(image, metadata)
                 file = codec.encode(image, chosen, target_bytes=target_bytes, target_bpp=target_bpp, metadata=metadata)
             size = Size(*image.shape[:2])
             _book(service, "/v1/encode", times, size, len(file))

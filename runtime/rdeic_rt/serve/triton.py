@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from .. import codec as codecs
 from .. import container, pixels
 from ..codec import Codec
-from ..container import Metadata
 from ..decode_options import DecodeOptions
 from ..errors import (
     BackendError,
@@ -232,7 +231,7 @@ def _encodings(codec: Codec, request: Any, backend_utils: Any) -> list[Callable[
 def _encode_file(codec: Codec, data: bytes, strip: bool, options: Mapping[str, Any]) -> bytes:
     image, metadata = pixels.read_image(BytesIO(data), codec.limits)
     if strip:
-        image, metadata = pixels.in_srgb(image, metadata.icc), Metadata()
+        image, metadata = pixels.stripped(image, metadata)
     return codec.encode(image, metadata=metadata, **options)
 
 
