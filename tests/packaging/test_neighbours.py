@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-import rdeic_rt.pillow  # noqa: F401  # reads what an example has written
+from rdeic_rt import container
 from rdeic_rt.codec import Codec
 from tests.packaging.building import ROOT
 
@@ -46,7 +46,9 @@ def test_example_works(library: str, codec: Codec, photo_paths: list[Path], tmp_
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    for name, size in (("again.rdc", small.size), ("decoded.png", small.size)):
-        if name in EXAMPLES[library]:
-            with Image.open(tmp_path / name) as made:
-                assert made.size == size
+    if "again.rdc" in EXAMPLES[library]:
+        size = container.parse((tmp_path / "again.rdc").read_bytes()).header.size
+        assert (size.width, size.height) == small.size
+    if "decoded.png" in EXAMPLES[library]:
+        with Image.open(tmp_path / "decoded.png") as made:
+            assert made.size == small.size
