@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         TruncatedError,
         UnsupportedVersionError,
     )
+    from .latents import Cut, Decoded, Latents
     from .limits import DEFAULT_LIMITS, Limits, Size
     from .manifest import Bundle, Rate
     from .pixels import read_image, write_image
@@ -63,6 +64,7 @@ __all__ = [
     "Codec",
     "Cut",
     "DecodeOptions",
+    "Decoded",
     "DeviceMemoryError",
     "FileFormatError",
     "Header",
@@ -95,6 +97,7 @@ _HOME = {
     "Codec": "codec",
     "Cut": "latents",
     "DecodeOptions": "decode_options",
+    "Decoded": "latents",
     "Header": "container",
     "Latents": "latents",
     "Limits": "limits",

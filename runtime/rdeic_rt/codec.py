@@ -48,7 +48,7 @@ from .container import Header, Metadata, RdcFile
 from .decode_options import DecodeOptions
 from .errors import BundleCorruptError
 from .families.base import Stages, level_input
-from .latents import Cut, Latents
+from .latents import Cut, Decoded, Latents
 from .lazy import Cache
 from .limits import DEFAULT_LIMITS, Limits, Size
 from .manifest import AUTO, Bundle, Rate
@@ -72,7 +72,8 @@ class _Ready:
     """An entropy-decoded file with everything that the backend needs to reconstruct the image.
 
     Attributes:
-        size, padded: of the image.
+        latents: of the file.
+        padded: size of the padded image.
         key: identifies the work, apart from shapes.
         stages: loaded.
         run: the list of stages, as called by `Placement.run`.
@@ -80,7 +81,7 @@ class _Ready:
         progress: of the decode.
     """
 
-    size: Size
+    latents: Latents
     padded: Size
     key: Hashable
     stages: Stages
@@ -324,9 +325,15 @@ class Codec:
             BackendError: a graph could not be run.
             CancelledError: ``options.cancel`` was set.
         """
-        at, image, size = self._decoded(source, options)
+        return self.decode_with_metadata(source, options).image
+
+    def decode_with_metadata(
+        self, source: bytes | bytearray | memoryview | Latents, options: DecodeOptions = DecodeOptions()
+    ) -> Decoded:
+        """Return the image in an .rdc file with what else the file holds; arguments and errors as of `decode`."""
+        at, image, latents = self._decoded(source, options)
         with timing.stage("pixels"):
-            return at.crop(image, size)
+            return Decoded(at.crop(image, latents.size), latents.rate, latents.metadata, latents.cut)
 
     def decode_on_device(
         self, source: bytes | bytearray | memoryview | Latents, options: DecodeOptions = DecodeOptions()
@@ -337,9 +344,9 @@ class Codec:
         is the padded width. It stays valid as long as it, or a tensor that a consumer made from it, is referenced, and
         consumers synchronise with the codec's stream. On a CPU it is a numpy array.
         """
-        at, image, size = self._decoded(source, options)
+        at, image, latents = self._decoded(source, options)
         with timing.stage("pixels"):
-            return at.crop_on_device(image, size)
+            return at.crop_on_device(image, latents.size)
 
     def prepare(self, size: Size, rate: float | str | None = None, options: DecodeOptions = DecodeOptions()) -> None:
         """Warm up for images of a size, by decoding empty latents of that size.
@@ -422,9 +429,9 @@ class Codec:
 
         def denoise(ready: _Ready) -> NDArray[np.uint8]:
             ready.progress.restart_clock()  # time spent waiting for the consumer does not count
-            at, image, size = self._reconstructed(ready)
+            at, image = self._reconstructed(ready)
             with timing.stage("pixels"):
-                return at.crop(image, size)
+                return at.crop(image, ready.latents.size)
 
         return pipeline.in_order(sources, read, denoise, workers, on_error)
 
@@ -475,8 +482,8 @@ class Codec:
 
     def _decoded(
         self, source: bytes | bytearray | memoryview | Latents, options: DecodeOptions
-    ) -> tuple[Placement, Value, Size]:
-        """Return a file's padded image, its placement, and the size of the unpadded image."""
+    ) -> tuple[Placement, Value, Latents]:
+        """Return a file's padded image, its placement, and what the image was made of."""
         options.check()
         if isinstance(source, Latents):
             progress = self._progress(source.rate, options, before=0)
@@ -484,7 +491,7 @@ class Codec:
             with stopping.asked_by(progress.why_stop):
                 shapes = {name: tensor.shape for name, tensor in source.tensors.items()}
                 self._check_memory(shapes, source.size, stages[key].stages)
-                return self._reconstructed(self._ready(source, options, progress))
+                return *self._reconstructed(self._ready(source, options, progress)), source
         file, rate = self._parsed(source, allow_partial=options.allow_partial)
         progress = self._progress(rate, options, before=1)
         stages, key = self._stages_of(rate, options)
@@ -496,7 +503,7 @@ class Codec:
                 draw = lazy.begun(draw)
             latents = self._entropy_decoded(file, rate)
             self._check_memory(self._latent_shapes(rate, latents.size), latents.size, stages[key].stages)
-            return self._reconstructed(self._ready(latents, options, progress, draw))
+            return *self._reconstructed(self._ready(latents, options, progress, draw)), latents
 
     def _check_memory(self, latents: Mapping[str, tuple[int, ...]], size: Size, stages: tuple[Stage, ...]) -> None:
         """Raise LimitExceededError if entropy decoding to such latents, and these stages, hold more than is allowed."""
@@ -568,16 +575,16 @@ class Codec:
         rows = self._level_rows(rate, family.latents.values())
         given = {**latents.tensors, **rows, **drawn, **family.guidance(options.sharpness)}
         padded = pixels.padded_size(latents.size, self._bundle.size_multiple_px)
-        return _Ready(latents.size, padded, (options.preview, key), stages, run, given, progress)
+        return _Ready(latents, padded, (options.preview, key), stages, run, given, progress)
 
-    def _reconstructed(self, ready: _Ready) -> tuple[Placement, Value, Size]:
-        """Return padded image, placement and size of the unpadded image: the inexact half of `decode`."""
+    def _reconstructed(self, ready: _Ready) -> tuple[Placement, Value]:
+        """Return the padded image and its placement: the inexact half of `decode`."""
         at = self._placement(self._selection.backend, ready.stages, ready.padded, ready.progress)
         with stopping.asked_by(ready.progress.why_stop):
             image = at.run(ready.key, ready.run, ready.given)
             stopping.go_on()
         ready.progress.end()
-        return at, image, ready.size
+        return at, image
 
     def _placement(self, backend: Backend, stages: Stages, padded: Size, progress: Progress) -> Placement:
         """Return where stages process an image of this size: as a whole, unless it is above a bound."""

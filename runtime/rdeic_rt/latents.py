@@ -1,4 +1,4 @@
-"""Latents: a file after entropy decoding."""
+"""What a file is decoded to: latents, and an image."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from .container import Metadata
@@ -47,5 +48,20 @@ class Latents:
     rate: Rate
     tensors: Mapping[str, NDArray[Any]]
     crc: int
+    metadata: Metadata
+    cut: Cut | None = None
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A decoded file.
+
+    Attributes:
+        image: uint8 [H, W, 3], RGB.
+        rate, metadata, cut: as of `Latents`.
+    """
+
+    image: NDArray[np.uint8]
+    rate: Rate
     metadata: Metadata
     cut: Cut | None = None

@@ -166,6 +166,18 @@ def test_read_latents_cut_in_the_metadata_keeps_the_image_and_drops_it(
     assert codec.read_latents(data[:-CRC_BYTES], allow_partial=True).crc == whole.crc
 
 
+def test_decode_with_metadata_returns_all_that_a_file_holds(codec: Codec, small_photo: NDArray[np.uint8]) -> None:
+    data = codec.encode(small_photo, 1, metadata=METADATA)
+    whole = codec.decode_with_metadata(data)
+    assert whole.image.tobytes() == codec.decode(data).tobytes()
+    assert (whole.rate, whole.metadata, whole.cut) == (codec.bundle.rates[1], METADATA, None)
+    latents = codec.read_latents(data[: len(data) // 2], allow_partial=True)
+    for source in (data[: len(data) // 2], latents):
+        cut = codec.decode_with_metadata(source, DecodeOptions(allow_partial=True))
+        assert cut.image.tobytes() == codec.decode(latents).tobytes()
+        assert (cut.cut, cut.metadata) == (latents.cut, latents.metadata)
+
+
 def test_parse_announced_length_is_not_allocated(small: bytes) -> None:
     """A y section announced as 4 GB, of which a few bytes are there."""
     file = container.parse(small)

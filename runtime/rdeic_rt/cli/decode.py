@@ -111,15 +111,15 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 def decode_one(job: outputs.Job, data: bytes, codec: Codec, args: argparse.Namespace, tell: Tell) -> Done:
     """Decode one input's file and return how it went."""
-    from .. import pixels
+    from .. import container, pixels
     from ..decode_options import DecodeOptions
 
     began = time.perf_counter()
-    tell(0.0, "entropy")
-    latents = codec.read_latents(data, allow_partial=args.allow_partial)
+    header = container.parse(data, codec.limits, allow_partial=args.allow_partial).header
+    rate = codec.bundle.rate_of(header.model_id, header.rate)
     try:
-        codec.bundle.choose_schedule(latents.rate, args.steps)
-        codec.bundle.check_sharpness(latents.rate, args.sharpness)
+        codec.bundle.choose_schedule(rate, args.steps)
+        codec.bundle.check_sharpness(rate, args.sharpness)
     except ValueError as error:
         raise outputs.UsageError(str(error)) from None
     chosen = DecodeOptions(
@@ -127,10 +127,11 @@ def decode_one(job: outputs.Job, data: bytes, codec: Codec, args: argparse.Names
         seed=args.seed,
         steps=args.steps,
         preview=args.preview,
-        on_progress=_Parts(tell, _n_tiles(latents.size, codec, args)),
+        allow_partial=args.allow_partial,
+        on_progress=_Parts(tell, _n_tiles(header.size, codec, args)),
     )
-    image = codec.decode(latents, chosen)
-    metadata = latents.metadata
+    decoded = codec.decode_with_metadata(data, chosen)
+    image, metadata = decoded.image, decoded.metadata
     if args.strip:
         image, metadata = pixels.stripped(image, metadata)
     if args.max_side is not None:
@@ -138,14 +139,14 @@ def decode_one(job: outputs.Job, data: bytes, codec: Codec, args: argparse.Names
     overwrite = outputs.may_replace(job, args.overwrite)
     pixels.write_image(job.target, image, metadata, _format_of(job), overwrite=overwrite)
     height, width = image.shape[:2]
-    cut = latents.cut
+    cut = decoded.cut
     partial = f"{cut.complete_slices} of {cut.n_slices} slices, " if cut else ""
     line = f"{job.source} -> {job.target}: {width}x{height}, {partial}{time.perf_counter() - began:.2f} s"
-    return Done(line, len(data), latents.size.height * latents.size.width)
+    return Done(line, len(data), header.size.height * header.size.width)
 
 
 class _Parts:
-    """Passes on what a decode tells of its parts, as the share that is done; before them comes entropy decoding.
+    """Passes on what a decode tells of its parts, as the share that is done.
 
     Of a part that is done in tiles it is told again at each further tile.
     """
@@ -161,7 +162,7 @@ class _Parts:
         self._last = (part, done)
         in_part = min(self._tile / self._n_tiles, 1.0)
         tiles = f", tile {self._tile + 1} of {self._n_tiles}" if self._n_tiles > 1 else ""
-        self._tell((1 + done + in_part) / (1 + total), "writing" if done == total else part + tiles)
+        self._tell((done + in_part) / total, "writing" if done == total else part + tiles)
 
 
 def _n_tiles(size: Size, codec: Codec, args: argparse.Namespace) -> int:

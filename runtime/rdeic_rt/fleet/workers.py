@@ -269,15 +269,13 @@ class Decoder(_Worker[Decoding]):
         options, limits = self.options, self.options.model.limits
         data = files.read_bytes(source, limits.max_file_bytes) if content is None else content
         with stopping.asked_by(Progress(max_seconds=limits.max_seconds).why_stop):
-            codec = self._codec_of(data)
-            latents = codec.read_latents(data, allow_partial=options.options.allow_partial)
-            image = codec.decode(latents, options.options)
-        metadata = latents.metadata
+            decoded = self._codec_of(data).decode_with_metadata(data, options.options)
+        image, metadata = decoded.image, decoded.metadata
         if options.strip:
             image, metadata = pixels.stripped(image, metadata)
         encoded = BytesIO()
         pixels.write_image(encoded, image, metadata, options.image_format)
-        return _Done(encoded.getvalue(), image.shape[1], image.shape[0], latents.rate.label)
+        return _Done(encoded.getvalue(), image.shape[1], image.shape[0], decoded.rate.label)
 
     def _codec_of(self, data: bytes) -> Codec:
         if self.options.model.bundle is not None:

@@ -172,13 +172,12 @@ def _add_work(app: FastAPI, service: Service) -> None:
             if etag in if_none_match or if_none_match.strip() == "*":
                 return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
             with telemetry.span("rdeic_rt.decode", _attributes(codec, file.header.size, len(data))) as times:
-                latents = codec.read_latents(data, allow_partial=allow_partial)
-                image = codec.decode(latents, options)
+                decoded = codec.decode_with_metadata(data, options)
                 encoded = BytesIO()
-                pixels.write_image(encoded, image, latents.metadata, _IMAGE_TYPES[kind])
+                pixels.write_image(encoded, decoded.image, decoded.metadata, _IMAGE_TYPES[kind])
             _book(service, "/v1/decode", times, file.header.size, len(encoded.getvalue()))
-            if latents.cut:
-                headers["Rdc-Complete-Slices"] = f"{latents.cut.complete_slices}/{latents.cut.n_slices}"
+            if decoded.cut:
+                headers["Rdc-Complete-Slices"] = f"{decoded.cut.complete_slices}/{decoded.cut.n_slices}"
             headers["Server-Timing"] = telemetry.server_timing(times)
             return Response(encoded.getvalue(), media_type=kind, headers=headers)
 

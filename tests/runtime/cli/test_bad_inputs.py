@@ -54,9 +54,11 @@ def test_a_bug_with_one_input_is_told_and_the_others_are_done(
 ) -> None:
     (here / "second.rdc").write_bytes((here / "made.rdc").read_bytes())
     (here / "second.jpg").write_bytes((here / "photo.jpg").read_bytes())
-    owner, name = {"encode": (pixels, "read_image"), "decode": (Codec, "read_latents"), "info": (container, "parse")}[
-        verb
-    ]
+    owner, name = {
+        "encode": (pixels, "read_image"),
+        "decode": (Codec, "decode_with_metadata"),
+        "info": (container, "parse"),
+    }[verb]
     original = getattr(owner, name)
     calls = []
 

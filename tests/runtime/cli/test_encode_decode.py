@@ -308,7 +308,7 @@ def test_bug_shows_its_traceback_and_asks_for_a_report(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("out of ideas")
 
-    monkeypatch.setattr(Codec, "decode", broken)
+    monkeypatch.setattr(Codec, "decode_with_metadata", broken)
 
     assert command("decode", "made.rdc") == 1
     said = capsys.readouterr().err
