@@ -133,7 +133,7 @@ def test_other_shells_read_their_completions(share: Path, shell: str, place: str
     said(shell, "-n", share / place)
 
 
-@pytest.mark.parametrize("place", [place for place in PLACES if "completion" in place or "zsh" in place])
+@pytest.mark.parametrize("place", [place for place in sorted(PLACES) if "completion" in place or "zsh" in place])
 def test_completions_have_every_option(share: Path, place: str) -> None:
     text = (share / place).read_text(encoding="utf-8")
     mark = "-l {}" if place.endswith(".fish") else "--{}"
