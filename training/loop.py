@@ -17,8 +17,10 @@ import torch
 import torch.distributed as distributed
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from rdeic_export.weights import in_graphs
+from rdeic_export.weights.state import read_state
 
 logger = logging.getLogger("training")
 
@@ -271,15 +273,13 @@ def _average_gradients(parameters: list[nn.Parameter]) -> None:
 
 def save_weights(path: Path, state: dict[str, Tensor]) -> None:
     """Write a state dict as safetensors, atomically."""
-    temporary = path.with_suffix(".tmp")
-    save_file({k: v.contiguous().cpu() for k, v in state.items()}, temporary)
-    os.replace(temporary, path)
+    in_graphs.write(path, state)
 
 
 def load_weights(module: nn.Module, *paths: Path) -> None:
     """Load weights written by :func:`run` into the parts of ``module`` they name; other parts keep theirs."""
     for path in paths:
-        state = load_file(path)
+        state = read_state(path)
         unknown = set(state) - set(module.state_dict())
         if unknown:
             raise KeyError(f"{path}: {sorted(unknown)[:5]} are not part of {type(module).__name__}")

@@ -4,7 +4,8 @@
     python export/build_engines.py --recipe training/weights/diffo-tiny/recipe.toml --library onnx ...
 
 Rates come in the configuration's order. They share E and D. Where the folder has a file `context_<n>.safetensors`,
-which `fit_index_context` writes, the rate of that number names it: run this again once they are there.
+which `fit_index_context` writes, the rate of that number names it: run this again once they are there. Once the bundle
+is built, `share_weights` removes what it holds too.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import argparse
 import json
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
+
+from rdeic_export.weights.state import read_state
 
 from . import diffo
 
@@ -50,7 +53,7 @@ def main() -> None:
 def pack(weights: Path, config: Path, out: Path) -> None:
     """Write base, rates and recipe."""
     settings = diffo.read_settings(config)
-    state = {key: value.half().contiguous() for key, value in load_file(weights).items()}
+    state = {key: value.half().contiguous() for key, value in read_state(weights).items()}
     out.mkdir(parents=True, exist_ok=True)
     save_file({key: value for key, value in state.items() if key.startswith(f"{diffo.SHARED}.")}, out / BASE)
     name = json.dumps(settings["model"])  # JSON's texts are TOML's

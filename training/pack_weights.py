@@ -3,7 +3,7 @@
 python -m training.pack_weights runs/*/weights.safetensors --out training/weights/tiny-2
 
 ``codec.safetensors`` has what files depend on, which stage *codec* settles, and ``decoder.safetensors`` what the stages
-after it learn. A stage's ``--init`` takes both.
+after it learn. A stage's ``--init`` takes both. Once their bundle is built, `share_weights` removes what it holds too.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import argparse
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 from rdeic_export.modules.config import TINY_2
+from rdeic_export.weights.state import read_state
 
 from .loop import save_weights
 
@@ -31,7 +31,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     state = {"context": torch.zeros(1, TINY_2.unet.context_tokens, TINY_2.unet.context_dim)}
     for source in args.weights:
-        state.update({k: v.float() for k, v in load_file(source).items() if not k.startswith("discriminator.")})
+        state.update({k: v.float() for k, v in read_state(source).items() if not k.startswith("discriminator.")})
     half = {key: value.half() for key, value in state.items()}
     worst = max(float((half[k].float() - v).abs().max() / v.abs().max().clamp(min=1e-12)) for k, v in state.items())
     settled = {key for key in half if key.startswith("codec.") and not key.startswith(LEARNT_LATER)}

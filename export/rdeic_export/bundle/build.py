@@ -33,7 +33,7 @@ from ..fold.pixels import PixelsFromVae
 from ..forms.ranges import names_digest
 from ..modules import samplers
 from ..modules.model import RdeicModel
-from ..weights import recipe
+from ..weights import in_graphs, recipe
 from ..weights.any_recipe import AnyRecipe
 from ..weights.diffo_recipe import DiffoRecipe
 from ..weights.document import RANDOM
@@ -92,8 +92,10 @@ def build(
         resume: reuse the finished files of an interrupted build of the same weights.
 
     Raises:
-        ExportError: weights do not fit, a graph is not exportable or is too far from its module; nothing is written.
+        ExportError: weights do not fit or lie in ``output`` itself, a graph is not exportable or is too far from its
+            module; nothing is written.
     """
+    in_graphs.check_apart(chosen.files, output)
     if isinstance(chosen, DiffoRecipe):
         return diffo.build(chosen, photos, evaluate, output, resume=resume)
     config = chosen.config

@@ -3,7 +3,7 @@
 The format of a file is recognised by its first bytes, not by its name::
 
     PK 03 04              torch since 1.6: mapped
-    8 bytes, then {       safetensors: mapped
+    8 bytes, then {       safetensors: mapped; tensors that it refers to in a bundle are read (`in_graphs`)
     80                    torch before, a row of pickles: read, as it cannot be mapped
     {                     the index of a file in shards, *.safetensors.index.json or *.bin.index.json
 
@@ -27,6 +27,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rdeic_rt.errors import ExportError
+
+from . import in_graphs
 
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 _ZIP_END = b"PK\x05\x06"  # of one that holds nothing
@@ -137,7 +139,7 @@ def _from_safetensors(path: Path) -> dict[str, Tensor]:
         state: dict[str, Tensor] = load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise unreadable(path, _first_line(error)) from error
-    return state
+    return {**state, **in_graphs.read(path)}
 
 
 def _from_torch(path: Path, *, mapped: bool) -> dict[str, Tensor]:
