@@ -32,8 +32,8 @@ def test_sdist_holds_these_folders_and_no_tests(unpacked: Path) -> None:
 
 
 def test_sdist_holds_every_source_of_the_library(unpacked: Path) -> None:
-    text = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
-    named = re.findall(r"\$\{RDEIC_DIR\}/([\w./-]+\.(?:cc|h|hpp|map|cmake))", text)
+    texts = [(ROOT / name).read_text(encoding="utf-8") for name in ("CMakeLists.txt", "runtime/cpp/sources.cmake")]
+    named = re.findall(r"(?:\$\{RDEIC_DIR\}/|^  )([\w./-]+\.(?:cc|h|hpp|map|cmake))", "\n".join(texts), re.MULTILINE)
     assert len(named) > 40
 
     for name in named:
