@@ -14,6 +14,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -22,7 +23,13 @@ from typing import Any
 from . import container, families, limits, strict_json
 from .bundle_file import BundleFile
 from .bundle_search import MANIFEST, PULL, SEARCH_VARIABLE, default_first, find, search_folders
-from .errors import BundleCorruptError, BundleError, BundleMismatchError, BundleNotFoundError
+from .errors import (
+    BundleCorruptError,
+    BundleDecodesOnlyError,
+    BundleError,
+    BundleMismatchError,
+    BundleNotFoundError,
+)
 from .families import Family
 from .frozen import Frozen
 from .limits import DEFAULT_LIMITS, Limits
@@ -112,6 +119,19 @@ def find_for(model_id: bytes, rate: int) -> Path:
     )
 
 
+def check_encodes(bundle: Bundle) -> None:
+    """Raise BundleDecodesOnlyError, which lists the installed bundles that encode, if this one only decodes."""
+    if bundle.encodes:
+        return
+    others = []
+    for folder in default_first():
+        with suppress(BundleError, OSError):
+            if read_manifest(folder).encodes:
+                others.append(folder.name)
+    instead = f"Use another one to encode: {', '.join(others)}" if others else f"Get one that encodes: {PULL}"
+    raise BundleDecodesOnlyError(f"bundle {bundle.name!r} in {bundle.folder} only decodes. {instead}")
+
+
 def write(folder: Path, document: Mapping[str, Any], *, hashed: Mapping[str, BundleFile] | None = None) -> Bundle:
     """Write ``bundle.json`` for a folder that holds every other file already, and read the bundle back.
 
@@ -131,8 +151,13 @@ def write(folder: Path, document: Mapping[str, Any], *, hashed: Mapping[str, Bun
             digest = known[name].sha256 if name in known else _sha256(path)
             files[name] = {"sha256": digest, "bytes": path.stat().st_size}
     whole = {"schema": SCHEMA, **document, "files": files}
-    (folder / MANIFEST).write_text(json.dumps(whole, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    write_manifest(folder, whole)
     return read(folder, verify=False)
+
+
+def write_manifest(folder: Path, document: Mapping[str, Any]) -> None:
+    """Write ``bundle.json``, of which equal documents give equal bytes."""
+    (folder / MANIFEST).write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def graph_entry(
@@ -231,6 +256,9 @@ class _Reader:
         rates = tuple(self._rate(entry, family, graphs, schedules, levels) for entry in doc["rates"])
         if [rate.index for rate in rates] != list(range(len(rates))):
             raise self._error(f"rates have the indices {[rate.index for rate in rates]}, not 0, 1, 2, ...")
+        encode = {family.encoding <= rate.graphs.keys() for rate in rates}
+        if len(encode) > 1:
+            raise self._error("some rates have the graphs that encode, and others have not")
         if levels is not None and len({(rate.model_id, *sorted(rate.graphs.items())) for rate in rates}) > 1:
             raise self._error("rates have levels, but not the same graphs and the same model id")
         if doc["default_rate"] >= len(rates):
@@ -240,6 +268,7 @@ class _Reader:
             name=doc["name"],
             family=family.name,
             decoding_roles=tuple(role for role in family.roles if role not in family.encoding),
+            encodes=encode == {True},
             licence=doc["licence"],
             provenance=Frozen(doc["provenance"]),
             size_multiple_px=doc["size_multiple_px"],
@@ -349,8 +378,8 @@ class _Reader:
         graphs: Mapping[str, Mapping[str, GraphSpec]],
         levels: Levels | None,
     ) -> None:
-        """Check that a rate has a graph for every role of the family, and that they fit together."""
-        if set(given) != set(family.roles):
+        """Check that a rate has graphs for all roles of the family, or all that decode, and that they fit together."""
+        if set(given) not in (set(family.roles), set(family.roles) - family.encoding):
             raise self._error(
                 f"{where}: it has graphs for {', '.join(sorted(given)) or 'nothing'}; "
                 f"family {family.name!r} has the roles {', '.join(sorted(family.roles))}"
@@ -363,6 +392,8 @@ class _Reader:
         for graph in by_role.values():
             made |= {self._alias(family, tensor.name): tensor for tensor in graph.outputs}
         for role, wanted in family.roles.items():
+            if role not in by_role:
+                continue
             graph = by_role[role]
             level = {LEVEL} if levels is not None and wanted.at_a_level else set()
             has = [{tensor.name for tensor in side} for side in (graph.inputs, graph.outputs)]

@@ -92,23 +92,23 @@ class Archive:
                 yield inside, _Faultless(stream, self._path)
 
 
-def write(stream: BinaryIO, name: str, folder: Path, files: Collection[str]) -> None:
-    """Write files of a folder to an archive, under a folder of the bundle's name; equal content gives equal bytes.
+def write(stream: BinaryIO, name: str, folder: str, files: Mapping[str, Path]) -> None:
+    """Write a bundle's files to an archive, under a folder; equal content gives equal bytes.
 
     Args:
         stream: where to. It can seek, for a zip.
         name: of the archive, whose suffix says the kind.
-        folder: the bundle.
-        files: paths in it, in the order to write them.
+        folder: name of the folder in the archive.
+        files: paths in it -> files with the content, in the order to write them.
     """
     if name.lower().endswith(".zip"):
         with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as packed:
-            for file in files:
-                info = zipfile.ZipInfo(f"{folder.name}/{file}", _TIME)
+            for file, path in files.items():
+                info = zipfile.ZipInfo(f"{folder}/{file}", _TIME)
                 info.compress_type = zipfile.ZIP_DEFLATED
                 info.external_attr = (stat.S_IFREG | 0o644) << 16
-                info.file_size = (folder / file).stat().st_size
-                with (folder / file).open("rb") as source, packed.open(info, "w") as target:
+                info.file_size = path.stat().st_size
+                with path.open("rb") as source, packed.open(info, "w") as target:
                     while block := source.read(_BLOCK_BYTES):
                         target.write(block)
         return
@@ -119,12 +119,12 @@ def write(stream: BinaryIO, name: str, folder: Path, files: Collection[str]) -> 
         _write_tar(cast(BinaryIO, packed_stream), folder, files)
 
 
-def _write_tar(stream: BinaryIO, folder: Path, files: Collection[str]) -> None:
+def _write_tar(stream: BinaryIO, folder: str, files: Mapping[str, Path]) -> None:
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as packed:
-        for file in files:
-            info = tarfile.TarInfo(f"{folder.name}/{file}")
-            info.size = (folder / file).stat().st_size
-            with (folder / file).open("rb") as source:
+        for file, path in files.items():
+            info = tarfile.TarInfo(f"{folder}/{file}")
+            info.size = path.stat().st_size
+            with path.open("rb") as source:
                 packed.addfile(info, source)
 
 

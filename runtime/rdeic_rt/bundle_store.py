@@ -15,18 +15,19 @@ import logging
 import os
 import re
 import secrets
-from collections.abc import Callable, Collection, Iterator
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from . import bundle as bundles
-from . import bundle_archive, bundle_remote, bundle_search, files, limits
+from . import bundle_archive, bundle_remote, bundle_search, files, limits, onnx_walk, strict_json
 from .bundle_file import BundleFile
 from .bundle_search import MANIFEST
 from .errors import BundleCorruptError, BundleError, BundleNotFoundError, LimitExceededError
 from .files import Stream
-from .manifest import Bundle
+from .manifest import Bundle, GraphSpec
 
 _log = logging.getLogger("rdeic_rt.bundle_store")
 
@@ -121,6 +122,7 @@ def push(
     bundle: Bundle,
     target: str,
     *,
+    decode_only: bool = False,
     overwrite: bool = False,
     progress: Progress = lambda done, total, name: None,
 ) -> None:
@@ -131,6 +133,7 @@ def push(
     Args:
         bundle: loaded with its hashes compared.
         target: becomes the bundle's folder, or by its suffix the archive.
+        decode_only: leave out the graphs that only encode, and the files that only these use.
         overwrite: whether what is there may be replaced.
         progress: told before each file.
 
@@ -139,18 +142,26 @@ def push(
         AddressError: see `bundle_remote`.
         OSError: it cannot be written.
     """
-    names = [MANIFEST, *sorted(bundle.files)]
-    if CARD not in bundle.files and (bundle.folder / CARD).is_file():
-        names.append(CARD)
-    if bundle_remote.is_address(target):
-        _push_remote(bundle, target, names, overwrite=overwrite, progress=progress)
-    elif bundle_archive.is_archive(target):
-        progress(0, 1, target)
-        files.atomic_write(
-            target, lambda stream: bundle_archive.write(stream, target, bundle.folder, names), overwrite=overwrite
-        )
-    else:
-        _push_folder(bundle, Path(target), names, overwrite=overwrite, progress=progress)
+    temporary = Path(tempfile.mkdtemp())
+    with files.removed_at_the_end(temporary):
+        manifest, names = bundle.folder / MANIFEST, bundle.files.keys()
+        if decode_only:
+            half = _write_decoding_half(bundle, temporary)
+            manifest, names = half.folder / MANIFEST, half.files.keys()
+        parts = {MANIFEST: manifest, **{name: bundle.folder / name for name in sorted(names)}}
+        if (bundle.folder / CARD).is_file():
+            parts.setdefault(CARD, bundle.folder / CARD)
+        if bundle_remote.is_address(target):
+            _push_remote(bundle.folder.name, target, parts, overwrite=overwrite, progress=progress)
+        elif bundle_archive.is_archive(target):
+            progress(0, 1, target)
+            files.atomic_write(
+                target,
+                lambda stream: bundle_archive.write(stream, target, bundle.folder.name, parts),
+                overwrite=overwrite,
+            )
+        else:
+            _push_folder(Path(target), parts, overwrite=overwrite, progress=progress)
 
 
 def remove(name: str) -> Path:
@@ -326,7 +337,36 @@ def _take_place(made: Path, target: Path) -> None:
     files.remove(old)
 
 
-def _push_folder(bundle: Bundle, target: Path, names: Collection[str], *, overwrite: bool, progress: Progress) -> None:
+def _write_decoding_half(bundle: Bundle, folder: Path) -> Bundle:
+    """Write to a folder the ``bundle.json`` of a bundle that only decodes, and return what it says."""
+    document = strict_json.parse((bundle.folder / MANIFEST).read_bytes())
+    for rate in document["rates"]:
+        rate["graphs"] = {role: rate["graphs"][role] for role in bundle.decoding_roles}
+    decoding = {graph for rate in document["rates"] for graph in rate["graphs"].values()}
+    document["graphs"] = {name: graph for name, graph in document["graphs"].items() if name in decoding}
+    used, unused = (
+        _files_of(
+            [form for name in bundle.graphs if (name in decoding) == decodes for form in bundle.graphs[name].values()]
+        )
+        for decodes in (True, False)
+    )
+    for name in unused - used:
+        document["files"].pop(name, None)
+    bundles.write_manifest(folder, document)
+    return bundles.read_manifest(folder)
+
+
+def _files_of(graphs: Collection[GraphSpec]) -> set[str]:
+    """Return the paths of graphs in their bundle, and those of the files that hold weights of theirs."""
+    names = set()
+    for graph in graphs:
+        names.add(graph.folder + graph.path.name)
+        weights = onnx_walk.external_weights(graph.file.read(), graph.path)
+        names.update(graph.folder + weight.location for weight in weights)
+    return names
+
+
+def _push_folder(target: Path, parts: Mapping[str, Path], *, overwrite: bool, progress: Progress) -> None:
     if os.path.lexists(target) and not (overwrite and (target / MANIFEST).is_file()):
         text = "exists, and is no bundle" if overwrite else "exists, and overwriting it was not allowed"
         raise FileExistsError(errno.EEXIST, text, str(target))
@@ -335,32 +375,30 @@ def _push_folder(bundle: Bundle, target: Path, names: Collection[str], *, overwr
     with files.removed_at_the_end(staging):
         staging.mkdir(mode=0o700)
         made = staging / "bundle"
-        for done, name in enumerate(names):
-            progress(done, len(names), name)
+        for done, (name, part) in enumerate(parts.items()):
+            progress(done, len(parts), name)
             path = made / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            with (bundle.folder / name).open("rb") as source, path.open("xb") as copy:
+            with part.open("rb") as source, path.open("xb") as copy:
                 while block := source.read(_BLOCK_BYTES):
                     copy.write(block)
         bundles.read(made)
         _take_place(made, target)
 
 
-def _push_remote(bundle: Bundle, target: str, names: list[str], *, overwrite: bool, progress: Progress) -> None:
+def _push_remote(folder: str, target: str, parts: Mapping[str, Path], *, overwrite: bool, progress: Progress) -> None:
     remote = bundle_remote.Target(target)
     is_archive = bundle_archive.is_archive(target)
     if not overwrite and remote.exists("" if is_archive else MANIFEST):
         raise FileExistsError(errno.EEXIST, "exists, and overwriting it was not allowed", target)
     if is_archive:
-        import tempfile
-
         progress(0, 1, target)
         with tempfile.TemporaryFile() as packed:
-            bundle_archive.write(packed, target, bundle.folder, names)
+            bundle_archive.write(packed, target, folder, parts)
             packed.seek(0)
             remote.write(packed)
         return
-    for done, name in enumerate([*names[1:], MANIFEST]):
-        progress(done, len(names), name)
-        with (bundle.folder / name).open("rb") as source:
+    for done, name in enumerate([*(name for name in parts if name != MANIFEST), MANIFEST]):
+        progress(done, len(parts), name)
+        with parts[name].open("rb") as source:
             remote.write(source, name)

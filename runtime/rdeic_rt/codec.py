@@ -205,8 +205,10 @@ class Codec:
                 fixed_size for a rate without files of a fixed size, or an effort out of range.
             ImageError: no rate meets the target.
             LimitExceededError: the image is larger than ``limits`` allow, or takes more memory.
+            BundleDecodesOnlyError: the bundle is the decoding half of one.
             BackendError: the graph could not be run.
         """
+        bundles.check_encodes(self._bundle)
         target_size.check(rate, target_bytes, target_bpp)
         closed_loop.check_effort(effort)
         with stopping.asked_by(Progress(max_seconds=self._limits.max_seconds).why_stop):

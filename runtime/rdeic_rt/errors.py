@@ -4,7 +4,7 @@
       FileFormatError    4    NotRdcError, TruncatedError, UnsupportedVersionError, LimitExceededError, ChecksumError,
                               BitstreamError
       ImageError         4
-      BundleError        5    BundleNotFoundError, BundleCorruptError, BundleMismatchError
+      BundleError        5    BundleNotFoundError, BundleCorruptError, BundleMismatchError, BundleDecodesOnlyError
       BackendError       6    BackendUnavailableError, DeviceMemoryError
       ExportError        7
 
@@ -76,6 +76,10 @@ class BundleCorruptError(BundleError):
 
 class BundleMismatchError(BundleError):
     """The file was encoded with another entropy model, or a rate that the bundle does not have."""
+
+
+class BundleDecodesOnlyError(BundleError):
+    """An image cannot be encoded: the bundle is the decoding half of one; the message names others."""
 
 
 class BackendError(RdeicError):

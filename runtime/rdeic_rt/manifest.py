@@ -140,6 +140,7 @@ class Bundle:
         name, licence, provenance: identity and origin of the model.
         family: name of the family, which defines the graphs and how they are chained, see `families`.
         decoding_roles: the family's roles after entropy decoding, in the order of execution.
+        encodes: whether rates have the graphs that only encoding needs; if not, it is the decoding half of a bundle.
         size_multiple_px: image sides are padded to a multiple of this, the unit of `TensorSpec.grid`.
         files: relative path -> file, for every file but ``bundle.json``.
         graphs: id -> form -> graph.
@@ -155,6 +156,7 @@ class Bundle:
     name: str
     family: str
     decoding_roles: tuple[str, ...]
+    encodes: bool
     licence: str
     provenance: Mapping[str, Any]
     size_multiple_px: int

@@ -331,7 +331,8 @@ FAMILIES: dict[str, Change] = {
     "family that is none": _set("family", value=None),
     "no family": lambda _, d: d.pop("family"),
     "role that is missing": lambda _, d: d["rates"][0]["graphs"].pop("control"),
-    "role of encoding that is missing": _rate(lambda rate: rate["graphs"].pop("analysis")),
+    "role of encoding that one rate lacks": lambda _, d: d["rates"][0]["graphs"].pop("analysis"),
+    "role of encoding that the last rate lacks": lambda _, d: d["rates"][-1]["graphs"].pop("analysis"),
     "role too many": lambda _, d: d["rates"][0]["graphs"].update(mixer="unet_step"),
     "no roles": _rate(lambda rate: rate.update(graphs={})),
     "roles in an array": _rate(lambda rate: rate.update(graphs=list(rate["graphs"]))),
@@ -377,6 +378,7 @@ ALLOWED: dict[str, Change] = {
     "preferred by nobody": _set("preferred", value={}),
     "preferred by others": _set("preferred", value={"abacus": ["int8"], "": ["fp32"]}),
     "preferred forms without the ones there are": _set("preferred", "cpu", value=["fp16", "int8"]),
+    "roles of decoding alone": _rate(lambda rate: rate["graphs"].pop("analysis")),
     "lambda_r left out": _rate(lambda rate: rate.pop("lambda_r")),
     **{f"only as {form}": _forms("vae_decoder", **{form: GRAPH}) for form in ("fp16", "fp16_cuda", "int8", "int8_cpu")},
     "second form that is another graph": lambda target, d: [
@@ -513,6 +515,7 @@ LEVELS_ALLOWED: dict[str, Change] = {
     "worth of a bit that is 0": _set("rates", 0, "bit_worth", value=0),
     "worth of a bit that is 1": _set("rates", 0, "bit_worth", value=1),
     "rows of the analysis that are not there": _rows(lambda arrays: arrays.pop("analysis")),
+    "roles of decoding alone": _rate(lambda rate: rate["graphs"].pop("analysis")),
     "rows of zeros": _synthesis(np.zeros_like),
 }
 LEVELS: dict[str, Change] = {

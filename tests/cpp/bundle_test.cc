@@ -12,6 +12,7 @@
 #include <span>
 
 #include "backends/backend.h"
+#include "decoding_half.h"
 #include "expect_error.h"
 #include "families/family.h"
 #include "temporary_folder.h"
@@ -22,6 +23,7 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 using testing::expect_error;
+using testing::leave_out_encoding;
 using testing::TemporaryFolder;
 
 const fs::path kGolden = RDEIC_SOURCE_DIR "/tests/golden/v1/bundle";
@@ -102,6 +104,26 @@ TEST_F(BundleTest, WhatIsOptionalMayBeLeftOut) {
   EXPECT_TRUE(bundle.rates[1].is_guided);
   EXPECT_NO_THROW(bundle.check_sharpness(bundle.rates[0], 1.0));
   expect_error(Result::kInvalidArgument, "cannot be guided", [&] { bundle.check_sharpness(bundle.rates[0], 2.0); });
+}
+
+TEST_F(BundleTest, DecodingHalfHasEveryRateWithoutTheGraphsThatEncode) {
+  leave_out_encoding(folder_);
+  const Bundle bundle = read_bundle(folder_), whole = read_bundle(kGolden);
+  ASSERT_EQ(bundle.rates.size(), whole.rates.size());
+  EXPECT_EQ(bundle.files->size() + 2, whole.files->size());
+  for (const Rate& rate : whole.rates) {
+    EXPECT_TRUE(bundle.has(rate.model_id, rate.number));
+    EXPECT_FALSE(bundle.rates[rate.index].graphs.contains("analysis"));
+    EXPECT_EQ(bundle.rates[rate.index].graphs.size() + 1, rate.graphs.size());
+  }
+}
+
+TEST_F(BundleTest, RatesEncodeAllOrNone) {
+  for (const int rate : {0, 1}) {
+    write_manifest(good_);
+    change([&](Json& d) { d["rates"][rate]["graphs"].erase("analysis"); });
+    expect_corrupt("rate 1: some rates have the graphs that encode, and others have not");
+  }
 }
 
 using Order = std::vector<std::string>;
@@ -536,6 +558,11 @@ TEST_F(InstalledTest, FileHasTheFirstBundleOfItsModelAndBrokenOnesArePassedOver)
   fs::copy(folder_, installed_ / "tiny-2", fs::copy_options::recursive);
   EXPECT_EQ(find_bundle_for(header_of(rates, 0)).folder, installed_ / "tiny-2");
   EXPECT_EQ(find_bundle_for(header_of(levels, 1)).folder, kGoldenLevels);
+}
+
+TEST_F(InstalledTest, FileIsFoundADecodingHalfOfItsModel) {
+  leave_out_encoding(folder_);
+  EXPECT_EQ(find_bundle_for(header_of(read_bundle(kGolden), 1)).folder, folder_);
 }
 
 TEST_F(InstalledTest, FileOfNoInstalledModelIsAnErrorThatNamesItAndEveryPlace) {

@@ -12,6 +12,7 @@
 #include <iterator>
 #include <thread>
 
+#include "decoding_half.h"
 #include "expect_error.h"
 #include "rdc_builder.h"
 #include "temporary_folder.h"
@@ -110,6 +111,22 @@ std::shared_ptr<const Bundle> read_shared(const fs::path& folder, bool verify = 
 TEST(CodecAtLevels, GoldenFilesGiveTheirPixels) {
   Codec with(read_shared(kGoldenLevels / "bundle"), {.threads = 1});
   expect_golden_pixels(with, kGoldenLevels);
+}
+
+TEST(Codec, DecodingHalfOfABundleGivesTheSameImagesAndPreviews) {
+  for (const fs::path& golden : {kGolden, kGoldenLevels}) {
+    const testing::TemporaryFolder folder;
+    fs::copy(golden / "bundle", folder.path() / "bundle");
+    testing::leave_out_encoding(folder.path() / "bundle");
+    Codec whole(read_shared(golden / "bundle"), {.threads = 1}),
+        half(read_shared(folder.path() / "bundle"), {.threads = 1});
+    const Bytes data = read_bytes(golden / "coffee_r0.rdc");
+    for (const bool preview : {false, true}) {
+      const DecodeOptions options{.preview = preview};
+      EXPECT_EQ(decode(half, data, options).pixels, decode(whole, data, options).pixels);
+    }
+    half.prepare(0);
+  }
 }
 
 TEST(CodecAtLevels, TheLevelOfAFileIsSeenInItsImageAndPreviewAndNotInItsLatents) {

@@ -66,7 +66,8 @@ void check(const Bundle& bundle) {
   }
   for (const rdeic::Rate& rate : bundle.rates) {
     if (&bundle.rate_of(rate.model_id, rate.number) != &rate) __builtin_trap();
-    for (const rdeic::families::Role& role : bundle.family->roles()) check(bundle, rate, role);
+    for (const rdeic::families::Role& role : bundle.family->roles())
+      if (rate.graphs.contains(role.name)) check(bundle, rate, role);
     rate.step_table(bundle.choose_schedule(rate, 0)->name);
     for (const auto& [name, file] : rate.step_tables) {
       const auto n_steps = static_cast<std::uint32_t>(bundle.schedules.at(name).n_steps());

@@ -92,6 +92,10 @@ def shape(name: str, dims: list[int | str]) -> Callable[[Document], object]:
     return edit
 
 
+def _decoding(graphs: dict[str, str]) -> dict[str, str]:
+    return {role: graph for role, graph in graphs.items() if role != "analysis"}
+
+
 CORRUPT: dict[str, tuple[Callable[[Document], object], str]] = {
     "missing field": (lambda d: d.pop("family"), "family"),
     "unknown field": (lambda d: d.update(graph={}), "graph"),
@@ -110,6 +114,10 @@ CORRUPT: dict[str, tuple[Callable[[Document], object], str]] = {
     "graph without a form": (lambda d: d["graphs"]["control"].update(forms={}), "forms"),
     "preferred form that nobody has": (lambda d: d["preferred"].update(cpu=["int4"]), "preferred"),
     "role missing": (lambda d: d["rates"][0]["graphs"].pop("control"), "has the roles analysis, control"),
+    "encoding role of one rate alone": (
+        lambda d: d["rates"].append({**d["rates"][0], "index": 1, "graphs": _decoding(d["rates"][0]["graphs"])}),
+        "some rates have the graphs that encode, and others have not",
+    ),
     "role too many": (lambda d: d["rates"][0]["graphs"].update(other="control"), "has the roles analysis, control"),
     "guided by a number": (lambda d: d["rates"][0].update(guided=1), "guided"),
     "no schedule": (lambda d: d["rates"][0].pop("schedule"), "needs a schedule"),

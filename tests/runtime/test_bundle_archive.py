@@ -83,7 +83,7 @@ def test_what_is_written_is_read_and_the_same_each_time(suffix: str, tmp_path: P
     for path, time in ((tmp_path / f"one{suffix}", 0), (tmp_path / f"two{suffix}", 10**9)):
         os.utime(folder / "a.onnx", (time, time))
         with path.open("wb") as stream:
-            bundle_archive.write(stream, path.name, folder, [*CONTENT])
+            bundle_archive.write(stream, path.name, folder.name, {name: folder / name for name in CONTENT})
 
     assert contents(tmp_path / f"one{suffix}") == CONTENT
     assert (tmp_path / f"one{suffix}").read_bytes() == (tmp_path / f"two{suffix}").read_bytes()

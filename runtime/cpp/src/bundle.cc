@@ -317,21 +317,28 @@ class ManifestReader {
   /// The tensors that the graphs of a rate make, under one name for all that are alike.
   using Made = std::map<std::string, const TensorSpec*>;
 
-  /// Checks that a rate has a graph for every role of the family, and that they fit together.
+  /// Checks that a rate has graphs for all roles of the family, or all that decode, and that they fit together.
   void check_roles(const Rate& rate, const std::string& user) const {
-    Names has, must;
+    Names has, must, decoding;
     for (const auto& [role, id] : rate.graphs) has.insert(role);
-    for (const Role& role : family_.roles()) must.insert(role.name);
-    if (has != must)
+    for (const Role& role : family_.roles()) {
+      must.insert(role.name);
+      if (!role.encodes) decoding.insert(role.name);
+    }
+    if (has != must && has != decoding)
       corrupt(user + ": it has graphs for " + (has.empty() ? "nothing" : joined(has)) + "; family '" + family_.name() +
               "' has the roles " + joined(must));
+    if (!bundle_.rates.empty() && has.size() != bundle_.rates[0].graphs.size())
+      corrupt(user + ": some rates have the graphs that encode, and others have not");
     Made made;
     for (const Role& role : family_.roles()) {
+      if (!has.contains(role.name)) continue;
       const std::string& id = rate.graphs.at(role.name);
       known(id, bundle_.graphs, user + ": " + role.name + " graph");
       for (const TensorSpec& output : bundle_.reference(id).outputs) made[alias(output.name)] = &output;
     }
     for (const Role& role : family_.roles()) {
+      if (!has.contains(role.name)) continue;
       const GraphSpec& graph = bundle_.reference(rate.graphs.at(role.name));
       const std::string where = user + ": graph '" + printable(graph.id) + "'";
       const Names inputs = names_of(graph.inputs), outputs = names_of(graph.outputs);

@@ -63,7 +63,7 @@ struct Rate {
   std::string label;
   double bpp = 0;
   ModelId model_id{};
-  std::map<std::string, std::string> graphs;  // role, as the bundle's family has them -> graph id
+  std::map<std::string, std::string> graphs;  // role, as the bundle's family has them, or all that decode -> graph id
   BundleFile entropy;
   std::optional<std::string> schedule;                          // nothing where the family has no steps
   std::vector<std::pair<std::string, BundleFile>> step_tables;  // schedule name -> .npz, in the file's order

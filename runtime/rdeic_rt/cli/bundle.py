@@ -49,8 +49,9 @@ def _add_list(actions: options.Commands[argparse.ArgumentParser]) -> argparse.Ar
         summary="show the bundles that are found by name",
         description="""\
 Show the bundles that are found by name, in the order in which they are found: name,
-hash, size, bits per pixel of each rate, and folder. The hash is the SHA-256 of
-bundle.json, which has those of all other files; they are not compared.""",
+hash, size, whether it only decodes, bits per pixel of each rate, and folder. The hash
+is the SHA-256 of bundle.json, which has those of all other files; they are not
+compared.""",
         epilog="""\
 examples:
   rdeic-rt bundle list
@@ -151,6 +152,7 @@ needs `pip install 'rdeic-rt[remote]'`.""",
         epilog="""\
 examples:
   rdeic-rt bundle push tiny-2 tiny-2.tar.gz
+  rdeic-rt bundle push tiny-2 tiny-2-decoder.tar.gz --decode-only
   rdeic-rt bundle push engines/other-1 s3://bucket/other-1""",
         run=_push,
     )
@@ -158,6 +160,11 @@ examples:
     group.add_argument("bundle", metavar="BUNDLE", help="its name or folder")
     group = parser.add_argument_group("output")
     group.add_argument("target", metavar="TARGET", help="where to")
+    group.add_argument(
+        "--decode-only",
+        action="store_true",
+        help="leave out the graphs that only encode: the copy decodes the same files to the same images",
+    )
     group.add_argument("--overwrite", action="store_true", help="replace an archive, or a bundle, that is there")
     options.add_messages(parser)
     return parser
@@ -268,7 +275,13 @@ def _push(args: argparse.Namespace, console: Console) -> int:
 
     bundle = bundles.load(args.bundle)
     try:
-        bundle_store.push(bundle, args.target, overwrite=args.overwrite, progress=console.progress)
+        bundle_store.push(
+            bundle,
+            args.target,
+            decode_only=args.decode_only,
+            overwrite=args.overwrite,
+            progress=console.progress,
+        )
     except bundle_remote.AddressError as error:
         raise UsageError(str(error)) from None
     console.clear()
@@ -300,14 +313,16 @@ def _facts(folder: Path) -> dict[str, Any]:
         "embedded": bundle_search.is_embedded(folder),
         "sha256": bundle_store.digest(folder),
         "bytes": sum(file.size_bytes for file in bundle.files.values()),
+        "encodes": bundle.encodes,
         "rates": [{"label": rate.label, "bpp": rate.bpp, "model_id": rate.model_id.hex()} for rate in bundle.rates],
     }
 
 
 def _line(facts: dict[str, Any]) -> str:
     rates = ", ".join(f"{rate['label']} ({rate['bpp']:g} bpp)" for rate in facts["rates"])
+    size = f"{_megabytes(facts['bytes'])}{'' if facts['encodes'] else ', decodes only'}"
     where = f"{facts['folder']}{' (embedded)' if facts['embedded'] else ''}"
-    return f"{facts['name']}  {facts['sha256'][:_SHOWN_DIGITS]}  {_megabytes(facts['bytes'])}  rates {rates}  {where}"
+    return f"{facts['name']}  {facts['sha256'][:_SHOWN_DIGITS]}  {size}  rates {rates}  {where}"
 
 
 def _megabytes(n_bytes: int) -> str:

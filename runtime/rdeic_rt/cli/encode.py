@@ -52,6 +52,7 @@ examples:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Encode every input; return the exit code."""
+    from .. import bundle as bundles
     from ..limits import Size
 
     found = inputs.find(args.inputs, inputs.IMAGE_SUFFIXES, recursive=args.recursive)
@@ -59,6 +60,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     at_a_time = options.share_cores(args, len(jobs))
     limits = options.limits_from(args)
     codec = options.codec_from(args, limits)
+    bundles.check_encodes(codec.bundle)
     try:
         codec.bundle.choose_rate(args.rate)
         if args.fixed_size:

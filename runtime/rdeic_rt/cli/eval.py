@@ -116,9 +116,13 @@ def run(args: argparse.Namespace, console: Console) -> int:
     check_reports({"--json": args.json, "--plot": args.plot, "--sheet": args.sheet}, photos)
     from rdeic_eval.run import evaluate
 
+    from .. import bundle as bundles
+
     limits = options.limits_from(args)
     codec = options.codec_from(args, limits)
     beside = [options.codec_from(args, limits, bundle=name) for name in args.beside]
+    for one in (codec, *beside):
+        bundles.check_encodes(one.bundle)
     try:
         for rate in args.rates or ():
             codec.bundle.choose_rate(rate)

@@ -223,7 +223,9 @@ def _encoding(args: argparse.Namespace) -> Encoding:
     from ..fleet import Encoding
 
     try:
-        bundles.load(args.bundle, verify=False).choose_rate(args.rate)
+        bundle = bundles.load(args.bundle, verify=False)
+        bundles.check_encodes(bundle)
+        bundle.choose_rate(args.rate)
     except ValueError as error:
         raise UsageError(str(error)) from None
     return Encoding(

@@ -172,6 +172,7 @@ def _bundle_facts(source: str) -> dict[str, Any]:
         "schema": bundles.SCHEMA,
         "licence": bundle.licence,
         "bytes": sum(entry.size_bytes for entry in bundle.files.values()),
+        "encodes": bundle.encodes,
         "rates": [
             {
                 "index": rate.index,

@@ -88,6 +88,7 @@ class BundleFacts(BaseModel):
     licence: str
     default_rate: int
     backend: str
+    encodes: bool
     rates: list[RateFacts]
 
 
@@ -189,7 +190,7 @@ def _add_work(app: FastAPI, service: Service) -> None:
         openapi_extra=_body("image/*"),
         responses={
             200: {"description": "The .rdc file.", "content": {RDC: {}}},
-            **documented(HTTPStatus.NOT_FOUND, *_BODY_ERRORS),
+            **documented(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, *_BODY_ERRORS),
         },
     )
     async def encode(
@@ -407,6 +408,7 @@ def _bundle_facts(codec: Codec) -> BundleFacts:
         licence=bundle.licence,
         default_rate=bundle.default_rate,
         backend=codec.backend,
+        encodes=bundle.encodes,
         rates=[
             RateFacts(
                 index=rate.index,

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 from ..errors import (
     BackendError,
+    BundleDecodesOnlyError,
     BundleError,
     BundleMismatchError,
     BundleNotFoundError,
@@ -38,6 +39,7 @@ _STATUS: tuple[tuple[type[Exception], HTTPStatus], ...] = (
     (FileFormatError, HTTPStatus.UNPROCESSABLE_ENTITY),
     (ImageError, HTTPStatus.UNPROCESSABLE_ENTITY),
     (BundleMismatchError, HTTPStatus.CONFLICT),
+    (BundleDecodesOnlyError, HTTPStatus.CONFLICT),
     (BundleNotFoundError, HTTPStatus.NOT_FOUND),
     (BundleError, HTTPStatus.INTERNAL_SERVER_ERROR),
     (BackendError, HTTPStatus.SERVICE_UNAVAILABLE),

@@ -19,14 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-
 from .. import container, stopping
 from ..codec import Codec
 from ..errors import BundleMismatchError, BundleNotFoundError, CancelledError, RdeicError
 from ..limits import Limits
 from .problems import BusyError
 from .telemetry import Metrics
+from .warm_up import warm_up
 
 _T = TypeVar("_T")
 _POLL_S = 0.1
@@ -80,14 +79,14 @@ class Service:
         self._workers = asyncio.Semaphore(self.settings.workers)
 
     def start(self) -> None:
-        """Load every bundle, and decode with each what it has encoded.
+        """Load every bundle, and decode with each what it has encoded, or empty latents if it only decodes.
 
         Raises:
             RdeicError: a bundle cannot be loaded, or fails.
         """
         for folder in self.settings.bundle_folders:
             codec = self.settings.load(folder)
-            codec.decode(codec.encode(np.full((64, 64, 3), 128, np.uint8)))
+            warm_up(codec)
             self._codecs[codec.bundle.name] = codec
         self.ready = True
 

@@ -37,6 +37,7 @@ from ..errors import (
 )
 from ..limits import DEFAULT_LIMITS
 from ..manifest import rate_from
+from .warm_up import warm_up
 
 _Image = NDArray[np.uint8]
 _Converters = Mapping[str, Callable[[Any], Any]]
@@ -118,7 +119,7 @@ class _Decoding:
 
 
 def load(args: Mapping[str, str]) -> Codec:
-    """Return the codec that a model's parameters describe, once it has decoded what it has encoded.
+    """Return the codec that a model's parameters describe, once it has decoded something.
 
     Args:
         args: as Triton gives them to ``initialize``.
@@ -132,7 +133,7 @@ def load(args: Mapping[str, str]) -> Codec:
     values = _converted({name: text for name, text in texts.items() if text}, MODEL_PARAMETERS)
     limits = {name: values.pop(name) for name in _LIMIT_PARAMETERS if name in values}
     codec = codecs.load(**values, limits=replace(DEFAULT_LIMITS, **limits))
-    codec.decode(codec.encode(np.full((64, 64, 3), 128, np.uint8)))
+    warm_up(codec)
     return codec
 
 

@@ -102,6 +102,32 @@ def test_pull_push_and_rm_make_the_round(
     assert "embedded" in capsys.readouterr().err
 
 
+def test_decoding_half_is_listed_described_and_decoded_with_and_encodes_nothing(
+    command: Command, golden_bundle: Path, here: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(golden_bundle.parent / "coffee_r0.rdc", here / "old.rdc")
+    assert command("bundle", "push", golden_bundle, "old.zip", "--decode-only") == 0
+    assert command("bundle", "pull", "old.zip", "--as", "old") == 0
+    assert ", decodes only  rates " in capsys.readouterr().out
+
+    assert command("bundle", "verify", "old") == 0
+    assert command("bundle", "list", "--json") == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {row["name"]: row["encodes"] for row in rows} == {"old": False, "tiny-2": True, "diffo-tiny": True}
+    assert command("info", cache / "old") == 0
+    assert "\nencodes: no\n" in capsys.readouterr().out
+    assert command("decode", "old.rdc", "-o", "old.png", "--threads", "1") == 0
+    assert command("decode", "old.rdc", "-o", "look.png", "--preview", "--threads", "1") == 0
+
+    capsys.readouterr()
+    for words in (["encode", "old.png", "photo.jpg"], ["bench"]):
+        assert command(*words, "--bundle", "old") == 5, words
+        out, err = capsys.readouterr()
+        assert (out, len(err.splitlines())) == ("", 1)
+        assert f"bundle 'micro' in {cache / 'old'} only decodes. Use another one to encode: tiny-2, diffo-tiny" in err
+    assert {path.suffix for path in here.iterdir() if path.stem == "old"} == {".png", ".rdc", ".zip"}
+
+
 def test_pull_reports_each_fault_in_one_line_with_its_code(
     command: Command, other: Path, here: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

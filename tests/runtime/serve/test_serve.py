@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import rdeic_rt
-from rdeic_rt import Codec, DecodeOptions, bundle_search, stopping
+from rdeic_rt import Codec, DecodeOptions, bundle, bundle_search, bundle_store, stopping
 from rdeic_rt import pixels as images
 from rdeic_rt.cli.serve import listen
 from rdeic_rt.limits import DEFAULT_LIMITS, Limits
@@ -437,3 +437,14 @@ def test_without_the_extra_the_command_says_what_to_install(monkeypatch: pytest.
     assert done.returncode == 6, done.stderr
     assert "pip install 'rdeic-rt[serve]'" in done.stderr
     assert json.dumps(done.stderr).count("Traceback") == 0
+
+
+def test_bundle_that_only_decodes_is_served_and_encodes_nothing(tmp_path: Path, golden_bundle: Path) -> None:
+    bundle_store.push(bundle.load(golden_bundle), str(tmp_path / "half"), decode_only=True)
+    with serving(replace(SETTINGS, bundle_folders=(tmp_path / "half",))) as (half, _):
+        assert half.get("/readyz").status_code == 200
+        assert [one["encodes"] for one in half.get("/v1/bundles").json()] == [False]
+        old = (golden_bundle.parent / "coffee_r0.rdc").read_bytes()
+        assert half.post("/v1/decode", content=old).status_code == 200
+        detail = problem(half.post("/v1/encode", content=PHOTO.read_bytes()), 409, "BundleDecodesOnlyError")
+        assert "only decodes. Use another one to encode: tiny-2" in detail
