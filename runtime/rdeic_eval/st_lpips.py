@@ -51,6 +51,7 @@ class StLpips(nn.Module):
             gain = (len(_CONVOLUTIONS) * state[f"lin{depth}.model.1.weight"]).sqrt()
             self.register_buffer(f"gain{depth}", gain)
         self.requires_grad_(False)
+        self._first = _HalvedConvolution(*self.convolutions[0].parameters(), pad_px=_CONVOLUTIONS[0][1])
 
     def features(self, image: Tensor) -> list[Tensor]:
         """Return weighted features at strides 2 to 8 of images [B, 3, H, W] in [-1, 1], sides >= 32."""
@@ -60,17 +61,53 @@ class StLpips(nn.Module):
         for depth, layer in enumerate(self.convolutions):
             if depth in _POOLED:
                 h = _halved(F.max_pool2d(h, 3, stride=1))
-            h = layer(h)
-            h = (h if depth else _halved(h)).relu()
-            outputs.append(F.normalize(h, dim=1) * self.get_buffer(f"gain{depth}"))
+            h = (layer(h) if depth else self._first(h)).relu_()
+            outputs.append(F.normalize(h, dim=1).mul_(self.get_buffer(f"gain{depth}")))
         return outputs
+
+
+class _HalvedConvolution:
+    """A convolution and `_halved` of it as a single convolution of stride 2, with the product of both kernels.
+
+    This gives the values that no reflection goes into. Of the others, those at the first row and column equal those
+    next to them, since the blur is symmetric. So do those at the last row, or column, if the convolution has an odd
+    number of them. If that is even, they are computed from the pixels near the edge.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, *, pad_px: int) -> None:
+        """Take those of a convolution [C, 3, k, k] of stride 1, which pads its input with zeros."""
+        self._weight, self._bias, self._pad_px = weight, bias, pad_px
+        outputs, inputs, side_px, _ = weight.shape
+        planes = weight.reshape(outputs * inputs, 1, side_px, side_px)
+        product = F.conv2d(planes, _blur_kernel(planes), padding=2)
+        product = product.reshape(outputs, inputs, side_px + 2, side_px + 2)
+        self._product = product.contiguous(memory_format=torch.channels_last)
+        # Of a strip that gives four rows or columns, as many as `_halved` needs for the last of its own.
+        self._strip_px = side_px + 3
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Return features [B, C, h, w] of an image [B, 3, H, W]."""
+        image = F.pad(image, (self._pad_px,) * 4)
+        inner = F.conv2d(image, self._product, self._bias, stride=2)
+        h = F.pad(inner, (1,) * 4, mode="replicate")
+        for axis in (2, 3):
+            side_px = image.shape[axis]
+            if (side_px - self._weight.shape[axis] + 1) % 2 == 0:
+                strip = image.narrow(axis, side_px - self._strip_px, self._strip_px)
+                edge = _halved(F.conv2d(strip, self._weight, self._bias))
+                h.select(axis, -1).copy_(edge.select(axis, -1))
+        return h
 
 
 def _halved(h: Tensor) -> Tensor:
     """Return features, blurred by [1, 2, 1] / 4 both ways, at every second position."""
-    row = h.new_tensor([0.25, 0.5, 0.25])
-    kernel = torch.outer(row, row).expand(h.shape[1], 1, 3, 3)
+    kernel = _blur_kernel(h).expand(h.shape[1], 1, 3, 3)
     return F.conv2d(F.pad(h, (_BLUR_PAD_PX,) * 4, mode="reflect"), kernel, stride=2, groups=h.shape[1])
+
+
+def _blur_kernel(like: Tensor) -> Tensor:
+    row = like.new_tensor([0.25, 0.5, 0.25])
+    return torch.outer(row, row)[None, None]
 
 
 def _path() -> Path:

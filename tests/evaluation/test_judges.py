@@ -20,7 +20,7 @@ from rdeic_eval import resnet
 from rdeic_eval.metrics import JUDGES, JudgeFacts, Network
 from rdeic_eval.perceptual import feature_distance
 from rdeic_eval.resnet import ResNetFeatures
-from rdeic_eval.st_lpips import StLpips
+from rdeic_eval.st_lpips import StLpips, _halved
 
 from .distortions import blurred, jpeg, lattice, redder, signed
 
@@ -94,6 +94,17 @@ def test_st_lpips_is_the_distance_of_the_package_s_own_code(st_lpips: StLpips, p
     assert distance(st_lpips, photo[60:92, :32], photo[:32, 40:72]) == pytest.approx(0.625817, rel=1e-4)
 
 
+@pytest.mark.parametrize("size", [(32, 32), (33, 32), (32, 33), (61, 47)])
+def test_st_lpips_first_depth_is_its_convolution_blurred_and_halved_at_the_edges_too(
+    st_lpips: StLpips, size: tuple[int, int]
+) -> None:
+    image = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    expected = _halved(st_lpips.convolutions[0](image))
+    found = st_lpips._first(image)
+    assert found.shape == expected.shape
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
 def test_st_lpips_counts_a_shift_by_a_pixel_for_less_than_a_slight_blur(
     st_lpips: StLpips, photo: NDArray[np.uint8]
 ) -> None:
@@ -136,6 +147,12 @@ def test_resnet_features_are_of_five_depths_and_of_length_one(
 def test_resnet_features_are_the_same_every_time(photo: NDArray[np.uint8]) -> None:
     once, again = (ResNetFeatures().features(signed(photo)) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
+
+
+def test_compiled_resnet_finds_the_same_features(residual: ResNetFeatures, photo: NDArray[np.uint8]) -> None:
+    cut = signed(photo[:97, :130])
+    pairs = zip(residual.compiled().features(cut), residual.features(cut), strict=True)
+    assert max(float((a - b).abs().max()) for a, b in pairs) < 1e-5
 
 
 def test_resnet_finds_an_image_of_few_colours_worse_than_a_blurred_one(

@@ -72,6 +72,15 @@ def test_scores_agree_with_the_distance_of_each_network(judge: Judge, photo: NDA
         assert scores[facts.key] == pytest.approx(expected, rel=1e-6)
 
 
+def test_distances_that_are_known_are_not_computed_again(judge: Judge, photo: NDArray[np.uint8]) -> None:
+    image, reference = photo[:64, :64], judge.reference(photo[64:128, :64])
+    known = judge.distances(image, reference)
+    assert judge.scores(image, reference, known) == judge.scores(image, reference)
+    other = dict.fromkeys(known, 0.5)
+    scores = judge.scores(image, reference, other)
+    assert {key: scores[key] for key in known} == other
+
+
 def test_judge_of_some_networks_loads_only_those_and_refuses_others(
     photo: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
