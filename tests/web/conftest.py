@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import rdeic_rt
 from tests.conftest import REPOSITORY
 
 from .server import CSP, ISOLATION, Site, serving
@@ -84,6 +85,12 @@ def launch() -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def browser(launch: Any) -> Any:
     return launch()
+
+
+@pytest.fixture(scope="session")
+def rdc(codec: rdeic_rt.Codec, photo: NDArray[np.uint8]) -> bytes:
+    """A small file of the default bundle, 192x128 pixels."""
+    return codec.encode(photo[:128, :192])
 
 
 @dataclass(frozen=True)

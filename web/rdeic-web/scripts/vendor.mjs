@@ -19,3 +19,4 @@ for (const [folder, [name, files]] of Object.entries(PARTS)) {
     await cp(fileURLToPath(new URL(`node_modules/${name}/${file}`, root)), fileURLToPath(target));
   }
 }
+await cp(fileURLToPath(new URL("../../LICENSE", root)), fileURLToPath(new URL("LICENSE", root)));
