@@ -35,6 +35,7 @@ set(RDEIC_EXACT_SOURCES
   src/npy.cc
   src/onnx_walk.cc
   src/pixels.cc
+  src/plan.cc
   src/placement.cc
   src/reader.cc
   src/rows.cc
