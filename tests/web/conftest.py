@@ -22,8 +22,9 @@ from tests.conftest import REPOSITORY
 
 from .server import CSP, ISOLATION, Site, serving
 
-PACKAGE = REPOSITORY / "web" / "rdeic-web"
-RUNTIME = PACKAGE / "node_modules" / "onnxruntime-web"
+SOURCE = REPOSITORY / "web" / "rdeic-web"
+PACKAGE = SOURCE / "build"  # as it is published
+RUNTIME = SOURCE / "node_modules" / "onnxruntime-web"
 NOT_BUILT = "web/rdeic-web is not built"
 SCRIPT = Path(__file__).with_name("page.js")
 

@@ -14,10 +14,11 @@ import { sep } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath, pathToFileURL } from "node:url";
 
-import { BundleFiles } from "../../web/rdeic-web/src/bundle.js";
-import { Codec } from "../../web/rdeic-web/src/codec.js";
-import { RdcError } from "../../web/rdeic-web/src/errors.js";
-import { loadExact } from "../../web/rdeic-web/src/exact.js";
+// The package as it is published.
+import { BundleFiles } from "../../web/rdeic-web/build/src/bundle.js";
+import { Codec } from "../../web/rdeic-web/build/src/codec.js";
+import { RdcError } from "../../web/rdeic-web/build/src/errors.js";
+import { loadExact } from "../../web/rdeic-web/build/src/exact.js";
 
 const RUNTIME = new URL("../../web/rdeic-web/node_modules/onnxruntime-web/dist/", import.meta.url);
 const RESULTS = new Map(Array.from({ length: 100 }, (_, result) => [RdcError.ofResult(result, "").code, result]));

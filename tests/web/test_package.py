@@ -15,7 +15,7 @@ import pytest
 
 from tests.conftest import REPOSITORY, missing
 
-from .conftest import PACKAGE
+from .conftest import PACKAGE, SOURCE
 
 # Of what a page loads besides onnxruntime-web and a bundle.
 MAX_GZIP_BYTES = 150_000
@@ -48,15 +48,20 @@ def npm(*words: str, folder: Path = PACKAGE) -> str:
 @pytest.fixture(scope="module")
 def packed() -> dict[str, Any]:
     """What `npm pack` would put into the package."""
-    (found,) = json.loads(npm("pack", "--dry-run", "--json", "--ignore-scripts"))
+    (found,) = json.loads(npm("pack", "--dry-run", "--json"))
     return found
 
 
 def test_contents(packed: dict[str, Any]) -> None:
     names = {file["path"] for file in packed["files"]}
-    modules = {str(path.relative_to(PACKAGE)) for path in (PACKAGE / "src").rglob("*") if path.is_file()}
+    modules = {str(path.relative_to(SOURCE)) for path in (SOURCE / "src").rglob("*") if path.is_file()}
     assert names == modules | {"LICENSE", "README.md", "package.json", "wasm/rdeic.mjs", "wasm/rdeic.wasm"}
     assert {"src/index.js", "src/index.d.ts", "src/worker.js", "src/families/rdeic.js"} <= names
+
+
+def test_only_the_built_package_can_be_published() -> None:
+    assert json.loads((SOURCE / "package.json").read_text())["private"]
+    assert "private" not in json.loads((PACKAGE / "package.json").read_text())
 
 
 def test_licences(packed: dict[str, Any]) -> None:
@@ -77,7 +82,7 @@ def loaded_by_pages() -> list[Path]:
     """Return every module that index.js and worker.js lead to, and the WebAssembly."""
     found: list[Path] = [PACKAGE / "src" / "index.js", PACKAGE / "src" / "worker.js"]
     for path in found:
-        for name in re.findall(r"""(?:from|import)\s*\(?["'](\.[^"']+)["']""", path.read_text()):
+        for name in re.findall(r"""(?:from|import)\s*\(?["'](\.\.?/[^"']+)["']""", path.read_text()):
             target = (path.parent / name).resolve()
             if target not in found:
                 found.append(target)
@@ -113,7 +118,7 @@ def type_errors(path: Path) -> str:
         "--types",
         "",
     ]
-    command = ["node", str(PACKAGE / "node_modules/typescript/bin/tsc"), *options, path.name]
+    command = ["node", str(SOURCE / "node_modules/typescript/bin/tsc"), *options, path.name]
     return subprocess.run(command, cwd=path.parent, capture_output=True, text=True).stdout
 
 

@@ -155,7 +155,7 @@ export class Codec {
   /** Returns the family's stages for a file and options, which are checked. */
   #stages(info, { preview, sharpness, steps }) {
     const rate = this.#bundle.rateOf(info.modelId, info.rate);
-    const { schedule } = this.#bundle.plan?.(info, { preview, sharpness, steps, limits: this.#limits }) ?? { schedule: preview ? null : rate.schedule };
+    const { schedule } = this.#bundle.plan(info, { preview, sharpness, steps, limits: this.#limits });
     const family = FAMILIES.get(this.#bundle.family);
     const load = this.#loaded.loader(rate, schedule);
     const list = preview ? family.preview(load) : family.decoder(load, this.#bundle.schedules[schedule]);
