@@ -258,6 +258,34 @@ def test_abort_is_answered_at_once(stage: str, ready: Page, large: None) -> None
     assert found["width"] == 902  # the next call works
 
 
+# A worker that never answers a decode, however often it is asked to abort.
+DEAF = b"""onmessage = ({ data: { id, call } }) => {
+    if (call === "open") postMessage({ id, result: { manifest: new TextEncoder().encode(manifest), stats: {} } });
+    while (call === "decode");
+};
+const manifest = '{"name": "x", "rates": [], "schedules": {}}';
+"""
+
+
+def test_worker_that_does_not_answer_an_abort_is_ended(fresh: Site, open_page: Open) -> None:
+    fresh.contents["/modules/rdeic-web/src/worker.js"] = DEAF
+    page = open_page(fresh)
+    page.load(TINY)
+    name, after = page.raw.evaluate(
+        """async () => {
+            const { decoder } = globalThis.page.decoders;
+            const started = performance.now();
+            const signal = AbortSignal.timeout(200);
+            const error = await decoder.decode(new ArrayBuffer(9), { signal }).catch((e) => e);
+            return [error.name, performance.now() - started];
+        }"""
+    )
+    assert name == "TimeoutError"
+    assert after < 1000
+    assert len(page.raw.workers) == 1
+    workers_end(page)
+
+
 def test_abort_while_weights_are_on_their_way(fresh: Site, open_page: Open) -> None:
     fresh.hang.add(f"{TINY}/vae_decoder.int8-cpu.onnx")
     fresh.contents["/large.rdc"] = fresh.contents["/photo.rdc"]

@@ -7,8 +7,8 @@ import { loadExact } from "./exact.js";
 /** How long an aborted call may go on before its worker is ended: a new one takes about as long to be ready. */
 const GRACE_MS = 1000;
 
-/** Errors after which the state of WebAssembly is unknown. */
-const FATAL = new Set(["internal", "backend", "out_of_memory"]);
+/** Errors after which a new worker may do better: the state of WebAssembly is unknown, or a module was not loaded. */
+const FATAL = new Set(["internal", "backend", "backend_unavailable", "out_of_memory"]);
 
 /** Decodes the files of one bundle; index.d.ts has the documentation of all methods. */
 export class RdcDecoder {
