@@ -67,7 +67,15 @@ test("the same file and options give the same image, another seed another one", 
 test("seconds are told by stage", async () => {
   const codec = await open();
   const { seconds } = await codec.decode(file(0), {});
-  assert.deepEqual(Object.keys(seconds).sort(), ["denoise", "download", "entropy", "load", "pixels", "synthesis", "vae"]);
+  assert.deepEqual(Object.keys(seconds).sort(), [
+    "denoise",
+    "download",
+    "entropy",
+    "load",
+    "pixels",
+    "synthesis",
+    "vae",
+  ]);
   assert.ok(Object.values(seconds).every((one) => one >= 0 && one < 60));
   await codec.close();
 });
