@@ -48,8 +48,8 @@ def npm(*words: str, folder: Path = PACKAGE) -> str:
 @pytest.fixture(scope="module")
 def packed() -> dict[str, Any]:
     """What `npm pack` would put into the package."""
-    (found,) = json.loads(npm("pack", "--dry-run", "--json"))
-    return found
+    found: list[dict[str, Any]] = json.loads(npm("pack", "--dry-run", "--json"))
+    return found[0]
 
 
 def test_contents(packed: dict[str, Any]) -> None:
