@@ -83,6 +83,11 @@ struct OpenBundle {
 
 /// Limits as JavaScript has them: integers of up to 2^53 as doubles, in the order of rdeic_limits.
 rdeic::Limits limits_from(const double* numbers) {
+  constexpr double kMost = 9007199254740991;
+  for (std::size_t i = 0; i < 5; ++i) {
+    if (!(numbers[i] >= 0 && numbers[i] <= kMost))
+      rdeic::fail(Result::kInvalidArgument, "a limit is %g; limits are integers from 0 to 2^53 - 1", numbers[i]);
+  }
   rdeic::Limits limits;
   limits.max_pixels = static_cast<std::uint64_t>(numbers[0]);
   limits.max_file_bytes = static_cast<std::uint64_t>(numbers[1]);
