@@ -8,6 +8,7 @@
 //
 // A result is a number of rdeic.h; digest, pixels and weights are there if it is 0.
 
+#include <charconv>
 #include <cstdio>
 #include <cstdlib>
 #include <iostream>
@@ -28,9 +29,11 @@ namespace {
 using Bytes = std::vector<std::uint8_t>;
 
 Bytes bytes_from_hex(const std::string& digits) {
-  Bytes bytes;
-  for (std::size_t i = 0; i + 1 < digits.size(); i += 2) {
-    bytes.push_back(static_cast<std::uint8_t>(std::stoi(digits.substr(i, 2), nullptr, 16)));
+  Bytes bytes(digits.size() / 2);
+  const char* at = digits.data();
+  for (std::uint8_t& byte : bytes) {
+    std::from_chars(at, at + 2, byte, 16);
+    at += 2;
   }
   return bytes;
 }

@@ -64,16 +64,16 @@ export function metadataSection(records, options) {
 
 /** Returns the bytes with one to four random changes. */
 function changed(random, data, from = 0) {
-  const bytes = [...data];
+  let bytes = Buffer.from(data);
   for (let n = 1 + random.below(4); n > 0; n--) {
     const at = from + random.below(Math.max(bytes.length - from, 1));
     const kind = random.below(6);
     if (kind < 3) bytes[at] ^= 1 << random.below(8);
-    else if (kind === 3) bytes.splice(at, 1 + random.below(8));
-    else if (kind === 4) bytes.splice(at, 0, ...random.bytes(1 + random.below(8)));
+    else if (kind === 3) bytes = Buffer.concat([bytes.subarray(0, at), bytes.subarray(at + 1 + random.below(8))]);
+    else if (kind === 4) bytes = Buffer.concat([bytes.subarray(0, at), random.bytes(1 + random.below(8)), bytes.subarray(at)]);
     else bytes[at] = random.choice([0, 1, 0x7f, 0x80, 0xff]);
   }
-  return Buffer.from(bytes);
+  return bytes;
 }
 
 /** Yields damage to a file: cuts, changes, and changes with a checksum that fits. */

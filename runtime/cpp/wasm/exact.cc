@@ -353,11 +353,7 @@ int rdeic_bundle_check_graph(const OpenBundle* bundle, const char* graph, const 
 int rdeic_noise(const std::uint32_t* sides, std::size_t rank, std::uint32_t seed_low, std::uint32_t seed_high,
                 std::uint32_t draw) {
   return guarded([&](Answer& to) {
-    constexpr double kMostElements = 1 << 28;
-    rdeic::Shape shape(sides, sides + rank);
-    double count = 1;
-    for (const std::int64_t side : shape) count *= static_cast<double>(side);
-    if (count > kMostElements) throw std::bad_alloc();
+    const rdeic::Shape shape(sides, sides + rank);
     const std::uint64_t seed = std::uint64_t{seed_high} << 32 | seed_low;
     to.arrays.emplace_back("noise", to_value(rdeic::gaussian(shape, seed, draw)));
   });
