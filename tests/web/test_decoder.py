@@ -395,6 +395,28 @@ def test_webgpu(launch: Any, photo: NDArray[np.uint8], fp32_codec: rdeic_rt.Code
         close_images(found["image"], fp32_codec.decode(data))
 
 
+def test_page_that_is_not_in_a_secure_context(launch: Any, fresh: Site) -> None:
+    """Over http from another machine there is neither WebCrypto nor CacheStorage; hashes are compared all the same."""
+    browser = launch("--host-resolver-rules=MAP other.example 127.0.0.1")
+    fresh.address = fresh.address.replace("127.0.0.1", "other.example")
+    with opening(browser) as opened:
+        page = opened(fresh)
+        assert page.raw.evaluate("[isSecureContext, typeof crypto.subtle, typeof caches]") == [
+            False,
+            "undefined",
+            "undefined",
+        ]
+        page.load(TINY)
+        assert page.decode("/photo.rdc", preview=True)["image"].shape == (128, 192, 3)
+
+        data = bytearray((EMBEDDED_BUNDLE / "levels.npz").read_bytes())
+        data[-1] ^= 1
+        fresh.contents[f"{TINY}/levels.npz"] = bytes(data)
+        page.load(TINY, "swapped")
+        found = page.call("decode", "swapped", "/photo.rdc", {"preview": True})
+        assert found["error"] == "bundle_corrupt", found
+
+
 def test_strict_policy_is_sent(served: Site, page: Page) -> None:
     assert served.headers["Content-Security-Policy"] == CSP
     with pytest.raises(Exception, match="unsafe-eval"):
