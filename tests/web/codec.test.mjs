@@ -1,6 +1,7 @@
 // A codec in node: what it keeps loaded, and that it frees it.
 
 import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
@@ -33,7 +34,43 @@ async function open(options = {}) {
     return new Response(readFileSync(fileURLToPath(url)));
   };
   const bundle = new URL("bundle/", GOLDEN).href;
-  return Codec.open(bundle, { fetch, cache: false, threads: 1, runtimeUrl: RUNTIME, ...options });
+  const given = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
+  return Codec.open(bundle, { fetch, cache: false, threads: 1, runtimeUrl: RUNTIME, ...given });
+}
+
+/** Serves the golden bundle with a decoder of more than 64 MiB: the graph of the VAE has a long description. */
+function enlarged() {
+  const name = "vae_decoder.onnx";
+  const length = 65 * 2 ** 20;
+  const field = [
+    (6 << 3) | 2,
+    0x80 | (length & 0x7f),
+    0x80 | ((length >> 7) & 0x7f),
+    0x80 | ((length >> 14) & 0x7f),
+    length >> 21,
+  ];
+  const graph = Buffer.concat([
+    readFileSync(new URL(`bundle/${name}`, GOLDEN)),
+    Buffer.from(field),
+    Buffer.alloc(length, "x"),
+  ]);
+  const manifest = JSON.parse(readFileSync(new URL("bundle/bundle.json", GOLDEN)));
+  manifest.files[name] = { bytes: graph.length, sha256: createHash("sha256").update(graph).digest("hex") };
+  const changed = { [name]: graph, "bundle.json": JSON.stringify(manifest) };
+  return async (url) => new Response(changed[url.slice(url.lastIndexOf("/") + 1)] ?? readFileSync(fileURLToPath(url)));
+}
+
+/** Runs work in a browser that says it has such an adapter. */
+async function withAdapter(adapter, work) {
+  Object.defineProperty(globalThis, "navigator", {
+    value: { gpu: { requestAdapter: async () => adapter } },
+    configurable: true,
+  });
+  try {
+    return await work();
+  } finally {
+    delete globalThis.navigator;
+  }
 }
 
 const file = (rate) => readFileSync(new URL(`chelsea_r${rate}.rdc`, GOLDEN));
@@ -90,4 +127,25 @@ test("a folder without onnxruntime-web", async () => {
   const codec = await open({ runtimeUrl: new URL("nowhere/", RUNTIME) });
   await assert.rejects(codec.decode(file(0), {}), { code: "backend_unavailable", message: /runtimeUrl/ });
   await codec.close();
+});
+
+test("auto takes a GPU for large bundles, if it is one, and WebAssembly where that fails", async () => {
+  const backendOf = async (adapter, fetch) => withAdapter(adapter, async () => (await open({ fetch })).stats.backend);
+  const hardware = { info: { isFallbackAdapter: false } };
+  const emulated = { info: { isFallbackAdapter: true } };
+  assert.equal(await backendOf(hardware, enlarged()), "webgpu");
+  assert.equal(await backendOf(emulated, enlarged()), "wasm");
+  assert.equal(await backendOf(null, enlarged()), "wasm");
+  assert.equal(await backendOf(hardware, undefined), "wasm"); // a small bundle
+
+  const codec = await withAdapter(hardware, () => open({ fetch: enlarged() }));
+  const { image } = await codec.decode(file(0), { preview: true }); // node has no WebGPU
+  assert.equal(codec.stats.backend, "wasm");
+  assert.ok(image.width > 0);
+  await codec.close();
+});
+
+test("webgpu needs an adapter", async () => {
+  await assert.rejects(open({ backend: "webgpu" }), { code: "backend_unavailable" });
+  await withAdapter(null, () => assert.rejects(open({ backend: "webgpu" }), { code: "backend_unavailable" }));
 });

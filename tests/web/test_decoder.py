@@ -417,6 +417,29 @@ def test_page_that_is_not_in_a_secure_context(launch: Any, fresh: Site) -> None:
         assert found["error"] == "bundle_corrupt", found
 
 
+def test_addresses_of_libraries(fresh: Site, open_page: Open) -> None:
+    """Strings or URLs; relative ones are relative to the page."""
+    page = open_page(fresh)
+    sizes = page.raw.evaluate(
+        """async () => {
+            const { RdcDecoder } = globalThis.page.rdeic;
+            const data = await (await fetch("/photo.rdc")).arrayBuffer();
+            const at = (path) => new URL(`/modules/${path}`, location.href);
+            const sizes = [];
+            for (const options of [
+                { runtimeUrl: "modules/onnxruntime-web/dist", wasmUrl: "modules/rdeic-web/wasm/rdeic.wasm" },
+                { runtimeUrl: at("onnxruntime-web/dist/"), wasmUrl: at("rdeic-web/wasm/rdeic.wasm") },
+            ]) {
+                const decoder = await RdcDecoder.load(new URL("/bundles/tiny-2/", location.href), options);
+                sizes.push((await decoder.preview(data)).width);
+                decoder.close();
+            }
+            return sizes;
+        }"""
+    )
+    assert sizes == [192, 192]
+
+
 def test_strict_policy_is_sent(served: Site, page: Page) -> None:
     assert served.headers["Content-Security-Policy"] == CSP
     with pytest.raises(Exception, match="unsafe-eval"):

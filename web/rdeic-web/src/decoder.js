@@ -27,7 +27,10 @@ export class RdcDecoder {
   }
 
   static async load(bundleUrl, { signal, ...options } = {}) {
-    const decoder = new RdcDecoder(new URL(bundleUrl, globalThis.location?.href).href, options);
+    for (const name of ["runtimeUrl", "wasmUrl"]) {
+      if (options[name] !== undefined) options[name] = absolute(options[name]);
+    }
+    const decoder = new RdcDecoder(absolute(bundleUrl), options);
     await decoder.#call(null, {}, { signal });
     return decoder;
   }
@@ -209,6 +212,9 @@ function describe(manifest, url) {
     }),
   };
 }
+
+/** Returns an address that means the same in a worker as in the page. */
+const absolute = (url) => new URL(url, globalThis.location?.href).href;
 
 /** Returns a copy of the bytes of an ArrayBuffer, a view or a Blob. */
 async function bytesOf(source) {
