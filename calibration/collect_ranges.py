@@ -22,7 +22,7 @@ from rdeic_export.calibration import calibrate, sensitivity
 from rdeic_export.forms import quantize
 from rdeic_export.forms.ranges import FORMS, METHODS
 from rdeic_export.photos import photos_in
-from rdeic_rt.cli.batch import exit_code
+from rdeic_rt.cli.failures import exit_code
 from rdeic_rt.errors import RdeicError
 
 ROOT = Path(__file__).parents[1]

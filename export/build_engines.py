@@ -32,7 +32,7 @@ from rdeic_export.verify import gate
 from rdeic_export.verify.fidelity import FidelityReport
 from rdeic_export.weights import any_recipe
 from rdeic_rt.backends.tensorrt.plans import LIBRARIES
-from rdeic_rt.cli.batch import exit_code
+from rdeic_rt.cli.failures import exit_code
 from rdeic_rt.errors import RdeicError
 from rdeic_rt.limits import Size
 from rdeic_rt.manifest import Bundle

@@ -55,7 +55,6 @@ from .manifest import AUTO, Bundle, Rate
 from .pipeline import ImageSource, OnError, Source
 from .placement import Placement, Stage, StageList, Tiled, Value, Whole
 from .progress import Progress
-from .tensor_spec import BATCH, COLUMNS, ROWS
 
 _EARLY_NOISE_PX = 2**20  # of an image; that of larger ones takes memory that symbols may still need
 
@@ -252,7 +251,9 @@ class Codec:
         """Raise LimitExceededError if an image is too large, or its encoding holds more memory than is allowed."""
         self._limits.check_size(size)
         tensors = [t for s in self._loaded.encoders[rate.index].stages for t in (*s.inputs.values(), *s.outputs)]
-        wanted = memory_estimate.encode_bytes(tensors, self._latent_shapes(rate, size), self._units(size), size)
+        wanted = memory_estimate.encode_bytes(
+            tensors, self._latent_shapes(rate, size), self._bundle.free_sizes(size), size
+        )
         memory_estimate.check(wanted, size, self._limits)
 
     def _encoder(self, rgb: NDArray[np.uint8], *, metadata: Metadata, fixed_size: bool) -> Callable[[Rate], bytes]:
@@ -510,7 +511,7 @@ class Codec:
     def _check_memory(self, latents: Mapping[str, tuple[int, ...]], size: Size, stages: tuple[Stage, ...]) -> None:
         """Raise LimitExceededError if entropy decoding to such latents, and these stages, hold more than is allowed."""
         outputs = [output for stage in stages for output in stage.outputs]
-        wanted = memory_estimate.decode_bytes(outputs, latents, self._units(size), size)
+        wanted = memory_estimate.decode_bytes(outputs, latents, self._bundle.free_sizes(size), size)
         memory_estimate.check(wanted, size, self._limits)
 
     def _stages_of(self, rate: Rate, options: DecodeOptions) -> tuple[Cache[Any, Stages], Hashable]:
@@ -564,7 +565,7 @@ class Codec:
             return {}
         loaded, key = self._stages_of(rate, options)
         seed = crc if options.seed is None else operator.index(options.seed)
-        return self._family.noise(loaded[key], self._units(size), seed)
+        return self._family.noise(loaded[key], self._bundle.free_sizes(size), seed)
 
     def _ready(self, latents: Latents, options: DecodeOptions, progress: Progress, draw: _Draw | None = None) -> _Ready:
         """Return the inputs and loaded graphs of the inexact half of `decode`; ``draw`` returns the noise."""
@@ -604,14 +605,9 @@ class Codec:
 
     def _latent_shapes(self, rate: Rate, size: Size) -> dict[str, tuple[int, ...]]:
         """Return the shapes of an image's latents, by name."""
-        sizes = self._units(size)
+        sizes = self._bundle.free_sizes(size)
         graphs = {name: self._bundle.reference(rate.graphs[role]) for name, role in self._family.latents.items()}
         return {name: graph.input(name).resolve(sizes) for name, graph in graphs.items()}
-
-    def _units(self, size: Size) -> dict[str, int]:
-        """Return the sizes of the free dimensions of graphs, for one image, padded."""
-        padded, unit_px = pixels.padded_size(size, self._bundle.size_multiple_px), self._bundle.size_multiple_px
-        return {BATCH: 1, ROWS: padded.height // unit_px, COLUMNS: padded.width // unit_px}
 
 
 def load(

@@ -3,7 +3,7 @@
     RdeicError
       FileFormatError    4    NotRdcError, TruncatedError, UnsupportedVersionError, LimitExceededError, ChecksumError,
                               BitstreamError
-      ImageError         4
+      ImageError         4    ImageTooLargeError
       BundleError        5    BundleNotFoundError, BundleCorruptError, BundleMismatchError, BundleDecodesOnlyError
       BackendError       6    BackendUnavailableError, DeviceMemoryError
       ExportError        7
@@ -58,6 +58,10 @@ class ImageError(RdeicError):
     """An image cannot be encoded (damaged, of an unsupported kind, no rate small enough), or cannot be written."""
 
     exit_code = 4
+
+
+class ImageTooLargeError(ImageError):
+    """An image to encode is larger than `limits.Limits` allows."""
 
 
 class BundleError(RdeicError):

@@ -20,7 +20,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from . import box_file, exif, files, icc, image_formats, image_samples, jpeg_file, pillow_guard
 from .container import Metadata
-from .errors import ImageError, LimitExceededError
+from .errors import ImageError, ImageTooLargeError, LimitExceededError
 from .image_parts import Parts
 from .limits import DEFAULT_LIMITS, Limits, Size
 
@@ -77,7 +77,8 @@ def read_image(source: str | Path | BinaryIO, limits: Limits = DEFAULT_LIMITS) -
     Returns:
         uint8 [H, W, 3], RGB, C-contiguous; and the metadata.
     Raises:
-        ImageError: not an image, damaged, cut short, too large, or of a kind that is not supported.
+        ImageError: not an image, damaged, cut short, or of a kind that is not supported.
+        ImageTooLargeError: its file, or its size in pixels, is over a limit.
         DeviceMemoryError: there is not enough memory to decode it.
         OSError: it cannot be read.
     """
@@ -89,7 +90,7 @@ def read_image(source: str | Path | BinaryIO, limits: Limits = DEFAULT_LIMITS) -
         with pillow_guard.quiet():
             return _finished(_decoded(data, limits))
     except LimitExceededError as error:
-        raise ImageError(str(error)) from None
+        raise ImageTooLargeError(str(error)) from None
 
 
 def rgb_and_metadata(image: Image.Image) -> tuple[NDArray[np.uint8], Metadata]:

@@ -12,8 +12,9 @@ from typing import Any, SupportsIndex
 from .bundle_file import BundleFile, Source
 from .bundle_search import PULL, SEARCH_VARIABLE
 from .errors import BundleMismatchError
+from .limits import Size
 from .schedule import Schedule
-from .tensor_spec import TensorSpec
+from .tensor_spec import BATCH, COLUMNS, ROWS, TensorSpec
 
 # The forms of a graph, from the closest to the trained model on.
 FORMS = ("fp32", "fp16", "fp16-cuda", "int8", "int8-cpu")
@@ -78,6 +79,10 @@ class GraphSpec:
     def output(self, name: str) -> TensorSpec:
         """Return the output called name; KeyError if there is none."""
         return {spec.name: spec for spec in self.outputs}[name]
+
+    def free_shapes(self, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+        """Return input -> shape at these sizes of the free dimensions, of the inputs that have any."""
+        return {tensor.name: tensor.resolve(sizes) for tensor in self.inputs if tensor.free}
 
     def weights_at(self, location: str) -> BundleFile | None:
         """Return the file at a path from the graph's folder, as the graph gives it; None if no such file is listed."""
@@ -173,6 +178,11 @@ class Bundle:
         """Return a graph in the form closest to the trained model, which encoders run and plans are built from."""
         forms = self.graphs[graph_id]
         return next(forms[form] for form in FORMS if form in forms)
+
+    def free_sizes(self, size: Size, batch: int = 1) -> dict[str, int]:
+        """Return the free dimensions for images of a size, padded to units, as `TensorSpec.resolve` takes them."""
+        rows, columns = (-(-side // self.size_multiple_px) for side in (size.height, size.width))
+        return {BATCH: batch, ROWS: rows, COLUMNS: columns}
 
     def preference(self, backend: str, precision: str) -> tuple[str, ...]:
         """Return the forms of a precision, or all for ``auto``, in a backend's order of preference."""

@@ -18,7 +18,7 @@ from rdeic_export.forms.derive import Derived
 from rdeic_export.modules.config import VaeConfig
 from rdeic_export.verify import fidelity
 from rdeic_export.weights import recipe as recipes
-from rdeic_rt.cli.batch import EXIT_OS_ERROR
+from rdeic_rt.cli.failures import EXIT_OS_ERROR
 from rdeic_rt.errors import ExportError
 from rdeic_rt.manifest import Bundle
 from tests.conftest import REPOSITORY

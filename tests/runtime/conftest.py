@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rdeic_rt import user_cache
+from rdeic_rt import bundle_search, user_cache
 from rdeic_rt.backends.gpu import cuda as cuda_calls
 
 from . import micro
@@ -22,6 +22,14 @@ from .backends.fake_kernels import FakeKernels
 def micro_folder(tmp_path: Path) -> Path:
     """A bundle that a test may change."""
     return micro.write(tmp_path / "micro")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the user's own bundles: not there yet, and the only one but the embedded bundles."""
+    monkeypatch.delenv(bundle_search.SEARCH_VARIABLE, raising=False)
+    monkeypatch.setattr(user_cache, "folder", lambda name: tmp_path / "cache" / name)
+    return tmp_path / "cache" / "bundles"
 
 
 @pytest.fixture

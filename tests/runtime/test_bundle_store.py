@@ -16,21 +16,14 @@ from typing import Any
 
 import pytest
 
-from rdeic_rt import bundle, bundle_archive, bundle_remote, bundle_search, bundle_store, limits, user_cache
+from rdeic_rt import bundle, bundle_archive, bundle_remote, bundle_search, bundle_store, limits
 from rdeic_rt.bundle_remote import AddressError
 from rdeic_rt.errors import BundleCorruptError, BundleError, BundleNotFoundError
 
 from . import hub
 
 Packed = Callable[[str], str]
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of the user's own bundles."""
-    monkeypatch.delenv(bundle_search.SEARCH_VARIABLE, raising=False)
-    monkeypatch.setattr(user_cache, "folder", lambda name: tmp_path / "cache" / name)
-    return tmp_path / "cache" / "bundles"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from rdeic_rt.backends.tensorrt.plans import Plan, PlanKey, Profile
 from rdeic_rt.errors import BundleError, ExportError
 from rdeic_rt.limits import Size
 from rdeic_rt.manifest import Bundle, GraphSpec
-from rdeic_rt.tensor_spec import BATCH, COLUMNS, ROWS, TensorSpec
+from rdeic_rt.tensor_spec import TensorSpec
 
 from .. import disk
 from ..forms import derive
@@ -169,7 +169,7 @@ class _SizesOf:
     """What the free dimensions of a bundle's graphs are at the sizes of a profile."""
 
     def __init__(self, bundle: Bundle, profile: Profile) -> None:
-        self._unit_px = bundle.size_multiple_px
+        self._bundle = bundle
         self._latent = _latent(bundle)
         self._profile = profile
 
@@ -177,11 +177,11 @@ class _SizesOf:
         """Return for each input of which something is free its smallest, typical and largest shape."""
         at = [self._at(self._profile.smallest, 1), self._at(self._profile.typical, 1)]
         at.append(self._at(self._profile.largest, max_batch))
-        free = [tensor for tensor in graph.inputs if any(isinstance(dim, str) for dim in tensor.shape)]
-        return {tensor.name: [list(tensor.resolve(sizes)) for sizes in at] for tensor in free}
+        shapes = [graph.free_shapes(sizes) for sizes in at]
+        return {name: [list(of_inputs[name]) for of_inputs in shapes] for name in shapes[0]}
 
     def _at(self, size: Size, batch: int) -> dict[str, int]:
-        sizes = {BATCH: batch, ROWS: size.height // self._unit_px, COLUMNS: size.width // self._unit_px}
+        sizes = self._bundle.free_sizes(size, batch)
         of_latent = dict(zip(("channels", "height", "width"), self._latent.resolve(sizes)[1:], strict=True))
         return {**sizes, **of_latent}  # the latter are what `WEIGHTED_SUM` calls them, which is run on latents
 

@@ -1,218 +1,283 @@
-"""The loop over inputs that `encode` and `decode` share: one bad file does not stop the others.
-
-one at a time      in the main thread
-several (--jobs)   in threads, which share the codec and its weights; the main thread says what they found, in the
-                   order of the inputs, and is the only one that speaks
-"""
+"""`rdeic-rt batch`: folders of images to .rdc files and back, on the cores of this machine or on a Ray cluster."""
 
 from __future__ import annotations
 
-import logging
-import time
-from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
-from threading import Event
-from typing import TypeAlias
+import argparse
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from .. import address_space, files, stopping, timing
-from ..errors import CancelledError, DeviceMemoryError, RdeicError
-from ..files import STREAM
+from . import failures, options, outputs
 from .console import Console
-from .outputs import Job, UsageError
+from .decode import check_preview
+from .outputs import UsageError
 
-EXIT_BUG = 1
-EXIT_USAGE = 2
-EXIT_OS_ERROR = 3
-_REDRAW_S = 0.2
-_log = logging.getLogger("rdeic_rt.cli.batch")
+if TYPE_CHECKING:
+    from ..fleet import Decoding, Encoding, Model, Pool
 
-Tell: TypeAlias = Callable[[float, str], None]
-"""Called with the share of one input that is done, 0 to 1, and the name of the part that begins."""
+FORMATS = ("files", "parquet", "webdataset")  # as fleet.job has them, which needs Ray
+IMAGE_FORMATS = ("png", "jpeg", "webp", "tiff", "bmp", "ppm")
+_COUNT = re.compile(r"([1-9][0-9]{0,5})(?::([1-9][0-9]{0,5}))?\Z")
 
+_DESCRIPTION = """\
+{what}, once each, with Ray Data: on all cores of
+this machine, or on a cluster. Folders are looked through to the bottom, and what is
+below them keeps its path. Needs the extra 'fleet'.
 
-@dataclass(frozen=True)
-class Done:
-    """What became of one input: the line to say about it, the bytes of its .rdc file, and the pixels of its image."""
-
-    line: str
-    n_bytes: int
-    n_pixels: int
-
-
-Work: TypeAlias = Callable[[Job, Tell], Done]
+A file that fails is a row of the report, and does not stop the others. What was cut
+off goes on with --resume: finished files are not done again, but those that failed
+are, and those of which the output is not what was written."""
 
 
-class _Batch:
-    """Counts what is done, and says it."""
-
-    def __init__(self, jobs: Sequence[Job], console: Console) -> None:
-        self._jobs, self._console = jobs, console
-        self._began = time.perf_counter()
-        self._shares = [0.0] * len(jobs)
-        self._part = ""
-        self._done: list[Done] = []
-        self.codes: list[int] = []
-
-    def telling(self, number: int) -> Tell:
-        """Return what an input tells its progress to; it does not draw."""
-
-        def tell(share: float, part: str) -> None:
-            self._shares[number], self._part = share, part
-
-        return tell
-
-    def draw(self, number: int) -> None:
-        """Draw the bar; ``number``: of the first input that is not done."""
-        self._console.progress(sum(self._shares), len(self._jobs), self._jobs[number].source, self._part)
-
-    def finish(self, number: int, outcome: Done | Exception) -> None:
-        """Take in what became of an input, and say it; errors as of `report`."""
-        self._shares[number], self._part = 1.0, ""
-        if isinstance(outcome, Exception):
-            self.codes.append(report(outcome, self._jobs[number].source, self._console))
-        else:
-            self._done.append(outcome)
-            self._console.line(outcome.line)
-
-    def say_total(self) -> None:
-        """Say what was done of several inputs."""
-        if len(self._jobs) < 2:
-            return
-        n_bytes = sum(one.n_bytes for one in self._done)
-        n_pixels = sum(one.n_pixels for one in self._done)
-        bpp = f", {8 * n_bytes / n_pixels:.4f} bpp" if n_pixels else ""
-        failed = f", {len(self.codes)} failed" if self.codes else ""
-        left = len(self._jobs) - len(self._done) - len(self.codes)
-        self._console.line(
-            f"total: {len(self._done)} of {len(self._jobs)} files, {n_bytes} bytes{bpp}, "
-            f"{time.perf_counter() - self._began:.2f} s{failed}{f', {left} not done' if left else ''}"
-        )
+def add_parser(commands: options.Commands[argparse.ArgumentParser]) -> argparse.ArgumentParser:
+    """Add the verb, and the two that it has."""
+    parser = options.add_verb(
+        commands,
+        "batch",
+        arguments="",
+        summary="encode or decode folders, on many cores or machines",
+        description="Encode or decode whole folders, on the cores of this machine or on a Ray cluster.",
+        epilog="'rdeic-rt batch encode --help' and 'rdeic-rt batch decode --help' tell more.",
+    )
+    parser.usage = "rdeic-rt batch encode|decode [options] IN... -o OUT"
+    verbs = parser.add_subparsers(title="commands", metavar="COMMAND", dest="direction", required=True)
+    encoding = _add_direction(verbs, "encode", "Encode images to .rdc files")
+    model = options.add_model(encoding)
+    options.add_rate_or_target(model)
+    options.add_effort(model)
+    _add_rest(encoding, _encoding)
+    decoding = _add_direction(verbs, "decode", "Decode .rdc files to images")
+    model = options.add_model(decoding, "for each file the installed one that it was made with")
+    options.add_decoding(model)
+    model.add_argument("--preview", action="store_true", help="a quick look at each: what is in it, without denoising")
+    model.add_argument("--allow-partial", action="store_true", help="of files that are cut short, decode what is there")
+    model.add_argument(
+        "--image-format",
+        metavar="F",
+        choices=IMAGE_FORMATS,
+        default="png",
+        help=f"of the images: {', '.join(IMAGE_FORMATS)}. Default: png",
+    )
+    _add_rest(decoding, _decoding)
+    return parser
 
 
-def run_batch(jobs: Sequence[Job], work: Work, console: Console, at_a_time: int = 1) -> int:
-    """Do every job; return 0, 1 if one ran into a bug, or else the highest exit code among those that failed.
+def directions(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """Return the parsers of `encode` and `decode`, by name, from that of the verb."""
+    return next(dict(action.choices) for action in parser._actions if isinstance(action, argparse._SubParsersAction))
 
-    Args:
-        jobs: what to do, in order.
-        work: does one job.
-        console: where lines, errors, the total and the bar go.
-        at_a_time: how many jobs are worked on side by side.
-    """
-    batch = _Batch(jobs, console)
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Do the job; return the exit code, which is that of `encode` with several inputs."""
+    from .. import fleet
+
+    jobs = fleet.on_ray_half("job")
+    outputs.check_reports({"--report": args.report}, args.inputs)
+    job = jobs.Job(
+        options=args.options_of(args),
+        inputs=args.inputs,
+        output=Path(args.output),
+        form=args.format,
+        pool=_pool(args),
+        address=args.address,
+        resume=args.resume,
+        stop_at_error=args.on_error == "stop",
+        report=None if args.report is None else Path(args.report),
+        is_quiet=args.verbose < 2,
+    )
     try:
-        if min(at_a_time, len(jobs)) == 1:
-            _one_by_one(jobs, work, console, batch)
-        else:
-            _in_threads(jobs, work, console, batch, at_a_time)
-    except KeyboardInterrupt:
-        batch.say_total()
-        raise
-    finally:
-        console.clear()
-    batch.say_total()
-    return worst(batch.codes)
+        with console.without_native_messages():
+            summary = jobs.run(job)
+    except fleet.JobError as error:
+        raise UsageError(str(error)) from None
+    for path, text in summary.errors:
+        console.error(f"{path}: {text}")
+    failed = summary.error_types.total()
+    if failed > len(summary.errors):
+        console.error(f"and {failed - len(summary.errors)} more; all are in the report")
+    console.line(f"{summary.n_files} files, {failed} failed, {summary.n_bytes} bytes; report: {summary.report}")
+    return failures.worst([_exit_code(name) for name in summary.error_types])
 
 
-def _one_by_one(jobs: Sequence[Job], work: Work, console: Console, batch: _Batch) -> None:
-    for number, job in enumerate(jobs):
-        batch.draw(number)
-        told = batch.telling(number)
+def _exit_code(error_type: str) -> int:
+    from ..errors import RdeicError
+    from ..fleet import workers
 
-        def tell(share: float, part: str, told: Tell = told, number: int = number) -> None:
-            told(share, part)
-            batch.draw(number)
-
-        batch.finish(number, _outcome(job, work, tell, console))
-
-
-def _in_threads(jobs: Sequence[Job], work: Work, console: Console, batch: _Batch, n_threads: int) -> None:
-    ended = Event()
-
-    def do(number: int) -> tuple[list[str], Done | Exception]:
-        why = CancelledError("interrupted")
-        with console.held() as said, stopping.asked_by(lambda: why if ended.is_set() else None):
-            return said, _outcome(jobs[number], work, batch.telling(number), console)
-
-    # What a thread cannot do for itself is done around them all.
-    with console.without_native_messages(), files.removed_when_ended():
-        pool = ThreadPoolExecutor(n_threads, thread_name_prefix="rdeic_rt.cli")
-        try:
-            futures: deque[Future[tuple[list[str], Done | Exception]]] = deque(
-                pool.submit(do, number) for number in range(len(jobs))
-            )
-            for number in range(len(jobs)):
-                future = futures.popleft()  # and gone, with the image that an error may refer to
-                while not future.done():
-                    batch.draw(number)
-                    wait([future], _REDRAW_S)
-                said, outcome = future.result()
-                console.say(said)
-                batch.finish(number, outcome)
-        finally:
-            ended.set()
-            pool.shutdown(cancel_futures=True)
+    kind = workers.error_class(error_type)
+    if issubclass(kind, RdeicError):
+        return kind.exit_code
+    if issubclass(kind, OSError):
+        return failures.EXIT_OS_ERROR
+    return failures.EXIT_USAGE if issubclass(kind, ValueError) else failures.EXIT_BUG
 
 
-def _outcome(job: Job, work: Work, tell: Tell, console: Console) -> Done | Exception:
-    """Do a job and return what became of it, having said how long its stages took to those who ask for everything."""
-    if not console.is_verbose:
-        return _attempt(job, work, tell)
-    with timing.collect() as times:
-        outcome = _attempt(job, work, tell)
-    stages = ", ".join(f"{name} {ms:.1f} ms" for name, ms in times.total_ms().items())
-    _log.debug("%s: %s", job.source, stages or "no stage was reached")
-    return outcome
+def _add_direction(verbs: Any, name: str, what: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        name,
+        help=what[0].lower() + what[1:],
+        prog=f"rdeic-rt batch {name}",
+        usage=f"rdeic-rt batch {name} [options] IN... -o OUT",
+        description=_DESCRIPTION.format(what=what),
+        epilog=f"""\
+examples:
+  rdeic-rt batch {name} photos/ -o out/                     all cores of this machine
+  rdeic-rt batch {name} photos/ -o out/ --resume            goes on with what was cut off
+  rdeic-rt batch {name} photos/ -o out/ --format parquet    their bytes as rows
+  rdeic-rt batch {name} photos/ -o out/ --address auto --workers 8:64 --gpus-per-worker 0.5""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    group = parser.add_argument_group("input")
+    group.add_argument(
+        "inputs", metavar="IN", nargs="*", help="files, and folders with what is below them, which every machine sees"
+    )
+    return parser
 
 
-def _attempt(job: Job, work: Work, tell: Tell) -> Done | Exception:
+def _add_rest(parser: argparse.ArgumentParser, options_of: Any) -> None:
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "-o",
+        "--output",
+        metavar="OUT",
+        required=True,
+        help="folder, new or of the job to resume, that every machine sees",
+    )
+    output.add_argument(
+        "--format",
+        metavar="F",
+        choices=FORMATS,
+        default=FORMATS[0],
+        help="what OUT holds: files; or parquet or webdataset, rows or samples with their bytes. Default: files",
+    )
+    output.add_argument("--strip", action="store_true", help="leave out ICC profile and EXIF data, as 'encode' does")
+    output.add_argument("--report", metavar="FILE.parquet", help="a row for each file. Default: OUT/report.parquet")
+    output.add_argument(
+        "--resume", action="store_true", help="go on with the job that OUT holds; refuses another one's"
+    )
+    output.add_argument(
+        "--on-error",
+        metavar="HOW",
+        choices=("record", "stop"),
+        default="record",
+        help="'record' it and go on, or 'stop' with the first file that fails. Default: record",
+    )
+    fleet = parser.add_argument_group("fleet")
+    fleet.add_argument(
+        "--address",
+        metavar="A",
+        default="auto",
+        help="'local': the cores of this machine; 'auto': a Ray cluster that runs here, or else local; or a cluster's. "
+        "Default: auto",
+    )
+    fleet.add_argument(
+        "--workers", metavar="N|MIN:MAX", type=workers, help="processes that work. Default: as many as fit"
+    )
+    fleet.add_argument(
+        "--cpus-per-worker",
+        metavar="X",
+        type=share,
+        default=1.0,
+        help="CPUs of each, and its threads unless --threads says how many. Default: 1",
+    )
+    fleet.add_argument(
+        "--gpus-per-worker",
+        metavar="X",
+        type=share,
+        default=0.0,
+        help="GPUs of each; with 0.5 two share one. Default: 0",
+    )
+    fleet.add_argument(
+        "--memory-per-worker",
+        metavar="N[M|G]",
+        type=options.memory_bytes,
+        help="that Ray sets aside for each. Default: none",
+    )
+    options.add_device(parser)
+    options.add_limits(parser, memory=True, time=True)
+    options.add_messages(parser)
+    parser.set_defaults(run=run, options_of=options_of, leaf=parser)
+
+
+def _model(args: argparse.Namespace) -> Model:
+    from .. import bundle_search
+    from ..fleet import Model
+    from ..tiles import DEFAULT_TILE_PX
+
+    # A path is one on every machine; a name is looked up on each.
+    is_path = args.bundle is not None and (Path(args.bundle) / bundle_search.MANIFEST).is_file()
+    return Model(
+        bundle=str(Path(args.bundle).absolute()) if is_path else args.bundle,
+        backend=args.backend,
+        precision=args.precision,
+        threads=args.threads,
+        verify=args.verify,
+        limits=options.limits_from(args),
+        tile_px=args.tile or DEFAULT_TILE_PX,
+        max_vram=args.max_vram,
+    )
+
+
+def _encoding(args: argparse.Namespace) -> Encoding:
+    from .. import bundle as bundles
+    from ..fleet import Encoding
+
     try:
-        return work(job, tell)
-    except Exception as error:
-        return error
+        bundle = bundles.load(args.bundle, verify=False)
+        bundles.check_encodes(bundle)
+        bundle.choose_rate(args.rate)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    return Encoding(
+        model=_model(args),
+        rate=args.rate,
+        target_bytes=args.target_size,
+        target_bpp=args.target_bpp,
+        fixed_size=args.fixed_size,
+        effort=args.effort,
+        strip=args.strip,
+    )
 
 
-def report(error: Exception, source: str, console: Console) -> int:
-    """Say what went wrong with one input, so that the others can be done; return the exit code.
+def _decoding(args: argparse.Namespace) -> Decoding:
+    from ..decode_options import DecodeOptions
+    from ..fleet import Decoding
 
-    Raises:
-        BrokenPipeError: nobody reads the output any more, so that there is no use in going on.
-    """
-    if isinstance(error, BrokenPipeError):
-        raise error
-    if isinstance(error, (RdeicError, OSError, UsageError)):
-        console.error(describe(error, source), error)
-        return exit_code(error)
-    if address_space.is_shortage(error):
-        console.error(f"{source}: not enough memory; scale the image down, or give a smaller --tile", error)
-        return DeviceMemoryError.exit_code
-    console.bug(error, source)
-    return EXIT_BUG
+    check_preview(args)
+    chosen = DecodeOptions(
+        sharpness=args.sharpness,
+        seed=args.seed,
+        steps=args.steps,
+        preview=args.preview,
+        allow_partial=args.allow_partial,
+    )
+    return Decoding(model=_model(args), options=chosen, image_format=args.image_format, strip=args.strip)
 
 
-def worst(codes: Sequence[int]) -> int:
-    """Return the exit code of several inputs: 1 if one ran into a bug, or else the highest."""
-    return EXIT_BUG if EXIT_BUG in codes else max(codes, default=0)
+def _pool(args: argparse.Namespace) -> Pool:
+    from ..fleet import Pool
+
+    least, most = args.workers or (None, None)
+    return Pool(least, most, args.cpus_per_worker, args.gpus_per_worker, args.memory_per_worker)
 
 
-def exit_code(error: RdeicError | OSError | UsageError) -> int:
-    """Return the exit code of an error's class, or that of too little memory, whatever class says so."""
-    if address_space.is_shortage(error):
-        return DeviceMemoryError.exit_code
-    if isinstance(error, RdeicError):
-        return error.exit_code
-    return EXIT_USAGE if isinstance(error, UsageError) else EXIT_OS_ERROR
+def workers(text: str) -> tuple[int, int]:
+    """Return the value of `--workers`: the least and the most."""
+    found = _COUNT.match(text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of workers, like 8 or 2:16")
+    least, most = int(found[1]), int(found[2] or found[1])
+    if least > most:
+        raise argparse.ArgumentTypeError(f"{text}: the first is to be the lower one")
+    return least, most
 
 
-def describe(error: RdeicError | OSError | UsageError, source: str | None = None) -> str:
-    """Return one line about an error, naming the input it happened with."""
-    if isinstance(error, OSError):
-        text = error.strerror or str(error)
-        name = error.filename if error.filename is not None else source
-    else:
-        text, name = str(error), source
-    text = " ".join(text.split())
-    if name == STREAM:
-        name = "standard input"
-    return text if name is None or text.startswith(f"{name}:") else f"{name}: {text}"
+def share(text: str) -> float:
+    """Return the value of `--cpus-per-worker` or `--gpus-per-worker`: a number from 0 to 1024."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not 0.0 <= value <= 1024.0:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1024")
+    return value

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import RdeicError
 from . import chart, options
-from .batch import describe, exit_code
 from .console import Console, write_output
 from .doctor import package_versions, system_facts
+from .failures import describe, exit_code
 from .outputs import UsageError, check_reports
 
 if TYPE_CHECKING:

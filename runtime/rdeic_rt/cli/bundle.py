@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from . import options
-from .batch import report, worst
 from .console import PROGRAM, Console, write_output
+from .failures import report, worst
 from .outputs import UsageError
 
 _SHOWN_DIGITS = 16

@@ -11,8 +11,8 @@ from .. import stopping
 from ..files import STREAM
 from ..progress import Progress
 from . import inputs, options, outputs
-from .batch import Done, Tell, run_batch
 from .console import Console
+from .loop import Done, Tell, run_jobs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -106,7 +106,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         with stopping.asked_by(Progress(max_seconds=limits.max_seconds).why_stop):
             return decode_one(job, data, codec, args, tell)
 
-    return run_batch(jobs, decode, console, at_a_time)
+    return run_jobs(jobs, decode, console, at_a_time)
 
 
 def decode_one(job: outputs.Job, data: bytes, codec: Codec, args: argparse.Namespace, tell: Tell) -> Done:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import BackendError, BundleError, RdeicError
 from . import cpu, options
-from .batch import describe, exit_code
 from .console import Console, write_output
+from .failures import describe, exit_code
 from .info import write_facts
 
 if TYPE_CHECKING:

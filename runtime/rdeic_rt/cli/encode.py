@@ -7,8 +7,8 @@ import time
 from typing import TYPE_CHECKING
 
 from . import inputs, options, outputs
-from .batch import Done, Tell, run_batch
 from .console import Console
+from .loop import Done, Tell, run_jobs
 
 if TYPE_CHECKING:
     from ..codec import Codec
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     def encode(job: outputs.Job, tell: Tell) -> Done:
         return encode_one(job, codec, args, limits, console)
 
-    return run_batch(jobs, encode, console, at_a_time)
+    return run_jobs(jobs, encode, console, at_a_time)
 
 
 def encode_one(job: outputs.Job, codec: Codec, args: argparse.Namespace, limits: Limits, console: Console) -> Done:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import chart, inputs, options
-from .batch import describe, exit_code
 from .console import PROGRAM, Console, write_output
 from .doctor import package_versions, system_facts
+from .failures import describe, exit_code
 from .outputs import UsageError, check_reports
 
 if TYPE_CHECKING:

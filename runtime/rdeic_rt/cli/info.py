@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import BundleError
 from ..lazy import Cache
 from . import inputs, options, shapes
-from .batch import report, worst
 from .console import Console, printable, write_output
+from .failures import report, worst
 from .outputs import UsageError
 
 if TYPE_CHECKING:

@@ -13,12 +13,12 @@ from typing import TextIO
 
 from .. import address_space
 from ..errors import DeviceMemoryError, RdeicError
-from . import bench, bundle, decode, doctor, encode, eval, fleet, info, serve
-from .batch import EXIT_BUG, EXIT_OS_ERROR, EXIT_USAGE, describe, exit_code
+from . import batch, bench, bundle, decode, doctor, encode, eval, info, serve
 from .console import PROGRAM, Console, printable, write_output
+from .failures import EXIT_BUG, EXIT_OS_ERROR, EXIT_USAGE, describe, exit_code
 from .outputs import UsageError
 
-_MODULES = (encode, decode, info, bundle, serve, bench, eval, doctor)
+_MODULES = (encode, decode, info, bundle, serve, bench, eval, doctor, batch)
 EXIT_INTERRUPTED = 130
 EXIT_PIPE_CLOSED = 141
 _SIZES = "The size of a file is chosen by --rate, --target-size or --target-bpp"
@@ -71,7 +71,7 @@ def build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argument
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and leave")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
-    modules = {module.__name__.rpartition(".")[2]: module for module in _MODULES} | {"batch": fleet}
+    modules = {module.__name__.rpartition(".")[2]: module for module in _MODULES}
     verbs = {name: module.add_parser(commands) for name, module in modules.items()}
     return parser, verbs | bundle.add_actions(verbs["bundle"])
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..limits import Size
-from ..tensor_spec import BATCH, COLUMNS, ROWS
 
 if TYPE_CHECKING:
     from ..manifest import Bundle, GraphSpec
@@ -110,18 +109,13 @@ def _graphs(bundle: Bundle) -> list[GraphSpec]:
 
 def _sizes(bundle: Bundle, wanted: Profile) -> list[dict[str, int]]:
     """Return the sizes of free dimensions, smallest, typical and largest."""
-    from ..pixels import padded_size
-
-    unit_px = bundle.size_multiple_px
-    padded = [(one.batch, padded_size(one.size, unit_px)) for one in wanted]
-    return [{BATCH: batch, ROWS: size.height // unit_px, COLUMNS: size.width // unit_px} for batch, size in padded]
+    return [bundle.free_sizes(one.size, one.batch) for one in wanted]
 
 
 def _free_shapes(bundle: Bundle, graph: GraphSpec, wanted: Profile) -> dict[str, dict[str, tuple[int, ...]]]:
     """Return ``min``, ``opt`` and ``max`` -> input -> shape, of the inputs whose shape is not fixed."""
-    free = [tensor for tensor in graph.inputs if tensor.free]
-    at = dict(zip(_ENDS, _sizes(bundle, wanted), strict=True))
-    return {end: {tensor.name: tensor.resolve(sizes) for tensor in free} for end, sizes in at.items()}
+    at = zip(_ENDS, _sizes(bundle, wanted), strict=True)
+    return {end: graph.free_shapes(sizes) for end, sizes in at}
 
 
 def _by_x(shape: tuple[int, ...]) -> str:

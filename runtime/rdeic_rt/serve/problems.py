@@ -21,6 +21,7 @@ from ..errors import (
     CancelledError,
     FileFormatError,
     ImageError,
+    ImageTooLargeError,
     LimitExceededError,
     NotRdcError,
     RdeicError,
@@ -33,6 +34,7 @@ EXIT_USAGE = 2
 
 # The first class that an error is of decides.
 _STATUS: tuple[tuple[type[Exception], HTTPStatus], ...] = (
+    (ImageTooLargeError, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
     (LimitExceededError, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
     (NotRdcError, HTTPStatus.UNSUPPORTED_MEDIA_TYPE),
     (UnsupportedVersionError, HTTPStatus.UNSUPPORTED_MEDIA_TYPE),

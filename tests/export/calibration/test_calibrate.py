@@ -18,14 +18,6 @@ from rdeic_export.calibration import calibrate, probe, sensitivity
 from rdeic_export.forms import quantize, ranges
 from rdeic_export.forms.ranges import BINS, CHANNEL_BINS, GraphRanges, Ranges, TensorRange
 from rdeic_rt.errors import ExportError
-from tests.micro.make_micro import PHOTOS
-
-
-@pytest.fixture(scope="module")
-def crop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("photos") / "crop.png"
-    Image.open(PHOTOS / "chelsea.jpg").crop((60, 60, 188, 124)).save(path)
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -21,13 +21,6 @@ RANGES = Path(__file__).parents[3] / "calibration" / "ranges" / "tiny-2.json"
 
 
 @pytest.fixture(scope="module")
-def crop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("photos") / "crop.png"
-    Image.open(PHOTOS / "chelsea.jpg").crop((60, 60, 124, 124)).save(path)
-    return path
-
-
-@pytest.fixture(scope="module")
 def found(golden_bundle: Path, crop: Path) -> Ranges:
     return calibrate.collect(golden_bundle, [crop], threads=1)
 

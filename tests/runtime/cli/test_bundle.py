@@ -10,18 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from rdeic_rt import bundle_search, bundle_store, container, user_cache
+from rdeic_rt import bundle_store, container
 from tests.runtime import micro
 
 from .conftest import Command
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of the user's own bundles."""
-    monkeypatch.delenv(bundle_search.SEARCH_VARIABLE, raising=False)
-    monkeypatch.setattr(user_cache, "folder", lambda name: tmp_path / "cache" / name)
-    return tmp_path / "cache" / "bundles"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture

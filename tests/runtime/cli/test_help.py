@@ -11,7 +11,7 @@ import pytest
 
 from rdeic_rt import closed_loop, errors, pipeline
 from rdeic_rt.backends import select
-from rdeic_rt.cli import batch, main, options
+from rdeic_rt.cli import failures, main, options
 from rdeic_rt.manifest import AUTO, PRECISIONS
 
 from .conftest import Command
@@ -62,7 +62,7 @@ def test_help_of_the_command_lists_verbs(command: Command, capsys: pytest.Captur
 
 def test_help_lists_every_exit_code(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     families = [errors.FileFormatError, errors.ImageError, errors.BundleError, errors.BackendError]
-    codes = {family.exit_code for family in families} | {batch.EXIT_BUG, batch.EXIT_USAGE, batch.EXIT_OS_ERROR}
+    codes = {family.exit_code for family in families} | {failures.EXIT_BUG, failures.EXIT_USAGE, failures.EXIT_OS_ERROR}
     codes |= {main.EXIT_INTERRUPTED, main.EXIT_PIPE_CLOSED, 0}
     assert command("--help") == 0
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from rdeic_rt.cli import cpu, decode
-from rdeic_rt.cli.batch import Done
+from rdeic_rt.cli.loop import Done
 from rdeic_rt.cli.outputs import Job
 
 from .conftest import Command

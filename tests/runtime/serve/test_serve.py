@@ -246,7 +246,8 @@ def test_dimensions_are_bounded(photo: bytes, data: bytes) -> None:
     with serving(settings) as (client, _):
         for route in ("/v1/decode", "/v1/info"):
             assert "max_pixels" in problem(client.post(route, content=data), 413, "LimitExceededError")
-        assert "max_pixels" in problem(client.post("/v1/encode", content=photo), 422, "ImageError")
+        for route in ("/v1/encode", "/v1/compare?codec=jpeg&target_bytes=900"):
+            assert "max_pixels" in problem(client.post(route, content=photo), 413, "ImageTooLargeError")
 
 
 class Held:
