@@ -33,7 +33,9 @@ class Arrays {
  public:
   /// Reads a file; `what` begins messages about its arrays ("entropy model", or the path if empty). Throws
   /// Error(kBundleCorrupt) if it is no such file, and what `BundleFile::read` throws.
-  static Arrays read(const BundleFile& file, const std::string& what = {});
+  static Arrays read(const BundleFile& file, const std::string& what = {}) {
+    return read(file.read(), file.path.string(), what);
+  }
   /// The same of a file's content; `path` is for messages.
   static Arrays read(std::span<const std::uint8_t> content, const std::string& path, const std::string& what = {});
   /// The same of arrays that are at hand.

@@ -4,14 +4,11 @@
 #include <cfloat>
 #include <cinttypes>
 #include <cmath>
-#include <fstream>
 #include <iterator>
 #include <set>
 #include <span>
 #include <string_view>
-#include <thread>
 
-#include "entropy/workers.h"
 #include "families/family.h"
 #include "input_limits.h"
 #include "json_reader.h"
@@ -22,7 +19,6 @@ namespace rdeic {
 
 namespace {
 
-constexpr const char* kManifest = "bundle.json";
 constexpr std::uint64_t kSchema = 2;
 constexpr std::size_t kMaxFiles = 4096;
 constexpr std::size_t kMaxSteps = 1000;
@@ -46,6 +42,10 @@ Names names_of(const std::vector<TensorSpec>& specs) {
   Names result;
   for (const TensorSpec& spec : specs) result.insert(spec.name);
   return result;
+}
+
+bool is_one_of(std::span<const std::string_view> names, std::string_view name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
 }
 
 std::string joined(const Names& names) {
@@ -129,12 +129,6 @@ class ManifestReader {
         corrupt("'" + printable(name) + "' is not a relative path of a file inside the bundle");
       BundleFile file{bundle_.folder / name, static_cast<std::uint64_t>(entry.at("bytes").integer(0, INT64_MAX)),
                       entry.at("sha256").hex_digits(64), verify_};
-      std::error_code error;
-      const std::filesystem::path target = std::filesystem::weakly_canonical(file.path, error);
-      if (error) corrupt("the path '" + printable(name) + "' is too long, or a link to itself");
-      const auto [end, rest] =
-          std::mismatch(bundle_.folder.begin(), bundle_.folder.end(), target.begin(), target.end());
-      if (end != bundle_.folder.end()) corrupt("'" + printable(name) + "' is a link that leaves the bundle's folder");
       files.emplace(name, std::move(file));
     }
     bundle_.files = std::make_shared<const BundleFiles>(std::move(files));
@@ -164,16 +158,17 @@ class ManifestReader {
     for (const TensorSpec& output : outputs) {
       for (const Dim& dim : output.shape) {
         const auto has = [&](const TensorSpec& input) {
-          return std::ranges::find(input.shape, dim.free, &Dim::free) != input.shape.end();
+          return std::any_of(input.shape.begin(), input.shape.end(),
+                             [&](const Dim& one) { return one.free == dim.free; });
         };
-        if (!dim.is_fixed() && std::ranges::none_of(inputs, has))
+        if (!dim.is_fixed() && std::none_of(inputs.begin(), inputs.end(), has))
           corrupt(user + ": no input has the free dimensions of " + printable(output.name) + ", " +
                   output.description());
       }
     }
     std::map<std::string, GraphSpec> forms;
     for (const auto& [form, file] : entry.at("forms").members(1)) {
-      if (std::ranges::find(kForms, form) == std::end(kForms)) entry.at("forms").wrong("an object of forms");
+      if (!is_one_of(kForms, form)) entry.at("forms").wrong("an object of forms");
       const std::string path = file.text();
       const std::string folder = path.substr(0, path.rfind('/') + 1);  // npos + 1 is 0
       const GraphSpec& spec = forms[form] = {name, form, listed(file, user), folder, bundle_.files, inputs, outputs};
@@ -211,8 +206,8 @@ class ManifestReader {
       std::vector<std::string>& order = bundle_.preferred[backend];
       for (const JsonReader& form : forms.elements(1, std::size(kForms))) {
         order.push_back(form.text());
-        if (std::ranges::find(kForms, order.back()) == std::end(kForms)) form.wrong("a form");
-        if (std::ranges::count(order, order.back()) > 1) forms.wrong("forms that differ");
+        if (!is_one_of(kForms, order.back())) form.wrong("a form");
+        if (std::count(order.begin(), order.end(), order.back()) > 1) forms.wrong("forms that differ");
       }
     }
   }
@@ -301,8 +296,9 @@ class ManifestReader {
   }
 
   void add_schedule(Rate& rate, const JsonReader& entry, const std::string& user) const {
+    const auto roles = family_.roles();
     const bool has_tables =
-        std::ranges::any_of(family_.roles(), [](const Role& role) { return role.inputs.contains(kStepInput); });
+        std::any_of(roles.begin(), roles.end(), [](const Role& role) { return role.inputs.contains(kStepInput); });
     check_use(family_.has_steps(), entry.has("schedule"), user, "a schedule");
     check_use(has_tables, entry.has("step_tables"), user, "step tables");
     if (!family_.has_steps()) return;
@@ -313,7 +309,8 @@ class ManifestReader {
       known(name, bundle_.schedules, user + ": schedule");
       rate.step_tables.emplace_back(name, listed(file, user + ": step table"));
     }
-    if (std::ranges::none_of(rate.step_tables, [&](const auto& table) { return table.first == *rate.schedule; }))
+    if (std::none_of(rate.step_tables.begin(), rate.step_tables.end(),
+                     [&](const auto& table) { return table.first == *rate.schedule; }))
       corrupt(user + ": no step table for its schedule '" + printable(*rate.schedule) + "'");
   }
 
@@ -361,7 +358,7 @@ class ManifestReader {
     const auto found = made.find(alias(tensor.name));
     if (found != made.end() && (tensor.dtype != found->second->dtype || tensor.shape != found->second->shape))
       corrupt(is + ", but " + printable(found->second->name) + " is " + found->second->description());
-    if (std::ranges::find(kRows, tensor.name) == std::end(kRows)) return;
+    if (!is_one_of(kRows, tensor.name)) return;
     if (tensor.shape.size() != 2 || tensor.shape[0] != Dim{} || !tensor.shape[1].is_fixed())
       corrupt(is + ", should be [1, D] with a number for D");
   }
@@ -392,23 +389,6 @@ class ManifestReader {
   Bundle bundle_;
 };
 
-/// Returns the text of a file of at most kMaxManifestBytes.
-std::string read_manifest(const std::filesystem::path& path) {
-  std::error_code error;
-  if (!std::filesystem::is_regular_file(path, error))
-    fail(Result::kBundleNotFound, "%s is not a bundle: it has no %s", path.parent_path().c_str(), kManifest);
-  std::ifstream file(path, std::ios::binary);
-  if (!file) fail(Result::kIo, "%s: cannot be opened", path.c_str());
-  std::string data(kMaxManifestBytes + 1, '\0');
-  file.read(data.data(), static_cast<std::streamsize>(data.size()));
-  if (file.bad()) fail(Result::kIo, "%s: cannot be read", path.c_str());
-  data.resize(static_cast<std::size_t>(file.gcount()));
-  if (data.size() > kMaxManifestBytes)
-    fail(Result::kBundleCorrupt, "%s: longer than %" PRIu64 " bytes; this is not a bundle's manifest", path.c_str(),
-         kMaxManifestBytes);
-  return data;
-}
-
 /// Returns the family that a document names.
 const Family& family_of(const JsonReader& entry, const std::string& where, families::Table known) {
   const std::string name = entry.text();
@@ -419,15 +399,6 @@ const Family& family_of(const JsonReader& entry, const std::string& where, famil
        "%s: family '%s' is not part of this version of librdeic, which has: %s. Upgrade librdeic, or take another "
        "bundle",
        where.c_str(), printable(name).c_str(), names.c_str());
-}
-
-/// Checks all listed files, several at a time, as hashing them is most of what opening a bundle takes; of several that
-/// are wrong, the first by name decides.
-void check_files(const BundleFiles& files, bool verify) {
-  constexpr unsigned kMaxThreads = 4;
-  entropy::Workers workers(verify ? std::min(std::thread::hardware_concurrency(), kMaxThreads) : 1);
-  workers.run(files.size(),
-              [&](std::size_t i) { std::next(files.begin(), static_cast<std::ptrdiff_t>(i))->second.check(); });
 }
 
 }  // namespace
@@ -456,7 +427,8 @@ bool Bundle::has(const ModelId& model_id, std::uint32_t rate) const {
 const Rate& Bundle::rate_of(const ModelId& model_id, std::uint32_t rate) const {
   if (has(model_id, rate)) {
     if (!levels) return rates[rate];
-    const auto beyond = std::ranges::upper_bound(rates, rate, {}, &Rate::number);
+    const auto beyond = std::upper_bound(rates.begin(), rates.end(), rate,
+                                         [](std::uint32_t number, const Rate& one) { return number < one.number; });
     return beyond == rates.begin() ? rates.front() : *std::prev(beyond);
   }
   std::string models;
@@ -475,7 +447,8 @@ const Rate& Bundle::rate_of(const ModelId& model_id, std::uint32_t rate) const {
 
 const GraphSpec& Bundle::reference(const std::string& graph_id) const {
   const auto& forms = graphs.at(graph_id);
-  const auto* const form = std::ranges::find_if(kForms, [&](auto one) { return forms.contains(std::string(one)); });
+  const auto* const form =
+      std::find_if(std::begin(kForms), std::end(kForms), [&](auto one) { return forms.contains(std::string(one)); });
   return forms.at(std::string(*form));  // there is at least one
 }
 
@@ -483,7 +456,7 @@ std::vector<std::string> Bundle::preference(const std::string& backend, std::str
   std::vector<std::string> order;
   if (const auto measured = preferred.find(backend); measured != preferred.end()) order = measured->second;
   for (const std::string_view form : kForms)
-    if (std::ranges::find(order, form) == order.end()) order.emplace_back(form);
+    if (std::find(order.begin(), order.end(), form) == order.end()) order.emplace_back(form);
   // int8-cpu is of precision int8, fp16-cuda of fp16.
   std::erase_if(
       order, [&](std::string_view form) { return precision != kAuto && form.substr(0, form.find('-')) != precision; });
@@ -521,16 +494,13 @@ void Bundle::check_sharpness(const Rate& rate, double sharpness) const {
        sharpness, rate.index, name.c_str());
 }
 
-Bundle read_bundle(const std::filesystem::path& folder, bool verify) {
-  return read_bundle(folder, verify, families::table());
-}
-
-Bundle read_bundle(const std::filesystem::path& folder, bool verify, families::Table known) {
-  std::error_code error;
-  const std::filesystem::path real = std::filesystem::canonical(folder, error);
-  if (error) fail(Result::kBundleNotFound, "%s is not a bundle: there is no such folder", folder.c_str());
-  const std::string where = (real / kManifest).string();
-  const JsonValue document = parse_json(read_manifest(where), where);
+Bundle parse_bundle(std::string_view manifest, const std::filesystem::path& folder, bool verify,
+                    families::Table known) {
+  const std::string where = (folder / kManifest).string();
+  if (manifest.size() > kMaxManifestBytes)
+    fail(Result::kBundleCorrupt, "%s: longer than %" PRIu64 " bytes; this is not a bundle's manifest", where.c_str(),
+         kMaxManifestBytes);
+  const JsonValue document = parse_json(manifest, where);
   const JsonReader reader(document, where);
   if (!reader.is_object()) fail(Result::kBundleCorrupt, "%s: holds no object", where.c_str());
   if (const JsonValue* const schema = document.find("schema")) {
@@ -541,9 +511,7 @@ Bundle read_bundle(const std::filesystem::path& folder, bool verify, families::T
            ". Upgrade librdeic, or export the bundle again.",
            where.c_str(), kSchema);
   }
-  Bundle bundle = ManifestReader(real, document, where, verify, family_of(reader.at("family"), where, known)).read();
-  check_files(*bundle.files, verify);
-  return bundle;
+  return ManifestReader(folder, document, where, verify, family_of(reader.at("family"), where, known)).read();
 }
 
 }  // namespace rdeic

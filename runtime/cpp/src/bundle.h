@@ -1,7 +1,7 @@
 #pragma once
 
 // bundle.json -> Bundle: schema, family, references, paths that stay inside, hashes; and where bundles are looked for
-// (docs/bundle.md).
+// (docs/bundle.md). What is in the document is checked in bundle.cc, what is in the folder in bundle_folder.cc.
 //
 //   bundle.json -> size -> JSON -> family, schema -> references -> paths -> lengths, SHA-256 -> Bundle
 //
@@ -85,7 +85,7 @@ struct Levels {
   BundleFile file;  // .npz with the rows that the graphs read, one array a role and one row a level
 };
 
-/// A checked bundle.json; every path in it exists and lies inside `folder`.
+/// A checked bundle.json; of one that was read from a folder, every path exists and lies inside `folder`.
 struct Bundle {
   std::filesystem::path folder;
   std::string name, licence;
@@ -115,9 +115,18 @@ struct Bundle {
   void check_sharpness(const Rate& rate, double sharpness) const;
 };
 
+/// The file that describes a bundle.
+inline constexpr const char* kManifest = "bundle.json";
+
+/// Returns the bundle that the text of a bundle.json describes, as far as that alone can tell: no file is looked at.
+/// `folder`: where its files lie, which messages name. `verify`: compare hashes when files are used. `known`: the
+/// families that it may be of, which must outlive it. Throws Error: kBundleCorrupt, kBundle for a schema or a family
+/// that is not known.
+Bundle parse_bundle(std::string_view manifest, const std::filesystem::path& folder, bool verify,
+                    std::span<const families::Family* const> known);
+
 /// Returns the bundle in this folder. `verify`: compare the SHA-256 of every file, now and when it is used; lengths are
-/// compared in any case. `known`: the families that it may be of, which must outlive it.
-/// Throws Error: kBundleNotFound, kBundleCorrupt, kBundle for a schema or a family that is not known.
+/// compared in any case. Throws Error: kBundleNotFound, and what `parse_bundle` throws.
 Bundle read_bundle(const std::filesystem::path& folder, bool verify, std::span<const families::Family* const> known);
 /// The same with the families of this library.
 Bundle read_bundle(const std::filesystem::path& folder, bool verify = true);

@@ -13,7 +13,6 @@ namespace rdeic {
 
 namespace {
 
-constexpr const char* kManifest = "bundle.json";
 constexpr const char* kDefaultName = "tiny-2";
 constexpr const char* kSearchVariable = "RDEIC_RT_BUNDLES";
 #if defined(_WIN32)

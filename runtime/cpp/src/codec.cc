@@ -28,10 +28,6 @@ using families::StageList;
 // Layers of entropy decoding are short: with more threads they take no less time.
 constexpr unsigned kMaxEntropyThreads = 8;
 
-// Products between two questions to `progress` within entropy decoding, besides those before each slice: less than a
-// tenth of a second on one core. Counted, and not timed, so that a decode asks as often whenever it is run.
-constexpr std::uint64_t kAskEvery = std::uint64_t{1} << 30;
-
 unsigned entropy_threads(unsigned asked) {
   const unsigned threads = asked > 0 ? asked : std::thread::hardware_concurrency();
   return std::clamp(threads, 1U, kMaxEntropyThreads);
@@ -62,19 +58,6 @@ struct Codec::State {
   const Bundle& bundle() const { return loaded.bundle(); }
 
   Size padded(Size size) const { return padded_size(size, bundle().size_multiple_px); }
-
-  Sizes sizes(Size size) const {
-    const Size whole = padded(size);
-    return {1, whole.height / bundle().size_multiple_px, whole.width / bundle().size_multiple_px};
-  }
-
-  std::map<std::string, Shape> latent_shapes(const Rate& rate, const Sizes& sizes) const {
-    std::map<std::string, Shape> shapes;
-    for (const auto& [name, role] : bundle().family->latents()) {
-      shapes.emplace(name, bundle().reference(rate.graphs.at(role)).input(name)->resolve(sizes));
-    }
-    return shapes;
-  }
 
   Latents read_latents(const File& file, ProgressSteps& progress);
 
@@ -127,8 +110,8 @@ Decoded Codec::decode(std::span<const std::uint8_t> data, const Place& place, co
     bundle().check_sharpness(rate, options.sharpness);
     list = bundle().family->decoder(loader, bundle().choose_schedule(rate, options.steps));
   }
-  const Sizes sizes = state_->sizes(size);
-  check_memory(*list, state_->latent_shapes(rate, sizes), sizes, size, limits());
+  const Sizes sizes = sizes_of(bundle(), size);
+  check_memory(*list, latent_shapes(bundle(), rate, sizes), sizes, size, limits());
   const PixelRows rows = place(size);
 
   ProgressSteps progress(options.progress, parts_of(*list));
@@ -181,22 +164,7 @@ void Codec::prepare(std::uint32_t rate_index, bool preview) {
 Latents Codec::State::read_latents(const File& file, ProgressSteps& progress) {
   progress.begin(Part::kEntropy);
   const Rate& rate = bundle().rate_of(file.header.model_id, file.header.rate);
-  std::uint64_t since = 0;
-  const entropy::Compute compute{entropy::available_kernels().front(), workers, [&](std::uint64_t products) {
-                                   since += products;
-                                   if (since < kAskEvery) return;
-                                   since = 0;
-                                   progress.go_on(Part::kEntropy);
-                                 }};
-  entropy::Decoded decoded =
-      loaded.model(rate)->decode(compute, file, latent_shapes(rate, sizes(file.header.size)), [&](std::size_t slice) {
-        if (slice > 0) progress.go_on(Part::kEntropy);
-      });
-  return {{file.header.size, {}, file.missing_bytes, decoded.complete_slices, decoded.n_slices},
-          rate.index,
-          file.header.rate,
-          std::move(decoded.tensors),
-          file.checksum};
+  return decode_latents(bundle(), rate, *loaded.model(rate), file, workers, progress);
 }
 
 }  // namespace rdeic

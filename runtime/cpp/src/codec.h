@@ -20,6 +20,7 @@
 #include "container.h"
 #include "entropy/model.h"
 #include "input_limits.h"
+#include "latents.h"
 #include "pixels.h"
 #include "progress.h"
 #include "value.h"
@@ -48,24 +49,6 @@ struct DecodeOptions {
 /// Tells where an image of this size goes; called once, after the container was checked and before anything is
 /// decoded. What it throws ends the decode. An image of a preview or of latents has the same size.
 using Place = std::function<PixelRows(Size size)>;
-
-/// What is told of a file beside its image.
-struct Decoded {
-  Size size;
-  Metadata metadata;
-  std::uint64_t missing_bytes = 0;    // of a file that is cut short
-  std::uint32_t complete_slices = 0;  // how many slices of the latents are as in the whole file
-  std::uint32_t n_slices = 0;
-};
-
-/// A file after entropy decoding: what is left to do is arithmetic in floating point.
-struct Latents {
-  Decoded file;
-  std::uint32_t rate = 0;      // index in the bundle
-  std::uint32_t level = 0;     // where the bundle has levels
-  Values tensors;              // by name, on the host, each with the batch as its first dimension; exact
-  std::uint32_t checksum = 0;  // the default seed
-};
 
 /// What a codec is made of beside its bundle.
 struct CodecParts {

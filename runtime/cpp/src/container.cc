@@ -1,13 +1,12 @@
 #include "container.h"
 
-#include <zlib.h>
-
 #include <algorithm>
 #include <cinttypes>
-#include <memory>
 #include <string>
+#include <utility>
 
 #include "crc32c.h"
+#include "inflate.h"
 #include "reader.h"
 #include "status.h"
 
@@ -49,45 +48,24 @@ Size read_size(Reader& reader, const Limits& limits) {
   return size;
 }
 
-struct InflateEnd {
-  void operator()(z_stream* stream) const { inflateEnd(stream); }
-};
-
-/// Returns what a metadata section holds. Output grows by what the stream gives, never by what somebody announced.
+/// Returns what a metadata section holds.
 std::vector<std::uint8_t> inflated(std::span<const std::uint8_t> section, const std::string& place,
                                    std::uint64_t limit_bytes) {
-  z_stream stream{};
-  if (inflateInit(&stream) != Z_OK) throw std::bad_alloc();
-  const std::unique_ptr<z_stream, InflateEnd> guard(&stream);
-  // zlib takes a pointer to non-const, which it does not write through; sections are under 2^32 bytes.
-  stream.next_in = const_cast<Bytef*>(section.data());
-  stream.avail_in = static_cast<uInt>(section.size());
-
-  std::vector<std::uint8_t> data;
-  std::array<std::uint8_t, 16384> block;
-  for (;;) {
-    // A byte over the limit is enough to know; what lies beyond is not looked at.
-    const std::uint64_t room = limit_bytes - data.size() + (limit_bytes < UINT64_MAX ? 1 : 0);
-    stream.next_out = block.data();
-    stream.avail_out = static_cast<uInt>(std::min<std::uint64_t>(block.size(), room));
-    const uInt offered = stream.avail_out;
-    const int status = inflate(&stream, Z_NO_FLUSH);
-    if (status == Z_MEM_ERROR) throw std::bad_alloc();
-    if (status != Z_OK && status != Z_STREAM_END && status != Z_BUF_ERROR)
-      fail(Result::kBitstream, "%s: not a zlib stream (%s). %s", place.c_str(),
-           stream.msg ? stream.msg : "it needs a dictionary", kNoEncoder);
-    const uInt made = offered - stream.avail_out;
-    data.insert(data.end(), block.begin(), block.begin() + static_cast<std::ptrdiff_t>(made));
-    if (data.size() > limit_bytes)
+  Inflated stream = inflate_zlib(section, limit_bytes);
+  switch (stream.end) {
+    case Inflated::End::kDamaged:
+      fail(Result::kBitstream, "%s: not a zlib stream (%s). %s", place.c_str(), stream.problem.c_str(), kNoEncoder);
+    case Inflated::End::kTooLong:
       fail(Result::kLimitExceeded, "%s: inflates to more than %" PRIu64 " bytes (limit max_metadata_bytes)",
            place.c_str(), limit_bytes);
-    if (status == Z_STREAM_END) break;
-    if (made == 0 && stream.avail_in == 0)
+    case Inflated::End::kUnending:
       fail(Result::kBitstream, "%s: its zlib stream does not end. %s", place.c_str(), kNoEncoder);
+    case Inflated::End::kWhole:
+      break;
   }
-  if (stream.avail_in > 0)
-    fail(Result::kBitstream, "%s: %u bytes follow its zlib stream. %s", place.c_str(), stream.avail_in, kNoEncoder);
-  return data;
+  if (stream.left_bytes > 0)
+    fail(Result::kBitstream, "%s: %zu bytes follow its zlib stream. %s", place.c_str(), stream.left_bytes, kNoEncoder);
+  return std::move(stream.data);
 }
 
 Metadata parse_metadata(std::span<const std::uint8_t> section, std::size_t at, const Limits& limits) {

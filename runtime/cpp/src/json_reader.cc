@@ -30,8 +30,8 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
   bool end_object() override {
     std::vector<std::string_view> keys;
     for (const auto& [key, value] : std::get<JsonObject>(open_.back()->value)) keys.push_back(key);
-    std::ranges::sort(keys);
-    const auto repeated = std::ranges::adjacent_find(keys);
+    std::sort(keys.begin(), keys.end());
+    const auto repeated = std::adjacent_find(keys.begin(), keys.end());
     if (repeated != keys.end())
       fail(Result::kBundleCorrupt, "%s: not valid JSON: the key '%s' is repeated", where_.c_str(),
            printable(std::string(*repeated)).c_str());
@@ -88,7 +88,7 @@ const JsonValue* JsonValue::find(std::string_view key) const {
   const auto* const object = std::get_if<JsonObject>(&value);
   if (!object) return nullptr;
   const auto found =
-      std::ranges::find(*object, key, [](const auto& member) -> std::string_view { return member.first; });
+      std::find_if(object->begin(), object->end(), [&](const auto& member) { return member.first == key; });
   return found == object->end() ? nullptr : &found->second;
 }
 
@@ -112,7 +112,8 @@ void JsonReader::check_keys(std::initializer_list<std::string_view> required,
   for (const std::string_view key : required)
     if (!value_.find(key)) wrong("an object with the key '" + std::string(key) + "'");
   for (const auto& [key, value] : std::get<JsonObject>(value_.value))
-    if (std::ranges::find(required, key) == required.end() && std::ranges::find(optional, key) == optional.end())
+    if (std::find(required.begin(), required.end(), key) == required.end() &&
+        std::find(optional.begin(), optional.end(), key) == optional.end())
       wrong("an object without the key '" + printable(key) + "', which schema 2 does not have");
 }
 
@@ -152,7 +153,7 @@ std::string JsonReader::text(std::size_t least) const {
 
 std::string JsonReader::choice(std::initializer_list<std::string_view> choices) const {
   std::string result = text();
-  if (std::ranges::find(choices, result) != choices.end()) return result;
+  if (std::find(choices.begin(), choices.end(), result) != choices.end()) return result;
   std::string wanted = "one of";
   for (const std::string_view one : choices) wanted += " " + std::string(one);
   wrong(wanted);

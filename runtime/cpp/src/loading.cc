@@ -2,11 +2,9 @@
 
 #include <algorithm>
 #include <exception>
-#include <optional>
 #include <utility>
 
 #include "arrays.h"
-#include "sha256.h"
 #include "status.h"
 
 namespace rdeic {
@@ -84,60 +82,25 @@ void Loaded::begin(const families::StageList& list) {
 
 std::shared_ptr<const entropy::Model> Loaded::model(const Rate& rate) {
   return models_.get(rate.entropy.path.string(), [this, &rate] {
-    std::shared_ptr<const entropy::Model> model = entropy::load(Arrays::read(rate.entropy, "entropy model"), kinds_);
-    for (const Rate& other : bundle_->rates) {
-      if (other.entropy.path != rate.entropy.path || other.model_id == model->id()) continue;
-      fail(Result::kBundleCorrupt,
-           "%s: this is model %s, bundle.json says %s. Get the bundle again, or export it again",
-           rate.entropy.path.c_str(), hex(model->id()).c_str(), hex(other.model_id).c_str());
-    }
-    for (const Rate& other : bundle_->rates) {
-      if (other.entropy.path == rate.entropy.path) check_grids(*model, other);
-    }
-    return model;
+    return model_of(*bundle_, rate, Arrays::read(rate.entropy, "entropy model"), kinds_);
   });
 }
 
-void Loaded::check_grids(const entropy::Model& model, const Rate& rate) const {
-  for (const auto& [name, position_px] : model.position_px()) {
-    const std::string& graph_id = rate.graphs.at(bundle_->family->latents().at(name));
-    const std::optional<TensorGrid> grid = bundle_->reference(graph_id).input(name)->grid();
-    const std::size_t graph_px = grid ? bundle_->size_multiple_px / grid->per_unit : 0;
-    if (graph_px == position_px) continue;
-    fail(Result::kBundleCorrupt,
-         "%s: a position of %s is %u pixels, in the graph that reads it it is %zu. Get the bundle again, or export it "
-         "again",
-         rate.entropy.path.c_str(), name.c_str(), position_px, graph_px);
-  }
-}
-
-std::shared_ptr<const std::map<std::string, Rows>> Loaded::step_rows(const Rate& rate, const Schedule& schedule) {
+std::shared_ptr<const RowsByRole> Loaded::step_rows(const Rate& rate, const Schedule& schedule) {
   return step_rows_.get(std::to_string(rate.index) + " " + schedule.name, [this, &rate, &schedule] {
     const Arrays arrays = Arrays::read(rate.step_table(schedule.name));
-    auto rows = std::make_shared<std::map<std::string, Rows>>();
-    for (const families::Role& role : bundle_->family->roles()) {
-      if (!role.inputs.contains(kStepInput) || role.encodes) continue;
-      const GraphSpec& spec = bundle_->reference(rate.graphs.at(role.name));
-      rows->emplace(role.name, rows_of(arrays, role.name, schedule.n_steps(), spec, kStepInput));
-    }
-    return rows;
+    return std::make_shared<const RowsByRole>(step_rows_of(*bundle_, rate, schedule, arrays));
   });
 }
 
 Values Loaded::level_rows(const Rate& rate, std::uint32_t level) {
   Values rows;
   if (!bundle_->levels) return rows;
-  for (const families::Role& role : bundle_->family->roles()) {
-    const bool reads_latents =
-        std::ranges::any_of(bundle_->family->latents(), [&](const auto& latent) { return latent.second == role.name; });
-    if (!role.at_a_level || !reads_latents) continue;
-    const auto all = level_rows_.get(role.name, [&] {
-      const Levels& levels = *bundle_->levels;
-      return std::make_shared<const Rows>(rows_of(Arrays::read(levels.file), role.name, levels.count,
-                                                  bundle_->reference(rate.graphs.at(role.name)), kLevelInput));
-    });
-    rows.emplace(families::level_input(role.name), all->at(level));
-  }
+  // All rates have the same graphs, and so the same rows.
+  const auto all = level_rows_.get({}, [this, &rate] {
+    return std::make_shared<const RowsByRole>(level_rows_of(*bundle_, rate, Arrays::read(bundle_->levels->file)));
+  });
+  for (const auto& [role, of_role] : *all) rows.emplace(families::level_input(role), of_role.at(level));
   return rows;
 }
 

@@ -9,10 +9,10 @@
 
 #include "backends/backend.h"
 #include "bundle.h"
+#include "bundle_tables.h"
 #include "entropy/model.h"
 #include "families/family.h"
 #include "load_once.h"
-#include "rows.h"
 
 namespace rdeic {
 
@@ -35,24 +35,20 @@ class Loaded {
   /// Returns a rate's entropy model; Error(kBundleCorrupt) if bundle.json says that it is another.
   std::shared_ptr<const entropy::Model> model(const Rate& rate);
   /// Returns what the input `step` of each role's graph is at each step of a schedule, by role.
-  std::shared_ptr<const std::map<std::string, Rows>> step_rows(const Rate& rate, const Schedule& schedule);
+  std::shared_ptr<const RowsByRole> step_rows(const Rate& rate, const Schedule& schedule);
   /// Returns the rows that graphs which read latents have at a level, as `families::level_input` names them; none where
   /// there are no levels.
   Values level_rows(const Rate& rate, std::uint32_t level);
 
  private:
   LoadOnce<backends::Graph>::Make maker_of(const GraphSpec& spec) const;
-  /// Throws Error(kBundleCorrupt) if a graph of a rate reads what files are decoded to on another grid than the
-  /// model's.
-  void check_grids(const entropy::Model& model, const Rate& rate) const;
 
   const std::shared_ptr<const Bundle> bundle_;
   const std::unique_ptr<const backends::Backend> backend_;
   const std::string precision_;
   const std::span<const entropy::Kind> kinds_;
   LoadOnce<entropy::Model> models_;
-  LoadOnce<std::map<std::string, Rows>> step_rows_;
-  LoadOnce<Rows> level_rows_;
+  LoadOnce<RowsByRole> step_rows_, level_rows_;
   LoadOnce<backends::Graph> graphs_;  // last: threads that load graphs use what is above until this is gone
 };
 

@@ -106,7 +106,8 @@ class Dictionary {
 
   DType dtype() {
     const std::string_view descr = single_quoted();
-    const auto* const found = std::ranges::find(kTypes, descr, &TypeName::descr);
+    const auto* const found =
+        std::find_if(kTypes.begin(), kTypes.end(), [&](const TypeName& type) { return type.descr == descr; });
     if (found == kTypes.end())
       fail(Result::kBundleCorrupt, "%s: elements of type %s, which no array of a bundle has", place_.c_str(),
            printable(std::string(descr)).c_str());
@@ -149,7 +150,7 @@ class Dictionary {
 NpyHeader parse_npy_header(std::span<const std::uint8_t> data, const std::string& place) {
   constexpr std::size_t kVersionAt = kMagic.size();
   constexpr std::size_t kLengthAt = kVersionAt + 2;
-  if (data.size() < kLengthAt + 4 || !std::ranges::equal(data.first(kMagic.size()), kMagic) || data[kVersionAt] < 1 ||
+  if (data.size() < kLengthAt + 4 || !std::equal(kMagic.begin(), kMagic.end(), data.begin()) || data[kVersionAt] < 1 ||
       data[kVersionAt] > 3)
     fail(Result::kBundleCorrupt, "%s: not an .npy file of version 1 to 3", place.c_str());
   const std::size_t length_bytes = data[kVersionAt] == 1 ? 2 : 4;

@@ -271,7 +271,8 @@ class Walk {
       if (fields_left_-- == 0) corrupt(text("has more than %zu fields", kMaxOnnxFields));
       const std::size_t tag = at;
       const std::uint64_t key = varint(at, message.end), number = key >> 3, wire = key & 7;
-      const auto found = std::ranges::find(known, number, &Known::number);
+      const auto found =
+          std::find_if(known.begin(), known.end(), [&](const Known& one) { return one.number == number; });
       if (found == known.end() || !has_wire(found->kind, wire))
         corrupt(text("byte %zu: a field %" PRIu64 " of wire type %" PRIu64 ", which its message does not have", tag,
                      number, wire));
@@ -299,7 +300,7 @@ class Walk {
       if (field.number == kExternalData) result.entries.push_back(field.piece);
       if (field.number == kDataType) result.data_types.push_back(field.value);
       if (field.number == kDataLocation) result.locations.push_back(field.value);
-      if (std::ranges::find(kOwnData, field.number) != kOwnData.end()) result.has_own_data = true;
+      if (std::find(kOwnData.begin(), kOwnData.end(), field.number) != kOwnData.end()) result.has_own_data = true;
     });
     return result;
   }

@@ -10,11 +10,12 @@ namespace rdeic {
 
 std::vector<ValuePtr> Placement::each(const Stage& stage, Values inputs) {
   std::erase_if(inputs, [](const auto& input) { return input.second == nullptr; });
-  if (!stage.finite.empty() && !std::ranges::all_of(elements<float>(*inputs.at(stage.finite), stage.finite.c_str()),
-                                                    [](float value) { return std::isfinite(value); })) {
-    fail(Result::kBundleCorrupt,
-         "denoising returned values that are not finite: the bundle's weights or its schedule are unusable, or the "
-         "sharpness is far too large");
+  if (!stage.finite.empty()) {
+    const auto values = elements<float>(*inputs.at(stage.finite), stage.finite.c_str());
+    if (!std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); }))
+      fail(Result::kBundleCorrupt,
+           "denoising returned values that are not finite: the bundle's weights or its schedule are unusable, or the "
+           "sharpness is far too large");
   }
   return run(stage, inputs);
 }

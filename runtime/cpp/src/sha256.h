@@ -1,5 +1,7 @@
 #pragma once
 
+// SHA-256. Natively sha256_openssl.cc, with libcrypto; in WebAssembly wasm/sha256_js.cc.
+
 #include <array>
 #include <cstddef>
 #include <cstdint>

@@ -28,8 +28,7 @@ class Tensor {
   Tensor() = default;
 
   /// Elements are not initialised: every stage writes all of what it makes.
-  explicit Tensor(Shape shape)
-      : shape_(std::move(shape)), size_(count_of(shape_)), data_(std::make_unique_for_overwrite<T[]>(size_)) {}
+  explicit Tensor(Shape shape) : shape_(std::move(shape)), size_(count_of(shape_)), data_(new T[size_]) {}
 
   Tensor(Tensor&&) noexcept = default;
   Tensor& operator=(Tensor&&) noexcept = default;
@@ -58,7 +57,7 @@ class Tensor {
 template <typename T>
 Tensor<T> zeros_like(const Tensor<T>& tensor) {
   Tensor<T> zeros(tensor.shape());
-  std::ranges::fill(zeros.values(), T{});
+  std::fill_n(zeros.data(), zeros.size(), T{});
   return zeros;
 }
 

@@ -17,6 +17,11 @@ std::string text_of(const Dim& dim) {
   return (dim.factor == 1 ? "" : std::to_string(dim.factor) + "*") + name_of(dim.free);
 }
 
+/// Returns the first dimension that is a multiple of hz, or the end.
+std::vector<Dim>::const_iterator first_rows(const std::vector<Dim>& shape) {
+  return std::find_if(shape.begin(), shape.end(), [](const Dim& dim) { return dim.free == Dim::Free::kRows; });
+}
+
 }  // namespace
 
 std::optional<Dim> free_dim(const std::string& text) {
@@ -38,7 +43,7 @@ std::optional<Dim> free_dim(const std::string& text) {
 }
 
 std::optional<TensorGrid> TensorSpec::grid() const {
-  const auto rows = std::ranges::find(shape, Dim::Free::kRows, &Dim::free);
+  const auto rows = first_rows(shape);
   if (rows == shape.end()) return {};
   return TensorGrid{static_cast<std::size_t>(rows - shape.begin()), static_cast<std::uint32_t>(rows->factor)};
 }
@@ -75,14 +80,17 @@ void TensorSpec::read_sizes(const Shape& sides, Sizes& sizes) const {
 
 std::optional<std::string> TensorSpec::fault(std::uint32_t unit_px) const {
   const std::string where = printable(name) + " is " + description() + ": ";
-  const auto count = [this](Dim::Free free) { return std::ranges::count(shape, free, &Dim::free); };
-  if (count(Dim::Free::kBatch) > 1 ||
-      std::ranges::any_of(shape, [](const Dim& dim) { return dim.free == Dim::Free::kBatch && dim.factor != 1; })) {
+  const auto count = [this](Dim::Free free) {
+    return std::count_if(shape.begin(), shape.end(), [=](const Dim& dim) { return dim.free == free; });
+  };
+  if (count(Dim::Free::kBatch) > 1 || std::any_of(shape.begin(), shape.end(), [](const Dim& dim) {
+        return dim.free == Dim::Free::kBatch && dim.factor != 1;
+      })) {
     return where + "there is one batch, without a factor";
   }
   if (count(Dim::Free::kRows) == 0 && count(Dim::Free::kColumns) == 0) return {};
   if (count(Dim::Free::kRows) != 1 || count(Dim::Free::kColumns) != 1) return where + "hz and wz come together, once";
-  const auto rows = std::ranges::find(shape, Dim::Free::kRows, &Dim::free), columns = std::next(rows);
+  const auto rows = first_rows(shape), columns = std::next(rows);
   if (columns == shape.end() || *columns != Dim{Dim::Free::kColumns, rows->factor}) {
     return where + "hz and wz are neighbours, in this order, and have one factor";
   }

@@ -24,14 +24,16 @@ Values run_checked(const Graph& graph, const Values& inputs, Location location) 
 
 const GraphSpec& choose_form(const Backend& backend, const Bundle& bundle, const std::string& graph_id,
                              const std::string& precision) {
-  if (precision != kAuto && std::ranges::find(kPrecisions, precision) == std::end(kPrecisions)) {
+  if (precision != kAuto &&
+      std::find(std::begin(kPrecisions), std::end(kPrecisions), precision) == std::end(kPrecisions)) {
     fail(Result::kInvalidArgument, "precision '%s' is not one of: auto, fp32, fp16, int8",
          printable(precision).c_str());
   }
   const auto& have = bundle.graphs.at(graph_id);
+  const auto can_run = backend.forms();
   for (const std::string& form : bundle.preference(backend.name(), precision)) {
     const auto found = have.find(form);
-    if (found != have.end() && std::ranges::find(backend.forms(), form) != backend.forms().end()) return found->second;
+    if (found != have.end() && std::find(can_run.begin(), can_run.end(), form) != can_run.end()) return found->second;
   }
   std::string forms;
   for (const auto& [form, spec] : have) forms += (forms.empty() ? "" : " and ") + form;

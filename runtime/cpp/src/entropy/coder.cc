@@ -144,7 +144,7 @@ bool CutSymbolDecoder::get_group(const GaussianTable& table, std::span<std::int3
   try {
     lowest_.get_group(table, symbols);
     highest_.get_group(table, other_);
-    at_end_ = !std::ranges::equal(symbols, other_);
+    at_end_ = !std::equal(symbols.begin(), symbols.end(), other_.begin(), other_.end());
   } catch (const Error& error) {
     if (error.result() != Result::kBitstream) throw;
     at_end_ = true;  // of a value that no encoder writes: at least one of the two is not the file's

@@ -88,7 +88,7 @@ struct CodedGrid {
   void clear(const SliceNets& nets) {
     for (std::size_t row = 0; row < levels.height(); ++row) {
       for (std::size_t column = 0; column < levels.width(); ++column) {
-        std::ranges::copy(nets.zero(), levels.view().at(row, column) + nets.start());
+        std::copy(nets.zero().begin(), nets.zero().end(), levels.view().at(row, column) + nets.start());
       }
     }
   }

@@ -38,7 +38,7 @@ std::vector<std::int32_t> masses_of(std::span<const std::uint8_t> weights) {
   std::vector<std::int32_t> masses;
   for (const std::int64_t weight : wide) masses.push_back(static_cast<std::int32_t>(1 + weight * shared / sum));
   const auto left_over = static_cast<std::int32_t>(kTotalMass) - std::accumulate(masses.begin(), masses.end(), 0);
-  masses[static_cast<std::size_t>(std::ranges::max_element(wide) - wide.begin())] += left_over;
+  masses[static_cast<std::size_t>(std::max_element(wide.begin(), wide.end()) - wide.begin())] += left_over;
   return masses;
 }
 
@@ -130,7 +130,7 @@ std::vector<std::uint8_t> IndexContext::classes(const Compute& compute, std::siz
     for (std::size_t row = 0; row < own.height; ++row) {
       for (std::size_t column = 0; column < columns; ++column) {
         const std::span at(scores.view().at(row, column), scores.channels());
-        found.push_back(static_cast<std::uint8_t>(std::ranges::max_element(at) - at.begin()));
+        found.push_back(static_cast<std::uint8_t>(std::max_element(at.begin(), at.end()) - at.begin()));
       }
     }
   }

@@ -22,7 +22,7 @@ Distribution read_prior(ModelReader& reader) {
 }  // namespace
 
 void check_masses(const ModelReader& reader, std::span<const std::int32_t> masses, const std::string& what) {
-  reader.check(std::ranges::all_of(masses, [](std::int32_t mass) { return mass >= 1; }), what + " has a mass under 1");
+  reader.check(*std::min_element(masses.begin(), masses.end()) >= 1, what + " has a mass under 1");
   const std::int64_t total = std::accumulate(masses.begin(), masses.end(), std::int64_t{0});
   reader.check(total == kTotalMass,
                text("%s adds up to %lld, should be %u", what.c_str(), static_cast<long long>(total), kTotalMass));
@@ -41,7 +41,7 @@ std::vector<std::int32_t> IndexCoder::decode(const File& file, std::size_t count
     return indices;
   }
   std::vector<std::int32_t> indices = unpack_fixed(file.z, count, plain_bits_, kWhat);
-  const std::int32_t largest = std::ranges::max(indices);
+  const std::int32_t largest = *std::max_element(indices.begin(), indices.end());
   if (static_cast<std::size_t>(largest) >= n_codes()) {
     fail(Result::kBitstream, "%s: index %d, but the model has %zu code vectors", kWhat, largest, n_codes());
   }

@@ -31,8 +31,8 @@ void check_bound(const ModelReader& reader, const std::string& name, double boun
 }
 
 void check_weights(const ModelReader& reader, const std::string& name, std::span<const std::int8_t> weights) {
-  const auto [least, most] = std::ranges::minmax(weights);
-  reader.check(-kMaxWeight <= least && most <= kMaxWeight, "'" + name + "' or its low part has a value beyond +-64");
+  const auto [least, most] = std::minmax_element(weights.begin(), weights.end());
+  reader.check(-kMaxWeight <= *least && *most <= kMaxWeight, "'" + name + "' or its low part has a value beyond +-64");
 }
 
 std::vector<std::uint8_t> padded_plane(View<const std::uint16_t> grid, std::span<const std::uint16_t> zero,
@@ -174,8 +174,8 @@ Grid<T> Layer::run(const Compute& compute, std::span<const View<const std::uint1
       positions[i] = {static_cast<std::uint32_t>(row),
                       static_cast<std::uint32_t>(pass ? column_of(*pass, row, column) : column)};
     }
-    const auto t = std::make_unique_for_overwrite<std::int64_t[]>(n * outputs());
-    for (std::size_t i = 0; i < n; ++i) std::ranges::copy(requantisation_.offset, t.get() + i * outputs());
+    const std::unique_ptr<std::int64_t[]> t(new std::int64_t[n * outputs()]);
+    for (std::size_t i = 0; i < n; ++i) std::copy_n(requantisation_.offset.data(), outputs(), t.get() + i * outputs());
     std::vector<std::int32_t> sums;
     for (std::size_t i = 0; i < inputs_.size(); ++i) {
       inputs_[i].add(compute.kernels, planes[i], std::span(positions).first(n), t.get(), sums);

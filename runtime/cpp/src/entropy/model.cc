@@ -40,7 +40,7 @@ std::span<const Kind> kinds() {
 
 std::shared_ptr<const Model> load(const Arrays& arrays, std::span<const Kind> known) {
   const std::int32_t version = arrays.get<std::int32_t>("version", {1})[0];
-  const auto kind = std::ranges::find(known, version, &Kind::version);
+  const auto kind = std::find_if(known.begin(), known.end(), [&](const Kind& one) { return one.version == version; });
   if (kind != known.end()) return kind->read(arrays);
   std::string versions;
   for (const Kind& one : known) versions += (versions.empty() ? "" : " or ") + std::to_string(one.version);

@@ -91,8 +91,9 @@ HyperNet::HyperNet(ModelReader& reader, std::size_t codes) {
   codebook_.assign(codebook.begin(), codebook.end());
   code_width_ = codebook_.size() / codes;
   const auto doubles = reader.take<std::uint8_t>("hyper.doubles", {kAnyLength});
-  reader.check(std::ranges::count(doubles, 1) == 2 && std::ranges::all_of(doubles, [](auto v) { return v <= 1; }),
-               "'hyper.doubles' has not two ones and zeros");
+  reader.check(
+      std::count(doubles.begin(), doubles.end(), 1) == 2 && *std::max_element(doubles.begin(), doubles.end()) == 1,
+      "'hyper.doubles' has not two ones and zeros");
   std::size_t channels = code_width_;
   for (std::size_t i = 0; i < doubles.size(); ++i) {
     blocks_.emplace_back(reader, "hyper." + std::to_string(i), channels, doubles[i] != 0);

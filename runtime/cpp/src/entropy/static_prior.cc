@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "status.h"
 
@@ -42,12 +43,14 @@ Decoded StaticPrior::decode(const Compute& compute, const File& file, const std:
   }
   if (before_slice) before_slice(0);
   Tensor<std::int64_t> indices(shape);
+  std::vector<std::int32_t> found;
   if (context_ && !file.header.z_is_plain) {
     const auto height = static_cast<std::size_t>(shape[1]), width = static_cast<std::size_t>(shape[2]);
-    std::ranges::copy(context_->decode(compute, indices_.prior(), file.z, height, width), indices.data());
+    found = context_->decode(compute, indices_.prior(), file.z, height, width);
   } else {
-    std::ranges::copy(indices_.decode(file, indices.size()), indices.data());
+    found = indices_.decode(file, indices.size());
   }
+  std::copy(found.begin(), found.end(), indices.data());
   Decoded decoded;
   decoded.complete_slices = decoded.n_slices = 1;
   decoded.tensors.emplace(kTensor, to_value(std::move(indices)));

@@ -9,10 +9,10 @@ namespace {
 
 std::array<std::int32_t, kScales - 1> read_thresholds(ModelReader& reader) {
   const auto read = reader.take<std::int32_t>("scale_thresholds", {kScales - 1});
-  reader.check(std::ranges::adjacent_find(read, std::greater_equal<>()) == read.end(),
+  reader.check(std::adjacent_find(read.begin(), read.end(), std::greater_equal<>()) == read.end(),
                "'scale_thresholds' do not rise");
   std::array<std::int32_t, kScales - 1> thresholds;
-  std::ranges::copy(read, thresholds.begin());
+  std::copy(read.begin(), read.end(), thresholds.begin());
   return thresholds;
 }
 
@@ -47,7 +47,8 @@ Tables::Tables(ModelReader& reader)
 std::uint8_t Tables::scale_index(std::int32_t scale) const {
   // Most symbols are not coded, and one comparison tells.
   if (skip_below_ > 0 && scale <= thresholds_[skip_below_ - 1]) return 0;
-  return static_cast<std::uint8_t>(std::ranges::lower_bound(thresholds_, scale) - thresholds_.begin());
+  return static_cast<std::uint8_t>(std::lower_bound(thresholds_.begin(), thresholds_.end(), scale) -
+                                   thresholds_.begin());
 }
 
 }  // namespace rdeic::entropy

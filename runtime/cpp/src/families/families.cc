@@ -14,7 +14,8 @@ Table table() {
 }
 
 const Family* find(Table among, const std::string& name) {
-  const auto found = std::ranges::find(among, name, [](const Family* family) { return family->name(); });
+  const auto found =
+      std::find_if(among.begin(), among.end(), [&](const Family* family) { return family->name() == name; });
   return found == among.end() ? nullptr : *found;
 }
 

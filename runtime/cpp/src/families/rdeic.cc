@@ -27,7 +27,7 @@ using backends::run_checked;
 /// Returns numbers as float32 [N].
 ValuePtr row_of(std::initializer_list<double> numbers) {
   Tensor<float> row({static_cast<std::int64_t>(numbers.size())});
-  std::ranges::transform(numbers, row.data(), [](double number) { return static_cast<float>(number); });
+  std::transform(numbers.begin(), numbers.end(), row.data(), [](double number) { return static_cast<float>(number); });
   return to_value(std::move(row));
 }
 
