@@ -20,7 +20,7 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -38,15 +38,8 @@ BUNDLES = ("tiny-2", "diffo-tiny")
 PHOTOS = ROOT / "tests" / "data" / "photos"
 SHARED = ROOT / "runtime" / "rdeic_rt" / "serve" / "viewer"
 SHARED_FILES = ("comparison.css", "comparison.js", "here.js")
-# What onnxruntime-web loads: with WASM alone, and with WebGPU.
-RUNTIME_FILES = (
-    "ort.wasm.min.mjs",
-    "ort-wasm-simd-threaded.mjs",
-    "ort-wasm-simd-threaded.wasm",
-    "ort.webgpu.min.mjs",
-    "ort-wasm-simd-threaded.asyncify.mjs",
-    "ort-wasm-simd-threaded.asyncify.wasm",
-)
+# What onnxruntime-web loads for its WebAssembly kernels; those for WebGPU need a policy with 'unsafe-eval'.
+RUNTIME_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 SUFFIXES = {"jpeg": "jpg", "webp": "webp", "avif": "avif"}
 
 
@@ -76,21 +69,21 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def write(site: Path, package: Path, runtime: Path) -> None:
-    """Write a site into a folder that is not there yet."""
+def write(site: Path, package: Path, runtime: Path, photos: Collection[str] | None = None) -> None:
+    """Write a site into a folder that is not there yet; ``photos``: names of those for samples, all by default."""
     shutil.copytree(WEB / "demo", site)
     for name in SHARED_FILES:
         shutil.copy(SHARED / name, site)
-    for name in ("src", "wasm", "package.json", "LICENSE"):
-        source, target = package / name, site / "modules" / "rdeic-web" / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
-    (site / "modules" / "onnxruntime-web" / "dist").mkdir(parents=True)
-    for name in RUNTIME_FILES:
-        shutil.copy(runtime / "dist" / name, site / "modules" / "onnxruntime-web" / "dist")
+    modules = site / "modules"
+    for name in ("src", "wasm"):
+        shutil.copytree(package / name, modules / "rdeic-web" / name)
+    shutil.copy(ROOT / "LICENSE", modules / "rdeic-web")
+    (modules / "onnxruntime-web" / "dist").mkdir(parents=True)
+    for name in ("package.json", *(f"dist/{name}" for name in RUNTIME_FILES)):
+        shutil.copy(runtime / name, modules / "onnxruntime-web" / name)
     codecs = [rdeic_rt.load(ROOT / "engines" / name, backend="cpu") for name in BUNDLES]
     _write_bundles(site / "bundles", [codec.bundle for codec in codecs])
-    _write_samples(site / "samples", codecs)
+    _write_samples(site / "samples", codecs, photos)
     _write_list(site)
 
 
@@ -110,11 +103,13 @@ def _write_bundles(folder: Path, bundles: list[Bundle]) -> None:
     (folder / "index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
 
 
-def _write_samples(folder: Path, codecs: list[Codec]) -> None:
+def _write_samples(folder: Path, codecs: list[Codec], photos: Collection[str] | None) -> None:
     """Encode each photo with each bundle and rate, and with other codecs at the size of each file."""
     folder.mkdir()
     samples = []
     for photo, credit in _photos():
+        if photos is not None and photo.name not in photos:
+            continue
         with Image.open(photo) as opened:
             image = np.asarray(opened.convert("RGB"))
         shutil.copy(photo, folder)

@@ -86,17 +86,19 @@ def compare(image: NDArray[np.uint8], codec: str, target_bytes: int) -> Compared
 
 def _best(image: Image.Image, codec: str, target_bytes: int, qualities: range) -> tuple[int, bytes] | None:
     """Return the highest quality whose file fits, and the file; sizes are taken to rise with quality."""
-    low, high, best = 0, len(qualities) - 1, None
+    best = None
+    low, high = 0, len(qualities) - 1
+    middle = low  # where nothing fits, that is known after one file
     while low <= high:
         stopping.go_on()
-        middle = (low + high) // 2
         data = _encode(image, codec, qualities[middle])
         if len(data) <= target_bytes:
             best, low = (qualities[middle], data), middle + 1
-        elif middle == 0:
+        elif best is None:
             break
         else:
             high = middle - 1
+        middle = (low + high) // 2
     return best
 
 
