@@ -35,6 +35,7 @@ set(RDEIC_EXACT_SOURCES
   src/npy.cc
   src/onnx_walk.cc
   src/pixels.cc
+  src/plan.cc
   src/placement.cc
   src/reader.cc
   src/rows.cc
@@ -58,7 +59,7 @@ set(RDEIC_NATIVE_SOURCES
   src/inflate_zlib.cc
   src/loading.cc
   src/sha256_openssl.cc
-  src/zip_minizip.cc
+  src/zip_reader_minizip.cc
 )
 
 # Their counterparts in WebAssembly.
@@ -67,7 +68,7 @@ set(RDEIC_WASM_SOURCES
   wasm/inflate_js.cc
   wasm/sha256_js.cc
   wasm/workers_single.cc
-  wasm/zip_wasm.cc
+  wasm/zip_reader_wasm.cc
 )
 
 foreach(list RDEIC_EXACT_SOURCES RDEIC_NATIVE_SOURCES RDEIC_WASM_SOURCES)

@@ -17,12 +17,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import rdeic_rt
 from tests.conftest import REPOSITORY
 
 from .server import CSP, ISOLATION, Site, serving
 
-PACKAGE = REPOSITORY / "web" / "rdeic-web"
-RUNTIME = PACKAGE / "node_modules" / "onnxruntime-web"
+SOURCE = REPOSITORY / "web" / "rdeic-web"
+PACKAGE = SOURCE / "build"  # as it is published
+RUNTIME = SOURCE / "node_modules" / "onnxruntime-web"
 NOT_BUILT = "web/rdeic-web is not built"
 SCRIPT = Path(__file__).with_name("page.js")
 
@@ -84,6 +86,12 @@ def launch() -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def browser(launch: Any) -> Any:
     return launch()
+
+
+@pytest.fixture(scope="session")
+def rdc(codec: rdeic_rt.Codec, photo: NDArray[np.uint8]) -> bytes:
+    """A small file of the default bundle, 192x128 pixels."""
+    return codec.encode(photo[:128, :192])
 
 
 @dataclass(frozen=True)

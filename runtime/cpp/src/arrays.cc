@@ -9,7 +9,7 @@
 #include "input_limits.h"
 #include "npy.h"
 #include "status.h"
-#include "zip.h"
+#include "zip_reader.h"
 
 namespace rdeic {
 

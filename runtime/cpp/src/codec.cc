@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -15,8 +14,8 @@
 #include "entropy/workers.h"
 #include "families/family.h"
 #include "loading.h"
-#include "memory_estimate.h"
 #include "placement.h"
+#include "plan.h"
 #include "status.h"
 #include "tiles.h"
 
@@ -31,12 +30,6 @@ constexpr unsigned kMaxEntropyThreads = 8;
 unsigned entropy_threads(unsigned asked) {
   const unsigned threads = asked > 0 ? asked : std::thread::hardware_concurrency();
   return std::clamp(threads, 1U, kMaxEntropyThreads);
-}
-
-void check_options(const DecodeOptions& options) {
-  if (!std::isfinite(options.sharpness) || options.sharpness < 0) {
-    fail(Result::kInvalidArgument, "sharpness is %g; it must be a finite number, 0 or more", options.sharpness);
-  }
 }
 
 /// Returns how many parts progress is told of: entropy decoding, and those of the stages.
@@ -98,35 +91,29 @@ const Limits& Codec::limits() const { return state_->options.limits; }
 
 Decoded Codec::decode(std::span<const std::uint8_t> data, const Place& place, const DecodeOptions& options) {
   check_process();
-  check_options(options);
+  const PlanOptions planned{options.preview, options.sharpness, options.steps};
+  check_options(planned);
   File file = parse(data, limits(), options.allow_partial);
   const Size size = file.header.size;
   const Rate& rate = bundle().rate_of(file.header.model_id, file.header.rate);
   const RateLoader loader(state_->loaded, rate);
-  std::unique_ptr<const StageList> list;
-  if (options.preview) {
-    list = bundle().family->preview(loader);
-  } else {
-    bundle().check_sharpness(rate, options.sharpness);
-    list = bundle().family->decoder(loader, bundle().choose_schedule(rate, options.steps));
-  }
-  const Sizes sizes = sizes_of(bundle(), size);
-  check_memory(*list, latent_shapes(bundle(), rate, sizes), sizes, size, limits());
+  const Plan plan = plan_decode(bundle(), rate, loader, size, planned, limits());
   const PixelRows rows = place(size);
 
-  ProgressSteps progress(options.progress, parts_of(*list));
-  state_->loaded.begin(*list);
+  ProgressSteps progress(options.progress, parts_of(*plan.list));
+  state_->loaded.begin(*plan.list);
   Latents latents = state_->read_latents(file, progress);
-  families::Given given{std::move(latents.tensors), sizes, options.seed.value_or(latents.checksum), options.sharpness};
+  families::Given given{std::move(latents.tensors), sizes_of(bundle(), size), options.seed.value_or(latents.checksum),
+                        options.sharpness};
   given.tensors.merge(state_->loaded.level_rows(rate, latents.level));
   const tiles::Tiling tiling =
       tiles::tiles_of(state_->padded(size), state_->options.tile_px, bundle().size_multiple_px);
   if (tiling.is_single()) {
     Whole at(progress);
-    crop(*list->run(at, given), size, rows);
+    crop(*plan.list->run(at, given), size, rows);
   } else {
     Tiled at(tiling, progress);
-    crop(*list->run(at, given), size, rows);
+    crop(*plan.list->run(at, given), size, rows);
   }
   progress.begin(Part::kDone);
   latents.file.metadata = std::move(file.metadata);

@@ -11,7 +11,7 @@ constexpr std::uint32_t kReflectedPolynomial = 0x82F63B78;
 // Remainders of each byte, followed by 0 to 7 zero bytes: with them eight bytes are taken at a time.
 using Tables = std::array<std::array<std::uint32_t, 256>, 8>;
 
-constexpr Tables make_tables() {
+Tables make_tables() {
   Tables tables{};
   for (std::uint32_t byte = 0; byte < 256; ++byte) {
     std::uint32_t crc = byte;
@@ -26,11 +26,10 @@ constexpr Tables make_tables() {
   return tables;
 }
 
-constexpr Tables kTables = make_tables();
-
 }  // namespace
 
 std::uint32_t crc32c(std::span<const std::uint8_t> data) {
+  static const Tables kTables = make_tables();
   std::uint32_t crc = ~std::uint32_t{0};
   for (; data.size() >= 8; data = data.subspan(8)) {
     std::uint32_t next = 0;

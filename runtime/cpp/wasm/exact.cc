@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <cinttypes>
+#include <functional>
 #include <map>
 #include <memory>
 #include <new>
@@ -27,6 +28,7 @@
 #include "latents.h"
 #include "noise.h"
 #include "pixels.h"
+#include "plan.h"
 #include "status.h"
 #include "tiles.h"
 
@@ -53,8 +55,7 @@ int failed(Result result, const char* message) {
 }
 
 /// Runs the body of a C function; nothing gets past it.
-template <typename Body>
-int guarded(Body&& body) {
+int guarded(const std::function<void(Answer&)>& body) {
   answer() = {};
   try {
     body(answer());
@@ -89,6 +90,12 @@ rdeic::Limits limits_from(const double* numbers) {
   limits.max_memory_bytes = static_cast<std::uint64_t>(numbers[3]);
   limits.max_side_px = static_cast<std::uint32_t>(std::min(numbers[4], double{UINT32_MAX}));
   return limits;
+}
+
+rdeic::ModelId model_id_from(std::uint32_t number) {
+  rdeic::ModelId id;
+  for (std::size_t i = 0; i < id.size(); ++i) id[i] = static_cast<std::uint8_t>(number >> 8 * (id.size() - 1 - i));
+  return id;
 }
 
 double number_of(const rdeic::ModelId& id) {
@@ -129,6 +136,38 @@ void tell_axis(const rdeic::tiles::Axis& axis, Answer& to) {
     to.numbers.push_back(static_cast<double>(number));
   for (const std::size_t start : axis.starts) to.numbers.push_back(static_cast<double>(start));
 }
+
+/// A graph that is described, and not run: JavaScript runs it.
+class DescribedGraph final : public rdeic::backends::Graph {
+ public:
+  explicit DescribedGraph(const rdeic::GraphSpec& spec) : spec_(spec) {}
+
+  const rdeic::GraphSpec& spec() const override { return spec_; }
+  rdeic::Values run(const rdeic::Values&, rdeic::backends::Location) const override {
+    rdeic::fail(Result::kInternal, "graph '%s' is run by JavaScript", rdeic::printable(spec_.id).c_str());
+  }
+
+ private:
+  const rdeic::GraphSpec& spec_;
+};
+
+/// Gives a family the descriptions of a rate's graphs.
+class Describer final : public rdeic::families::Loader {
+ public:
+  Describer(const rdeic::Bundle& bundle, const rdeic::Rate& rate) : bundle_(bundle), rate_(rate) {}
+
+  std::shared_ptr<const rdeic::backends::Graph> graph(const std::string& role) const override {
+    return std::make_shared<DescribedGraph>(bundle_.reference(rate_.graphs.at(role)));
+  }
+  ValuePtr step_row(const rdeic::Schedule& schedule, const std::string&, std::size_t) const override {
+    rdeic::fail(Result::kInternal, "steps of schedule '%s' are run by JavaScript",
+                rdeic::printable(schedule.name).c_str());
+  }
+
+ private:
+  const rdeic::Bundle& bundle_;
+  const rdeic::Rate& rate_;
+};
 
 /// A canvas, and the shape of the tiles that it takes.
 struct OpenCanvas {
@@ -203,10 +242,23 @@ void rdeic_bundle_close(OpenBundle* bundle) { delete bundle; }
 
 /// Answers the index of the rate that a file needs; `model_id` is a number of 32 bits.
 int rdeic_bundle_rate_of(const OpenBundle* bundle, std::uint32_t model_id, std::uint32_t number) {
+  return guarded(
+      [&](Answer& to) { to.numbers = {double(bundle->bundle.rate_of(model_id_from(model_id), number).index)}; });
+}
+
+/// Checks what a decode of a file is asked for, before anything is loaded. Answers the index of the file's rate; text:
+/// the schedule, none for a preview and for a family without steps.
+int rdeic_bundle_plan(const OpenBundle* bundle, std::uint32_t width, std::uint32_t height, std::uint32_t model_id,
+                      std::uint32_t number, bool preview, double sharpness, std::uint32_t steps, const double* limits) {
   return guarded([&](Answer& to) {
-    rdeic::ModelId id;
-    for (std::size_t i = 0; i < id.size(); ++i) id[i] = static_cast<std::uint8_t>(model_id >> 8 * (id.size() - 1 - i));
-    to.numbers = {double(bundle->bundle.rate_of(id, number).index)};
+    const rdeic::PlanOptions options{preview, sharpness, steps};
+    rdeic::check_options(options);
+    const rdeic::Bundle& from = bundle->bundle;
+    const rdeic::Rate& rate = from.rate_of(model_id_from(model_id), number);
+    const Describer load(from, rate);
+    const rdeic::Plan plan = rdeic::plan_decode(from, rate, load, {height, width}, options, limits_from(limits));
+    to.numbers = {double(rate.index)};
+    if (plan.schedule != nullptr) to.texts = {plan.schedule->name};
   });
 }
 
@@ -282,8 +334,10 @@ int rdeic_bundle_check_graph(const OpenBundle* bundle, const char* graph, const 
       rdeic::fail(Result::kInvalidArgument, "bundle '%s' has no graph '%s' in the form '%s'", from.name.c_str(),
                   rdeic::printable(graph).c_str(), rdeic::printable(form).c_str());
     for (const rdeic::LocatedWeight& weight : rdeic::locate_weights(forms->second.at(form), {onnx, n_bytes})) {
+      const auto listed = std::find_if(from.files->begin(), from.files->end(),
+                                       [&](const auto& file) { return &file.second == weight.file; });
       to.texts.push_back(weight.about.location);
-      to.texts.push_back(weight.file->path.lexically_relative(from.folder).string());
+      to.texts.push_back(listed->first);
     }
   });
 }

@@ -1,21 +1,27 @@
 // Copies what the package uses of others from node_modules to src/vendor, with their licences: browsers find modules by
-// path, and users have no build step.
+// path, and users have no build step. Of each there is only what is imported here.
 
-import { cp, mkdir, rm } from "node:fs/promises";
+import { copyFile, rm } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
+import { build } from "esbuild";
 
 const PARTS = {
-  "noble-hashes": ["@noble/hashes", ["sha2.js", "_md.js", "_u64.js", "utils.js", "LICENSE"]],
-  pako: ["pako", ["dist/browser/pako_inflate.esm.min.mjs", "LICENSE"]],
+  "noble-hashes/sha2.js": ["@noble/hashes", 'export { sha256 } from "@noble/hashes/sha2.js";'],
+  "pako/inflate.js": ["pako", 'export { Inflate } from "pako";'],
 };
 const root = new URL("..", import.meta.url);
 const vendor = new URL("src/vendor/", root);
 
 await rm(vendor, { recursive: true, force: true });
-for (const [folder, [name, files]] of Object.entries(PARTS)) {
-  await mkdir(new URL(`${folder}/`, vendor), { recursive: true });
-  for (const file of files) {
-    const target = new URL(`${folder}/${file.split("/").pop()}`, vendor);
-    await cp(fileURLToPath(new URL(`node_modules/${name}/${file}`, root)), fileURLToPath(target));
-  }
+for (const [target, [name, contents]] of Object.entries(PARTS)) {
+  const outfile = new URL(target, vendor);
+  await build({
+    stdin: { contents, resolveDir: fileURLToPath(root) },
+    outfile: fileURLToPath(outfile),
+    bundle: true,
+    format: "esm",
+    minify: true,
+    target: "es2022",
+  });
+  await copyFile(new URL(`node_modules/${name}/LICENSE`, root), new URL("LICENSE", outfile));
 }

@@ -72,6 +72,7 @@ export class Codec {
     const progress = new Progress({ signal, report, clock });
     const limits = this.#limits;
     const givenSeed = checkedSeed(seed);
+    checkOptions(sharpness, steps);
     const info = this.#exact.readInfo(data, { limits, allowPartial });
     const { list, rate, schedule } = this.#stages(info, { preview, sharpness, steps });
     progress.start(1 + list.stages.filter(({ graphs }) => graphs.length > 0).length);
@@ -154,7 +155,7 @@ export class Codec {
   /** Returns the family's stages for a file and options, which are checked. */
   #stages(info, { preview, sharpness, steps }) {
     const rate = this.#bundle.rateOf(info.modelId, info.rate);
-    const { schedule } = this.#bundle.plan?.(info, { preview, sharpness, steps, limits: this.#limits }) ?? rate;
+    const { schedule } = this.#bundle.plan(info, { preview, sharpness, steps, limits: this.#limits });
     const family = FAMILIES.get(this.#bundle.family);
     const load = this.#loaded.loader(rate, schedule);
     const list = preview ? family.preview(load) : family.decoder(load, this.#bundle.schedules[schedule]);
@@ -169,6 +170,15 @@ export class Codec {
     const canvas = (graphId, output) =>
       this.#bundle.canvas({ graphId, output, width, height, tilePx: this.#tilePx });
     return { placement: tiling.single ? new Whole(progress) : new Tiled(canvas, tiling, progress), sizes };
+  }
+}
+
+function checkOptions(sharpness, steps) {
+  if (!(Number.isFinite(sharpness) && sharpness >= 0)) {
+    throw new RdcError("invalid_argument", `sharpness is ${sharpness}; it must be a finite number, 0 or more`);
+  }
+  if (!(Number.isInteger(steps) && steps >= 0)) {
+    throw new RdcError("invalid_argument", `steps is ${steps}; it must be a whole number, or 0 for the rate's own`);
   }
 }
 

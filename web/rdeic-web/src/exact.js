@@ -377,6 +377,22 @@ export class Bundle {
     return this.rates[this.#call("bundle_rate_of", parseInt(modelId, 16), rateNumber).numbers[0]];
   }
 
+  /**
+   * Checks what a decode of a file is asked for, before anything is loaded: whether the bundle is the file's, has these
+   * steps, can be made sharper, and the image fits in `limits.maxMemoryBytes`.
+   *
+   * @param {{ width: number, height: number, modelId: string, rate: number }} info of the file
+   * @param {{ preview?: boolean, sharpness?: number, steps?: number, limits?: Limits }} [options] `steps`: 0 for the
+   *   rate's own number
+   * @returns {{ rateIndex: number, schedule: string | null }} the schedule is null for a preview, and where there are no
+   *   steps
+   */
+  plan({ width, height, modelId, rate }, { preview = false, sharpness = 1, steps = 0, limits } = {}) {
+    const file = [width, height, parseInt(modelId, 16), rate];
+    const answer = this.#call("bundle_plan", ...file, preview, sharpness, steps, this.#exact.limits(limits));
+    return { rateIndex: answer.numbers[0], schedule: answer.texts[0] ?? null };
+  }
+
   /** @param {Rate} rate */
   entropyPath(rate) {
     return this.#document.rates[rate.index].entropy;

@@ -4,17 +4,22 @@ import { RdcError } from "./errors.js";
 import { resolve, sizesOf } from "./shapes.js";
 import { ARRAYS } from "./tensors.js";
 
-/** The forms of a graph that each backend runs, its preferred first; `int8-cpu` is both smaller and faster in
- * WebAssembly (docs/web.md), and has operators that WebGPU lacks. */
-const FORMS = { wasm: ["int8-cpu", "fp32"], webgpu: ["fp32"] };
+/** The forms of a graph (docs/bundle.md) that each backend runs. */
+const FORMS = { wasm: ["fp32", "fp16", "fp16-cuda", "int8", "int8-cpu"], webgpu: ["fp32", "fp16"] };
 
-/** What users select (docs/bundle.md): the forms of a precision begin with it. */
-const PRECISIONS = ["auto", "fp32", "int8"];
+/** What users select: the forms of a precision begin with it. */
+const PRECISIONS = ["auto", "fp32", "fp16", "int8"];
 
-/** Returns the form of a graph that a backend runs in this precision. */
+/** Results of ONNX Runtime for a file that is no graph that it can read: INVALID_ARGUMENT, NO_SUCHFILE, NO_MODEL,
+ * INVALID_PROTOBUF, INVALID_GRAPH; and RUNTIME_EXCEPTION, in which several checks of its WebAssembly build end. */
+const UNREADABLE = { wasm: [2, 3, 4, 6, 7, 10], webgpu: [2, 3, 4, 7, 10] };
+
+/** Returns the form of a graph that a backend runs in this precision. WebAssembly takes what a bundle prefers for
+ * `cpu`: what is faster there is faster here too (docs/web.md). */
 export function chooseForm(backend, bundle, id, precision) {
   const forms = bundle.graphs[id];
-  const found = FORMS[backend].find(
+  const preferred = backend === "wasm" ? (bundle.preferred.cpu ?? []) : [];
+  const found = [...preferred, ...FORMS[backend]].find(
     (form) => form in forms && (precision === "auto" || form.split("-")[0] === precision),
   );
   if (found !== undefined) return found;
@@ -63,13 +68,21 @@ export class Runtime {
     return new Runtime(ort, name);
   }
 
-  /** Returns a graph, ready to run. `spec`: { id, path, inputs, outputs }; librdeic has looked through its bytes. */
-  async load(spec, bytes) {
+  /** Returns a graph, ready to run. `spec`: { id, path, inputs, outputs }; `weights`: [{ path, data }], those that lie in
+   * other files, under the names that the graph has for them. librdeic has looked through it. */
+  async load(spec, bytes, weights) {
     let session;
     try {
-      session = await this.#ort.InferenceSession.create(bytes, { executionProviders: [this.#provider] });
+      session = await this.#ort.InferenceSession.create(bytes, {
+        executionProviders: [this.#provider],
+        externalData: weights,
+        logSeverityLevel: 3,
+      });
     } catch (error) {
-      throw failure(error, `loading ${spec.path}`);
+      const problem = failure(error, `loading ${spec.path}`);
+      const code = Number(/ERROR_CODE: (\d+)/.exec(error?.message)?.[1]);
+      if (problem.code === "out_of_memory" || !UNREADABLE[this.#provider].includes(code)) throw problem;
+      throw new RdcError("bundle_corrupt", `${spec.path}: not a graph that can be read: ${firstLine(error)}`);
     }
     try {
       checkSide(spec, "input", spec.inputs, session.inputMetadata);
@@ -136,11 +149,10 @@ export async function runChecked(graph, inputs) {
 
 /** Throws RdcError unless a graph has the tensors on one side that bundle.json lists, in type and rank. */
 function checkSide(spec, side, wanted, metadata) {
-  const found = new Map(
-    metadata.map((one) => [one.name, one.isTensor ? `${one.type} of rank ${one.shape.length}` : "no tensor"]),
-  );
-  for (const { name, dtype, shape } of wanted) {
-    const type = `${dtype} of rank ${shape.length}`;
+  const typesOf = (tensors) => new Map(tensors.map(({ name, type, shape }) => [name, `${type} of rank ${shape?.length}`]));
+  const found = typesOf(metadata);
+  const listed = typesOf(wanted.map(({ name, dtype, shape }) => ({ name, type: dtype, shape })));
+  for (const [name, type] of listed) {
     if (found.get(name) === type) continue;
     throw new RdcError(
       "bundle_corrupt",
@@ -148,19 +160,21 @@ function checkSide(spec, side, wanted, metadata) {
         (found.get(name) ?? "none of that name"),
     );
   }
-  if (found.size !== wanted.length) {
+  if (found.size !== listed.size) {
     throw new RdcError(
       "bundle_corrupt",
-      `${spec.path}: has ${found.size} ${side}s, bundle.json gives graph '${spec.id}' ${wanted.length}`,
+      `${spec.path}: has ${found.size} ${side}s, bundle.json gives graph '${spec.id}' ${listed.size}`,
     );
   }
 }
 
 /** Returns the error that an exception of onnxruntime-web stands for. */
 function failure(error, what) {
-  const message = String(error?.message ?? error).split("\n")[0].slice(0, 300);
-  const noMemory = error instanceof RangeError || /out of memory|OOM|bad_alloc|Failed to allocate/i.test(message);
-  return noMemory
-    ? new RdcError("out_of_memory", `${what}: too little memory (${message}). Use smaller tiles (tilePx)`)
-    : new RdcError("backend", `onnxruntime-web, ${what}: ${message}`);
+  const message = firstLine(error);
+  if (error instanceof RangeError || /out of memory|OOM|bad_alloc|Failed to allocate/i.test(message)) {
+    return new RdcError("out_of_memory", `${what}: too little memory (${message}). Use smaller tiles (tilePx)`);
+  }
+  return new RdcError("backend", `onnxruntime-web, ${what}: ${message}`);
 }
+
+const firstLine = (error) => String(error?.message ?? error).split("\n")[0].slice(0, 300);

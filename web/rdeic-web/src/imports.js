@@ -2,7 +2,7 @@
 // WebCrypto and DecompressionStream are not. Nothing here throws.
 
 import { sha256 } from "./vendor/noble-hashes/sha2.js";
-import { Inflate } from "./vendor/pako/pako_inflate.esm.min.mjs";
+import { Inflate } from "./vendor/pako/inflate.js";
 
 /** SHA-256 of bytes that come in pieces, several at once, each with a number. */
 export class Sha256 {

@@ -45,7 +45,7 @@ export interface LoadOptions {
   /** Threads of WebAssembly, where the page is cross-origin isolated; elsewhere one. */
   threads?: number;
   /** Precision of the graphs; "auto", the default: the fastest form that the bundle has. */
-  precision?: "auto" | "fp32" | "int8";
+  precision?: "auto" | "fp32" | "fp16" | "int8";
   /** Folder of onnxruntime-web's files; by default that of the package beside this one. Same origin as the page. */
   runtimeUrl?: string | URL;
   /** Address of rdeic.wasm; by default in this package. */

@@ -72,8 +72,11 @@ export class Loaded {
       clock.enter("download");
       const bytes = await downloads.get(spec.path);
       clock.enter("load");
-      this.#bundle.checkGraph(spec.id, spec.form, bytes);
-      this.#graphs.set(spec.path, await runtime.load(spec, bytes));
+      const weights = [];
+      for (const { location, path } of this.#bundle.checkGraph(spec.id, spec.form, bytes)) {
+        weights.push({ path: location, data: await downloads.get(path) });
+      }
+      this.#graphs.set(spec.path, await runtime.load(spec, bytes, weights));
     }
   }
 
@@ -112,22 +115,33 @@ const specsOf = (list) => {
 class Downloads {
   #abort = new AbortController();
   #promises = new Map();
+  #signal;
+  #files;
+  #listed;
+  #report;
+  #done = 0;
+  #total = 0;
 
   constructor(files, listed, paths, signal, report) {
-    const either = signal ? AbortSignal.any([signal, this.#abort.signal]) : this.#abort.signal;
-    const total = [...paths].reduce((sum, path) => sum + listed.get(path).bytes, 0);
-    let done = 0;
-    const onBytes = (count) => report({ stage: "download", done: (done += count), total });
-    for (const path of paths) {
-      const promise = files.file(path, listed.get(path), { signal: either, onBytes });
-      promise.catch(() => {}); // told by `get`
-      this.#promises.set(path, promise);
-    }
+    this.#signal = signal ? AbortSignal.any([signal, this.#abort.signal]) : this.#abort.signal;
+    this.#files = files;
+    this.#listed = listed;
+    this.#report = report;
+    for (const path of paths) this.#begin(path);
   }
 
-  /** Returns the bytes of a file. */
+  /** Returns the bytes of a file, which is fetched now if it was not asked for before. */
   get(path) {
-    return this.#promises.get(path);
+    return this.#promises.get(path) ?? this.#begin(path);
+  }
+
+  #begin(path) {
+    this.#total += this.#listed.get(path).bytes;
+    const onBytes = (count) => this.#report({ stage: "download", done: (this.#done += count), total: this.#total });
+    const promise = this.#files.file(path, this.#listed.get(path), { signal: this.#signal, onBytes });
+    promise.catch(() => {}); // told by `get`
+    this.#promises.set(path, promise);
+    return promise;
   }
 
   /** Ends what is still on its way. */

@@ -6,6 +6,8 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__wasm_simd128__)
+#include <wasm_simd128.h>
 #endif
 
 namespace rdeic::entropy {
@@ -71,13 +73,7 @@ void accumulate_portable(std::int64_t* t, std::size_t n, const std::int32_t* mul
   accumulate_body(t, n, mult, high, low, fine);
 }
 
-#if defined(__x86_64__)
-
-inline std::int32_t four_bytes(const std::uint8_t* x) {
-  std::int32_t bytes;
-  std::memcpy(&bytes, x, sizeof bytes);
-  return bytes;
-}
+#if defined(__x86_64__) || defined(__wasm_simd128__)
 
 /// Calls tile(first row, row pointers) for rows in tiles of kRows; the last tile repeats its last row.
 template <std::size_t kRows, typename Tile>
@@ -87,6 +83,16 @@ template <std::size_t kRows, typename Tile>
     for (std::size_t r = 0; r < kRows; ++r) rows[r] = inputs[std::min(first + r, inputs.size() - 1)];
     tile(first, rows);
   }
+}
+
+#endif
+
+#if defined(__x86_64__)
+
+inline std::int32_t four_bytes(const std::uint8_t* x) {
+  std::int32_t bytes;
+  std::memcpy(&bytes, x, sizeof bytes);
+  return bytes;
 }
 
 // 24 sums, two blocks of weights and one broadcast fill the 32 registers.
@@ -196,12 +202,64 @@ void product_avx2(std::span<const std::uint8_t* const> inputs, std::size_t strid
   accumulate_body(t, n, mult, high, low, fine);
 }
 
+#elif defined(__wasm_simd128__)
+
+// Eight sums, a vector of weights and two of inputs fit the 16 registers of x86, which have most to do with it.
+constexpr std::size_t kWasmRows = 3;
+
+/// One half of a block: each vector of weights has those of two outputs, so that each sum is of half an output.
+void tile_wasm(const std::array<const std::uint8_t*, kWasmRows>& rows, std::size_t n_rows, std::size_t stride,
+               const PackedWeights& weights, std::size_t block, std::size_t half, std::int32_t* out) {
+  constexpr std::size_t kHalf = kBlock / 2, kPairs = kHalf / 2;
+  v128_t sums[kWasmRows][kPairs];
+  for (auto& row : sums) {
+    for (v128_t& sum : row) sum = wasm_i32x4_const_splat(0);
+  }
+  const std::int8_t* w = weights.block(block) + half * kHalf * kDepth;
+  for (std::size_t segment = 0; segment < weights.segments(); ++segment) {
+    for (std::size_t group = 0; group < weights.groups(); ++group, w += kBlock * kDepth) {
+      const std::size_t at = segment * stride + group * kDepth;
+      v128_t x[kWasmRows];
+      for (std::size_t r = 0; r < kWasmRows; ++r) {
+        x[r] = wasm_u16x8_extend_low_u8x16(wasm_v128_load32_splat(rows[r] + at));
+      }
+      for (std::size_t pair = 0; pair < kPairs; ++pair) {
+        const v128_t loaded = wasm_i16x8_load8x8(w + 2 * kDepth * pair);
+        for (std::size_t r = 0; r < kWasmRows; ++r) {
+          sums[r][pair] = wasm_i32x4_add(sums[r][pair], wasm_i32x4_dot_i16x8(x[r], loaded));
+        }
+      }
+    }
+  }
+  for (std::size_t r = 0; r < n_rows; ++r) {
+    std::int32_t* to = out + r * weights.columns() + block * kBlock + half * kHalf;
+    for (std::size_t pair = 0; pair < kPairs; pair += 2, to += 4) {
+      const v128_t &a = sums[r][pair], &b = sums[r][pair + 1];
+      wasm_v128_store(to, wasm_i32x4_add(wasm_i32x4_shuffle(a, b, 0, 2, 4, 6), wasm_i32x4_shuffle(a, b, 1, 3, 5, 7)));
+    }
+  }
+}
+
+void product_wasm(std::span<const std::uint8_t* const> inputs, std::size_t stride, const PackedWeights& weights,
+                  std::int32_t* out) {
+  for (std::size_t block = 0; block < weights.blocks(); ++block) {
+    for (std::size_t half = 0; half < 2; ++half) {
+      for_tiles<kWasmRows>(inputs, [&](std::size_t first, const auto& rows) {
+        const std::size_t n_rows = std::min(kWasmRows, inputs.size() - first);
+        tile_wasm(rows, n_rows, stride, weights, block, half, out + first * weights.columns());
+      });
+    }
+  }
+}
+
 #endif
 
 constexpr std::array kKernels = {
 #if defined(__x86_64__)
     Kernels{"avx512-vnni", product_vnni, accumulate_avx512},
     Kernels{"avx2", product_avx2, accumulate_avx2},
+#elif defined(__wasm_simd128__)
+    Kernels{"simd128", product_wasm, accumulate_portable},
 #endif
     Kernels{"portable", product_portable, accumulate_portable},
 };

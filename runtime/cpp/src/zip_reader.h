@@ -1,7 +1,7 @@
 #pragma once
 
-// A zip archive in memory, read member by member. Natively zip_minizip.cc, with minizip; in WebAssembly
-// wasm/zip_wasm.cc.
+// A zip archive in memory, read member by member. Natively zip_reader_minizip.cc, with minizip; in WebAssembly
+// wasm/zip_reader_wasm.cc.
 
 #include <cstddef>
 #include <cstdint>

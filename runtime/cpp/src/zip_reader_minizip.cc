@@ -5,7 +5,7 @@
 #include <new>
 
 #include "input_limits.h"
-#include "zip.h"
+#include "zip_reader.h"
 
 namespace rdeic {
 namespace {

@@ -1,4 +1,4 @@
-#include "zip.h"
+#include "zip_reader.h"
 
 #include <algorithm>
 #include <array>
@@ -23,7 +23,7 @@ constexpr std::uint16_t kSizesFollow = 8, kEncrypted = 1;
 constexpr std::uint16_t kStored = 0, kDeflated = 8;
 constexpr std::uint16_t kTag64Bits = 1;
 
-constexpr std::array<std::uint32_t, 256> crc_table() {
+std::array<std::uint32_t, 256> crc_table() {
   std::array<std::uint32_t, 256> table{};
   for (std::uint32_t n = 0; n < table.size(); ++n) {
     table[n] = n;
@@ -33,7 +33,7 @@ constexpr std::array<std::uint32_t, 256> crc_table() {
 }
 
 std::uint32_t crc32(std::span<const std::uint8_t> data) {
-  static constexpr std::array<std::uint32_t, 256> kTable = crc_table();
+  static const std::array<std::uint32_t, 256> kTable = crc_table();
   std::uint32_t crc = 0xffffffff;
   for (const std::uint8_t byte : data) crc = (crc >> 8) ^ kTable[(crc ^ byte) & 0xff];
   return ~crc;
