@@ -4,7 +4,7 @@ The site needs no server but one of files, and works at any path of it. It holds
 
     index.html, ...            web/demo, and what it shares with the viewer of `rdeic-rt serve`
     service-worker-files.js    the files that the service worker keeps, and their version
-    modules/rdeic-web/         the package of web/rdeic-web, with the built wasm/
+    modules/rdeic-web/         the package, as `npm run build` in web/rdeic-web makes it
     modules/onnxruntime-web/   the parts of onnxruntime-web that it loads
     bundles/                   the embedded bundles without what only encodes, and index.json
     samples/                   photos of tests/data/photos, encoded with each bundle and rate, and with other codecs
@@ -38,6 +38,8 @@ BUNDLES = ("tiny-2", "diffo-tiny")
 PHOTOS = ROOT / "tests" / "data" / "photos"
 SHARED = ROOT / "runtime" / "rdeic_rt" / "serve" / "viewer"
 SHARED_FILES = ("comparison.css", "comparison.js", "here.js")
+PACKAGE = WEB / "rdeic-web" / "build"
+RUNTIME = WEB / "rdeic-web" / "node_modules" / "onnxruntime-web"
 # What onnxruntime-web loads for its WebAssembly kernels; those for WebGPU need a policy with 'unsafe-eval'.
 RUNTIME_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 SUFFIXES = {"jpeg": "jpg", "webp": "webp", "avif": "avif"}
@@ -48,14 +50,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("site", type=Path, metavar="SITE", help="a new folder, or one that this program wrote before")
     args = parser.parse_args(arguments)
-    package = WEB / "rdeic-web"
-    runtime = package / "node_modules" / "onnxruntime-web"
-    for needed, make in (
-        (package / "wasm" / "rdeic.wasm", "build it as docs/web.md describes"),
-        (runtime / "package.json", f"run `npm ci` in {package}"),
-    ):
+    for needed in (PACKAGE / "wasm" / "rdeic.wasm", RUNTIME / "package.json"):
         if not needed.is_file():
-            print(f"build_site.py: there is no {needed}: {make}", file=sys.stderr)
+            print(f"build_site.py: there is no {needed}: build the package first (docs/web.md)", file=sys.stderr)
             return 1
     site: Path = args.site
     marker = site / "service-worker-files.js"
@@ -63,24 +60,22 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"build_site.py: {site} is not empty, and no site that was written before", file=sys.stderr)
         return 1
     shutil.rmtree(site, ignore_errors=True)
-    write(site, package, runtime)
+    write(site)
     for name, raw, zipped in sizes(site):
         print(f"{name:28} {raw:>12,} bytes {zipped:>12,} gzip")
     return 0
 
 
-def write(site: Path, package: Path, runtime: Path, photos: Collection[str] | None = None) -> None:
+def write(site: Path, photos: Collection[str] | None = None) -> None:
     """Write a site into a folder that is not there yet; ``photos``: names of those for samples, all by default."""
     shutil.copytree(WEB / "demo", site)
     for name in SHARED_FILES:
         shutil.copy(SHARED / name, site)
     modules = site / "modules"
-    for name in ("src", "wasm"):
-        shutil.copytree(package / name, modules / "rdeic-web" / name)
-    shutil.copy(ROOT / "LICENSE", modules / "rdeic-web")
+    shutil.copytree(PACKAGE, modules / "rdeic-web", ignore=shutil.ignore_patterns("*.d.ts", "README.md"))
     (modules / "onnxruntime-web" / "dist").mkdir(parents=True)
     for name in ("package.json", *(f"dist/{name}" for name in RUNTIME_FILES)):
-        shutil.copy(runtime / name, modules / "onnxruntime-web" / name)
+        shutil.copy(RUNTIME / name, modules / "onnxruntime-web" / name)
     codecs = [rdeic_rt.load(ROOT / "engines" / name, backend="cpu") for name in BUNDLES]
     _write_bundles(site / "bundles", [codec.bundle for codec in codecs])
     _write_samples(site / "samples", codecs, photos)

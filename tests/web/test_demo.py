@@ -6,6 +6,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from PIL import Image
 import rdeic_rt
 from rdeic_rt import DecodeOptions
 from tests.conftest import EMBEDDED_BUNDLE, GOLDEN_BUNDLE
+from tests.images import psnr_db
 from web import build_site
 
-from .conftest import PACKAGE, RUNTIME, close_images
+from .conftest import SOURCE
 from .server import Site, serving
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -35,7 +37,7 @@ Visit = Callable[..., Any]
 def folder(built: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A site with the samples of one photo."""
     made = tmp_path_factory.mktemp("demo") / "site"
-    build_site.write(made, PACKAGE, RUNTIME, photos=["chelsea.jpg"])
+    build_site.write(made, photos=["chelsea.jpg"])
     return made
 
 
@@ -113,6 +115,11 @@ def shown(page: Any) -> NDArray[np.uint8]:
     return np.asarray(Image.open(download.value.path()).convert("RGB"))
 
 
+def is_of(found: NDArray[np.uint8], wanted: NDArray[np.uint8], other: NDArray[np.uint8] | None = None) -> bool:
+    """Whether a decoded image is this one up to how machines round in 8-bit graphs, and not the other."""
+    return psnr_db(found, wanted) > (38 if other is None else psnr_db(found, other) + 3)
+
+
 def rdc(folder: Path, sample: Any, at: int = 0) -> bytes:
     return (folder / "samples" / sample["files"][at]["file"]).read_bytes()
 
@@ -132,7 +139,7 @@ def test_first_visit_decodes_a_sample_beside_the_original(
     ready: Any, folder: Path, sample: Any, codec: rdeic_rt.Codec
 ) -> None:
     data = rdc(folder, sample)
-    close_images(shown(ready), codec.decode(data))
+    assert is_of(shown(ready), codec.decode(data))
     assert ready.locator("#left-caption").text_content() == f"original, {sample['bytes']:,} bytes"
     assert ready.locator("#right-caption").text_content() == f".rdc, {len(data):,} bytes"
     assert ready.evaluate("document.getElementById('left').naturalWidth") == sample["width"]
@@ -146,14 +153,16 @@ def test_options_of_decoding_are_those_of_the_runtime(
     ready: Any, folder: Path, sample: Any, codec: rdeic_rt.Codec
 ) -> None:
     data = rdc(folder, sample)
+    default = codec.decode(data)
     ready.focus("#sharpness")
-    change(ready, lambda: ready.keyboard.press("ArrowRight"))
-    assert ready.locator("#sharpness-value").text_content() == "1.1"
-    close_images(shown(ready), codec.decode(data, DecodeOptions(sharpness=1.1)))
-    change(ready, lambda: ready.keyboard.press("ArrowLeft"))
+    change(ready, lambda: ready.keyboard.press("End"))
+    assert ready.locator("#sharpness-value").text_content() == "2.0"
+    assert is_of(shown(ready), codec.decode(data, DecodeOptions(sharpness=2)), default)
+    change(ready, lambda: ready.locator("#sharpness").fill("1"))
     change(ready, lambda: ready.select_option("#steps", "2"))
     change(ready, lambda: (ready.fill("#seed", str(2**64 - 1)), ready.keyboard.press("Enter")))
-    close_images(shown(ready), codec.decode(data, DecodeOptions(steps=2, seed=2**64 - 1)))
+    options = DecodeOptions(steps=2, seed=2**64 - 1)
+    assert is_of(shown(ready), codec.decode(data, options), codec.decode(data, replace(options, seed=None)))
     change(ready, lambda: (ready.fill("#seed", ""), ready.keyboard.press("Enter")))
     change(ready, lambda: ready.select_option("#steps", ""))
 
@@ -163,7 +172,7 @@ def test_half_of_a_file_is_decoded(ready: Any, folder: Path, sample: Any, codec:
     half = data[: -(-len(data) // 2)]
     change(ready, lambda: ready.check("#half"))
     assert ready.locator("#right-caption").text_content() == f".rdc, {len(half):,} bytes of {len(data):,} bytes"
-    close_images(shown(ready), codec.decode(half, DecodeOptions(allow_partial=True)))
+    assert is_of(shown(ready), codec.decode(half, DecodeOptions(allow_partial=True)))
     assert re.search(r"\d of \d+ slices", ready.locator("#facts").text_content())
     change(ready, lambda: ready.uncheck("#half"))
 
@@ -180,8 +189,8 @@ def test_other_codecs_are_shown_at_equal_size(ready: Any, sample: Any) -> None:
 def test_smallest_file_is_decoded_by_the_other_bundle(ready: Any, folder: Path, sample: Any) -> None:
     last = len(sample["files"]) - 1
     change(ready, lambda: ready.select_option("#size", str(last)))
-    native = rdeic_rt.load(EMBEDDED_BUNDLE.with_name("diffo-tiny"), backend="cpu", threads=1, precision="int8")
-    close_images(shown(ready), native.decode(rdc(folder, sample, last)))
+    native = rdeic_rt.load(EMBEDDED_BUNDLE.with_name("diffo-tiny"), backend="cpu", threads=1)
+    assert is_of(shown(ready), native.decode(rdc(folder, sample, last)))
     assert ready.locator("#sharpness").is_disabled()
     # What no file of another codec is small enough for is offered as such.
     absent = {"jpeg", "webp", "avif"} - set(sample["files"][last]["others"])
@@ -194,7 +203,7 @@ def test_smallest_file_is_decoded_by_the_other_bundle(ready: Any, folder: Path, 
 def test_dropped_file_is_decoded_alone(ready: Any, folder: Path, sample: Any, codec: rdeic_rt.Codec) -> None:
     data = rdc(folder, sample, 1)
     change(ready, lambda: ready.set_input_files("#file", {"name": "my.rdc", "mimeType": "", "buffer": data}))
-    close_images(shown(ready), codec.decode(data))
+    assert is_of(shown(ready), codec.decode(data))
     assert ready.locator("#left").is_hidden()
     assert ready.locator("#other").is_disabled()
     with ready.expect_download() as download:
@@ -212,9 +221,7 @@ def test_dropped_file_is_decoded_alone(ready: Any, folder: Path, sample: Any, co
         ("other.rdc", "no bundle"),
     ],
 )
-def test_file_that_cannot_be_decoded_is_explained(
-    ready: Any, folder: Path, sample: Any, name: str, text: str
-) -> None:
+def test_file_that_cannot_be_decoded_is_explained(ready: Any, folder: Path, sample: Any, name: str, text: str) -> None:
     content = {
         "photo.jpg": b"\xff\xd8\xff\xe0",
         "damaged.rdc": rdc(folder, sample)[:-1] + b"\0",
@@ -297,6 +304,7 @@ def test_narrow_dark_page_without_motion_has_room_and_contrast(visit: Visit) -> 
     assert page.evaluate("document.getAnimations().length") == 0
     light = Image.open(io.BytesIO(page.screenshot())).convert("L")
     assert np.median(np.asarray(light)) < 60
+    assert violations(page) == []
 
 
 def test_everything_is_reached_by_keyboard_in_order(ready: Any) -> None:
@@ -315,11 +323,12 @@ def test_everything_is_reached_by_keyboard_in_order(ready: Any) -> None:
     assert ready.locator("#divide").get_attribute("aria-valuetext") == "55 % from the left"
 
 
-@pytest.mark.parametrize("options", [{}, {"viewport": {"width": 320, "height": 640}, "color_scheme": "dark"}])
-def test_accessibility_checker_finds_nothing(visit: Visit, options: dict[str, Any]) -> None:
-    axe = PACKAGE / "node_modules" / "axe-core" / "axe.min.js"
-    page = visit(**options)
-    decoded(page)
+def test_accessibility_checker_finds_nothing(ready: Any) -> None:
+    assert violations(ready) == []
+
+
+def violations(page: Any) -> list[Any]:
+    axe = SOURCE / "node_modules" / "axe-core" / "axe.min.js"
     page.evaluate(axe.read_text(encoding="utf-8"))
     found = page.evaluate("async () => (await globalThis.axe.run()).violations")
-    assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
+    return [(one["id"], [node["html"] for node in one["nodes"]]) for one in found]

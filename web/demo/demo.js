@@ -20,6 +20,12 @@ let wanted = !rdeicWeb.prefersReducedData();
 const seconds = (ms) => `${(ms / 1000).toFixed(2)} s`;
 const megabytes = (n) => `${(n / 1e6).toFixed(1)} MB`;
 
+/** Returns the seconds of the stages of the last decode, as text. */
+function stages({ stats }) {
+  const parts = Object.entries(stats.seconds ?? {}).filter(([, count]) => count >= 0.005);
+  return parts.length ? ` (${parts.map(([name, count]) => `${name} ${count.toFixed(2)}`).join(", ")})` : "";
+}
+
 async function json(path) {
   return (await fetched(path)).json();
 }
@@ -138,7 +144,7 @@ async function decodePreview(decoder, data, options) {
   const began = performance.now();
   const { png } = await here.decode(decoder, data, { ...options, preview: true });
   options.signal.throwIfAborted();
-  preview = { data, png, ms: performance.now() - began };
+  preview = { data, png, took: `${seconds(performance.now() - began)}${stages(decoder)}` };
   showImage(png, "preview");
 }
 
@@ -186,8 +192,9 @@ function showFacts(decoder, rate, decoded, took) {
   const facts = {
     Image: `${info.width} x ${info.height} pixels, ${((8 * data.length) / (info.width * info.height)).toFixed(4)} bits per pixel`,
     Model: `${bundle.name} (${bundle.licence}), rate ${rate.label}`,
-    Preview: seconds(preview.ms),
-    Decoding: `${seconds(took)}, ${stats.threads} thread${stats.threads > 1 ? "s" : ""} of ${stats.backend === "webgpu" ? "WebGPU" : "WebAssembly"}`,
+    Preview: preview.took,
+    Decoding: `${seconds(took)}${stages(decoder)}`,
+    "Runs on": `${stats.threads} thread${stats.threads > 1 ? "s" : ""} of ${stats.backend === "webgpu" ? "WebGPU" : "WebAssembly"}`,
     Weights: `${megabytes(stats.downloadedBytes)} downloaded, ${megabytes(stats.cachedBytes)} from this browser`,
     ...(decoded.missingBytes ? { "Half a file": `${decoded.completeSlices} of ${decoded.nSlices} slices` } : {}),
   };
