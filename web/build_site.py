@@ -6,7 +6,7 @@ The site needs no server but one of files, and works at any path of it. It holds
     service-worker-files.js    the files that the service worker keeps, and their version
     modules/rdeic-web/         the package, as `npm run build` in web/rdeic-web makes it
     modules/onnxruntime-web/   the parts of onnxruntime-web that it loads
-    bundles/                   the embedded bundles without what only encodes, and index.json
+    bundles/                   the embedded bundles without what only encodes, packed by gzip, and index.json
     samples/                   photos of tests/data/photos, encoded with each bundle and rate, and with other codecs
 
 `rdeic-rt serve --web-modules SITE` uses its modules/. The package must be built before (docs/web.md).
@@ -83,7 +83,7 @@ def write(site: Path, photos: Collection[str] | None = None) -> None:
 
 
 def _write_bundles(folder: Path, bundles: list[Bundle]) -> None:
-    """Copy what decoding needs; index.json tells which bundle has which model."""
+    """Pack what decoding needs, as many hosts do not compress it; index.json tells which bundle has which model."""
     index = []
     for bundle in bundles:
         uses = {role: {rate.graphs[role] for rate in bundle.rates} for role in bundle.rates[0].graphs}
@@ -91,9 +91,9 @@ def _write_bundles(folder: Path, bundles: list[Bundle]) -> None:
         encoding = {form.path for name in set(bundle.graphs) - decoding for form in bundle.graphs[name].values()}
         for name in ["bundle.json", *bundle.files]:
             if bundle.folder / name not in encoding:
-                target = folder / bundle.name / name
+                target = folder / bundle.name / f"{name}.gz"
                 target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(bundle.folder / name, target)
+                target.write_bytes(gzip.compress((bundle.folder / name).read_bytes(), mtime=0))
         index.append({"url": f"{bundle.name}/", "model_ids": sorted({rate.model_id.hex() for rate in bundle.rates})})
     (folder / "index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
 

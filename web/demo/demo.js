@@ -119,7 +119,7 @@ function part() {
 async function decode(signal) {
   element("start").hidden = wanted;
   if (!wanted) return say("You ask for less data, and decoding downloads a model once.");
-  say("Loading the decoder ...");
+  say("Decoding ...");
   const { decoder, rate } = await here.decoderOf(shown.info);
   signal.throwIfAborted();
   fillOptions(rate);
@@ -127,7 +127,6 @@ async function decode(signal) {
   const options = { signal, allowPartial: element("half").checked, onProgress };
   if (preview?.data.length === data.length) showImage(preview.png, "preview");
   else await decodePreview(decoder, data, options);
-  say("Decoding ...");
   const began = performance.now();
   const { png, ...decoded } = await here.decode(decoder, data, { ...options, ...chosen(rate) });
   signal.throwIfAborted();
@@ -174,7 +173,7 @@ function onProgress({ stage, done, total }) {
   progress.hidden = stage === "done";
   progress.max = total || 1;
   progress.value = done;
-  if (stage === "download") say(`Downloading the model: ${megabytes(total)}, once.`);
+  if (stage === "download" && total) say(`Loading ${megabytes(total)} of the model ...`);
 }
 
 function showImage(png, kind) {
@@ -247,7 +246,8 @@ element("controls").addEventListener("submit", (event) => event.preventDefault()
 async function start() {
   await keptOffline().catch(() => {}); // no service worker, as in private windows: the page works all the same
   const bundles = await json("bundles/index.json");
-  here = new Here(rdeicWeb, bundles.map((bundle) => ({ ...bundle, url: new URL(`bundles/${bundle.url}`, document.baseURI).href })));
+  const located = bundles.map(({ url, ...bundle }) => ({ ...bundle, url: `bundles/${url}` }));
+  here = new Here(rdeicWeb, located, { compressed: "gzip" });
   samples = await json("samples/index.json");
   element("sample").replaceChildren(...samples.map(({ subject }, at) => new Option(subject, at)));
   const isLinked = ({ file }) => `#${file}` === location.hash;

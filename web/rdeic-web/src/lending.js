@@ -15,9 +15,10 @@ const lent = new Map();
  * decoder belongs to all.
  */
 export async function withDecoder(bundleUrl, options, work) {
-  const key = JSON.stringify([new URL(bundleUrl, document.baseURI).href, options]);
+  const url = new URL(bundleUrl, document.baseURI).href;
+  const key = JSON.stringify([url, options]);
   if (!lent.has(key)) {
-    const decoder = RdcDecoder.load(bundleUrl, options);
+    const decoder = RdcDecoder.load(url, options);
     lent.set(key, { decoder, users: 0, timer: 0 });
     decoder.catch(() => lent.delete(key));
   }

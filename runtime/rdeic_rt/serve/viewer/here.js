@@ -4,13 +4,15 @@
 export class Here {
   #package;
   #bundles;
-  #decoders = new Map();
+  #decoders = new Map(); // address of a bundle -> promise
+  #options;
   #last = null;
 
-  /** `rdeicWeb`: the imported package; `bundles`: a list of { url, model_ids }, as a site's bundles/index.json has it. */
-  constructor(rdeicWeb, bundles) {
+  /** `rdeicWeb`: the imported package; `bundles`: a list of { url, model_ids }; `options`: of `RdcDecoder.load`. */
+  constructor(rdeicWeb, bundles, options = {}) {
     this.#package = rdeicWeb;
     this.#bundles = bundles;
+    this.#options = options;
   }
 
   /** Returns what a file's header says, { width, height, modelId, rate, ... }; no bundle is needed. */
@@ -22,12 +24,20 @@ export class Here {
   async decoderOf({ modelId, rate }) {
     const bundle = this.#bundles.find(({ model_ids }) => model_ids.includes(modelId));
     if (!bundle) throw new Error(`the file needs model ${modelId}, which no bundle has that is offered here`);
-    if (!this.#decoders.has(bundle.url)) this.#decoders.set(bundle.url, await this.#package.RdcDecoder.load(bundle.url));
-    const decoder = this.#decoders.get(bundle.url);
+    const decoder = await this.#loaded(bundle.url);
     if (this.#last !== decoder) this.#last?.trim();
     this.#last = decoder;
     const rates = decoder.bundle.rates.filter((one) => one.modelId === modelId);
     return { decoder, rate: rates.findLast(({ number }) => number <= rate) ?? rates[0] };
+  }
+
+  #loaded(url) {
+    if (!this.#decoders.has(url)) {
+      const decoder = this.#package.RdcDecoder.load(url, this.#options);
+      this.#decoders.set(url, decoder);
+      decoder.catch(() => this.#decoders.delete(url)); // the next file tries again
+    }
+    return this.#decoders.get(url);
   }
 
   /** Returns the result of `decodeWithDetails`, and the image as a PNG file. */
