@@ -89,7 +89,7 @@ def main() -> None:
         browser = launched()
         print(f"Chromium {browser.version}, rdeic-rt {version('rdeic-rt')}, onnxruntime {version('onnxruntime')}")
         print(f"{cpu.summary()}, {platform.machine()}; {args.bundle}, {args.size}, {len(data)} bytes\n")
-        print_downloads(browser, args.bundle, data)
+        print_downloads(browser, args, data)
         browser.close()
         sides = {"Python, 1 thread": Side(lambda preview: native(codec, data, preview), time.process_time)}
         for threads in map(int, args.threads.split(",")):
@@ -142,18 +142,33 @@ def loaded(browser: Any, args: argparse.Namespace, threads: int, data: bytes) ->
         print(
             f"{threads} thread{'s' * (threads > 1)}, from an empty cache: bundle open {opened_in:.2f} s, first preview "
             f"{previewed_in:.2f} s, of which runtime and sessions {first['load']:.2f} s; sessions of the denoiser "
-            f"{second['load']:.2f} s"
+            f"{second['load']:.2f} s; peak memory of the page {peak_mb(browser):.0f} MB"
         )
         yield page
 
 
+def renderers(browser: Any) -> list[dict[str, Any]]:
+    """Return what Chromium says of the processes of its pages, which have the pages' workers too."""
+    found: list[dict[str, Any]]
+    found = browser.new_browser_cdp_session().send("SystemInfo.getProcessInfo")["processInfo"]
+    return [process for process in found if process["type"] == "renderer"]
+
+
 def renderer_seconds(browser: Any) -> float:
-    """Return the processor time of a browser's pages and their workers so far."""
-    processes = browser.new_browser_cdp_session().send("SystemInfo.getProcessInfo")["processInfo"]
-    return sum(process["cpuTime"] for process in processes if process["type"] == "renderer")
+    """Return the processor time of a browser's pages so far."""
+    return float(sum(process["cpuTime"] for process in renderers(browser)))
 
 
-def print_downloads(browser: Any, bundle: str, data: bytes) -> None:
+def peak_mb(browser: Any) -> float:
+    """Return the largest resident set that one of a browser's pages has had."""
+    peaks = []
+    for process in renderers(browser):
+        status = Path(f"/proc/{process['id']}/status").read_text().splitlines()
+        peaks.append(int(next(line.split()[1] for line in status if line.startswith("VmHWM"))) / 1024)
+    return max(peaks)
+
+
+def print_downloads(browser: Any, args: argparse.Namespace, data: bytes) -> None:
     """Print how many bytes a first preview and a first decode load, as stored and with gzip."""
     print(f"{'kB loaded before the first':34s}{'preview':>10s}{'gzip':>10s}{'decode':>10s}{'gzip':>10s}")
     columns: list[dict[str, int]] = []
@@ -163,7 +178,7 @@ def print_downloads(browser: Any, bundle: str, data: bytes) -> None:
             made.contents["/photo.rdc"] = data
             with serving(made) as served, opening(browser) as opened:
                 page = opened(served)
-                page.load(f"/bundles/{bundle}")
+                page.load(f"/bundles/{args.bundle}", precision=args.precision)
                 decode(page, preview)
                 columns.append(counted(served))
     for name in columns[0]:

@@ -47,7 +47,8 @@ def site(**changes: Any) -> Site:
         "/bundles/": REPOSITORY / "engines",
         "/golden/": REPOSITORY / "tests" / "golden",
     }
-    made = Site(**{"folders": folders, "headers": {"Content-Security-Policy": CSP}} | changes)
+    settings: dict[str, Any] = {"folders": folders, "headers": {"Content-Security-Policy": CSP}} | changes
+    made = Site(**settings)
     made.contents["/page.js"] = SCRIPT.read_bytes()
     return made
 

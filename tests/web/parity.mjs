@@ -5,8 +5,8 @@
 //   parity.mjs bundles                                    the same as for pixels, for lines of a bundle's folder in
 //                                                         hexadecimal, a blank, and a file
 //
-// The first three run graphs in fp32. Of a bundle every file is checked first, as librdeic does; what leads out of its folder is
-// not served.
+// The first three run graphs in fp32. Of a bundle every file is checked first, as librdeic does; what leads out of its
+// folder is not served.
 
 import { createHash } from "node:crypto";
 import { readFileSync, realpathSync } from "node:fs";

@@ -258,6 +258,34 @@ def test_abort_is_answered_at_once(stage: str, ready: Page, large: None) -> None
     assert found["width"] == 902  # the next call works
 
 
+# A worker that never answers a decode, however often it is asked to abort.
+DEAF = b"""onmessage = ({ data: { id, call } }) => {
+    if (call === "open") postMessage({ id, result: { manifest: new TextEncoder().encode(manifest), stats: {} } });
+    while (call === "decode");
+};
+const manifest = '{"name": "x", "rates": [], "schedules": {}}';
+"""
+
+
+def test_worker_that_does_not_answer_an_abort_is_ended(fresh: Site, open_page: Open) -> None:
+    fresh.contents["/modules/rdeic-web/src/worker.js"] = DEAF
+    page = open_page(fresh)
+    page.load(TINY)
+    name, after = page.raw.evaluate(
+        """async () => {
+            const { decoder } = globalThis.page.decoders;
+            const started = performance.now();
+            const signal = AbortSignal.timeout(200);
+            const error = await decoder.decode(new ArrayBuffer(9), { signal }).catch((e) => e);
+            return [error.name, performance.now() - started];
+        }"""
+    )
+    assert name == "TimeoutError"
+    assert after < 1000
+    assert len(page.raw.workers) == 1
+    workers_end(page)
+
+
 def test_abort_while_weights_are_on_their_way(fresh: Site, open_page: Open) -> None:
     fresh.hang.add(f"{TINY}/vae_decoder.int8-cpu.onnx")
     fresh.contents["/large.rdc"] = fresh.contents["/photo.rdc"]
@@ -365,6 +393,51 @@ def test_webgpu(launch: Any, photo: NDArray[np.uint8], fp32_codec: rdeic_rt.Code
         found = page.decode("/photo.rdc")
         assert found["stats"]["backend"] == "webgpu"
         close_images(found["image"], fp32_codec.decode(data))
+
+
+def test_page_that_is_not_in_a_secure_context(launch: Any, fresh: Site) -> None:
+    """Over http from another machine there is neither WebCrypto nor CacheStorage; hashes are compared all the same."""
+    browser = launch("--host-resolver-rules=MAP other.example 127.0.0.1")
+    fresh.address = fresh.address.replace("127.0.0.1", "other.example")
+    with opening(browser) as opened:
+        page = opened(fresh)
+        assert page.raw.evaluate("[isSecureContext, typeof crypto.subtle, typeof caches]") == [
+            False,
+            "undefined",
+            "undefined",
+        ]
+        page.load(TINY)
+        assert page.decode("/photo.rdc", preview=True)["image"].shape == (128, 192, 3)
+
+        data = bytearray((EMBEDDED_BUNDLE / "levels.npz").read_bytes())
+        data[-1] ^= 1
+        fresh.contents[f"{TINY}/levels.npz"] = bytes(data)
+        page.load(TINY, "swapped")
+        found = page.call("decode", "swapped", "/photo.rdc", {"preview": True})
+        assert found["error"] == "bundle_corrupt", found
+
+
+def test_addresses_of_libraries(fresh: Site, open_page: Open) -> None:
+    """Strings or URLs; relative ones are relative to the page."""
+    page = open_page(fresh)
+    sizes = page.raw.evaluate(
+        """async () => {
+            const { RdcDecoder } = globalThis.page.rdeic;
+            const data = await (await fetch("/photo.rdc")).arrayBuffer();
+            const at = (path) => new URL(`/modules/${path}`, location.href);
+            const sizes = [];
+            for (const options of [
+                { runtimeUrl: "modules/onnxruntime-web/dist", wasmUrl: "modules/rdeic-web/wasm/rdeic.wasm" },
+                { runtimeUrl: at("onnxruntime-web/dist/"), wasmUrl: at("rdeic-web/wasm/rdeic.wasm") },
+            ]) {
+                const decoder = await RdcDecoder.load(new URL("/bundles/tiny-2/", location.href), options);
+                sizes.push((await decoder.preview(data)).width);
+                decoder.close();
+            }
+            return sizes;
+        }"""
+    )
+    assert sizes == [192, 192]
 
 
 def test_strict_policy_is_sent(served: Site, page: Page) -> None:

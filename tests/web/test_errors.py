@@ -3,6 +3,7 @@ thousands in node."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -117,7 +118,7 @@ def test_bundle_that_is_not_there(open_page: Any, served: Site) -> None:
     page.errors.clear()
 
 
-BUNDLES = {
+BUNDLES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "no JSON": (lambda text: b"<!doctype html>", "bundle_corrupt"),
     "another schema": (lambda text: text.replace(b'"schema": 2', b'"schema": 3'), "bundle"),
     "another family": (lambda text: text.replace(b'"family": "rdeic"', b'"family": "other"'), "bundle"),

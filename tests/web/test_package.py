@@ -48,8 +48,8 @@ def npm(*words: str, folder: Path = PACKAGE) -> str:
 @pytest.fixture(scope="module")
 def packed() -> dict[str, Any]:
     """What `npm pack` would put into the package."""
-    (found,) = json.loads(npm("pack", "--dry-run", "--json"))
-    return found
+    found: list[dict[str, Any]] = json.loads(npm("pack", "--dry-run", "--json"))
+    return found[0]
 
 
 def test_contents(packed: dict[str, Any]) -> None:
@@ -129,9 +129,3 @@ def test_declarations_have_what_the_modules_export() -> None:
     script = 'import("./src/index.js").then((all) => console.log(JSON.stringify(Object.keys(all))))'
     done = subprocess.run(["node", "-e", script], cwd=PACKAGE, capture_output=True, text=True, check=True)
     assert names == set(json.loads(done.stdout))
-
-
-def test_node_tests() -> None:
-    tests = sorted(map(str, Path(__file__).parent.glob("*.test.mjs")))
-    done = subprocess.run(["node", "--test", *tests], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout

@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
+#include <new>
 #include <span>
 #include <utility>
 #include <vector>
@@ -14,10 +16,21 @@ namespace rdeic {
 
 using Shape = std::vector<std::int64_t>;
 
-/// Returns the number of elements of a shape; its dimensions must be 0 or more, and their product fit.
+/// Returns a product of sizes. Throws std::bad_alloc, as an allocation would, if no memory has so many elements of 8
+/// bytes: where addresses have 32 bits, what files and bundles ask for can be more.
+inline std::size_t product_of(std::initializer_list<std::uint64_t> sizes) {
+  std::uint64_t product = 1;
+  for (const std::uint64_t size : sizes) {
+    if (__builtin_mul_overflow(product, size, &product)) throw std::bad_alloc();
+  }
+  if (product > PTRDIFF_MAX / 8) throw std::bad_alloc();
+  return static_cast<std::size_t>(product);
+}
+
+/// Returns the number of elements of a shape; its dimensions must be 0 or more. Throws as `product_of`.
 inline std::size_t count_of(const Shape& shape) {
   std::size_t count = 1;
-  for (const std::int64_t side : shape) count *= static_cast<std::size_t>(side);
+  for (const std::int64_t side : shape) count = product_of({count, static_cast<std::uint64_t>(side)});
   return count;
 }
 

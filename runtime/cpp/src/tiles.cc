@@ -103,11 +103,11 @@ Tiling tiles_of(Size padded, std::uint32_t tile_px, std::uint32_t unit_px) {
     fail(Result::kInvalidArgument, "tile_px is %u; it must be at least %u, twice what tiles overlap", tile_px,
          kMinTilePx);
   }
-  std::uint64_t height = padded.height, width = padded.width;
+  std::size_t height = padded.height, width = padded.width;
   const std::uint64_t most = std::uint64_t{tile_px} * tile_px;
-  if (height * width > most) {
-    const std::uint64_t shorter = std::min<std::uint64_t>({height, width, tile_px});
-    const std::uint64_t longer = most / shorter;
+  if (std::uint64_t{height} * width > most) {
+    const std::size_t shorter = std::min<std::size_t>({height, width, tile_px});
+    const auto longer = static_cast<std::size_t>(std::min<std::uint64_t>(most / shorter, SIZE_MAX));
     const bool upright = height > width;
     height = std::min(height, upright ? longer : shorter);
     width = std::min(width, upright ? shorter : longer);

@@ -8,7 +8,7 @@ namespace rdeic {
 
 HostValue::HostValue(DType dtype, Shape shape) : dtype_(dtype), shape_(std::move(shape)) {
   // Storage from operator new is aligned for all types of elements.
-  const std::shared_ptr<std::byte[]> bytes(new std::byte[count_of(shape_) * dtype_bytes(dtype)]);
+  const std::shared_ptr<std::byte[]> bytes(new std::byte[product_of({count_of(shape_), dtype_bytes(dtype)})]);
   data_ = {bytes, bytes.get()};
 }
 

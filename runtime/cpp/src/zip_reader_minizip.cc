@@ -59,15 +59,17 @@ struct ZipReader::State {
     void operator()(void* zip) const { unzClose(zip); }
   };
 
+  explicit State(std::span<const std::uint8_t> content) : stream{content} {
+    zlib_filefunc64_def functions = stream_functions(&stream);
+    zip.reset(unzOpen2_64("", &functions));
+  }
+
   Stream stream;
-  std::unique_ptr<void, Close> zip{};
+  std::unique_ptr<void, Close> zip;
   bool has_begun = false;
 };
 
-ZipReader::ZipReader(std::span<const std::uint8_t> content) : state_(std::make_unique<State>(Stream{content})) {
-  zlib_filefunc64_def functions = stream_functions(&state_->stream);
-  state_->zip.reset(unzOpen2_64("", &functions));
-}
+ZipReader::ZipReader(std::span<const std::uint8_t> content) : state_(std::make_unique<State>(content)) {}
 
 ZipReader::~ZipReader() = default;
 

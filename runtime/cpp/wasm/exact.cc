@@ -83,6 +83,11 @@ struct OpenBundle {
 
 /// Limits as JavaScript has them: integers of up to 2^53 as doubles, in the order of rdeic_limits.
 rdeic::Limits limits_from(const double* numbers) {
+  constexpr double kMost = 9007199254740991;
+  for (std::size_t i = 0; i < 5; ++i) {
+    if (!(numbers[i] >= 0 && numbers[i] <= kMost))
+      rdeic::fail(Result::kInvalidArgument, "a limit is %g; limits are integers from 0 to 2^53 - 1", numbers[i]);
+  }
   rdeic::Limits limits;
   limits.max_pixels = static_cast<std::uint64_t>(numbers[0]);
   limits.max_file_bytes = static_cast<std::uint64_t>(numbers[1]);
@@ -348,11 +353,7 @@ int rdeic_bundle_check_graph(const OpenBundle* bundle, const char* graph, const 
 int rdeic_noise(const std::uint32_t* sides, std::size_t rank, std::uint32_t seed_low, std::uint32_t seed_high,
                 std::uint32_t draw) {
   return guarded([&](Answer& to) {
-    constexpr double kMostElements = 1 << 28;
-    rdeic::Shape shape(sides, sides + rank);
-    double count = 1;
-    for (const std::int64_t side : shape) count *= static_cast<double>(side);
-    if (count > kMostElements) throw std::bad_alloc();
+    const rdeic::Shape shape(sides, sides + rank);
     const std::uint64_t seed = std::uint64_t{seed_high} << 32 | seed_low;
     to.arrays.emplace_back("noise", to_value(rdeic::gaussian(shape, seed, draw)));
   });

@@ -16,12 +16,10 @@ namespace {
 
 constexpr std::uint32_t kEndSignature = 0x06054b50, kEnd64Signature = 0x06064b50, kLocatorSignature = 0x07064b50;
 constexpr std::uint32_t kEntrySignature = 0x02014b50, kLocalSignature = 0x04034b50;
-constexpr std::size_t kEndBytes = 22, kLocatorBytes = 20, kEntryBytes = 46, kLocalBytes = 30;
-constexpr std::size_t kMaxCommentBytes = 0xffff;
-constexpr std::uint32_t kIn64Bits = 0xffffffff;  // in place of a number that follows in 64 bits
+constexpr std::size_t kEntryBytes = 46, kLocalBytes = 30;
+constexpr std::uint32_t kElsewhere = 0xffffffff;  // in place of a size that only the directory has
 constexpr std::uint16_t kSizesFollow = 8, kEncrypted = 1;
 constexpr std::uint16_t kStored = 0, kDeflated = 8;
-constexpr std::uint16_t kTag64Bits = 1;
 
 std::array<std::uint32_t, 256> crc_table() {
   std::array<std::uint32_t, 256> table{};
@@ -39,7 +37,8 @@ std::uint32_t crc32(std::span<const std::uint8_t> data) {
   return ~crc;
 }
 
-/// Numbers of an archive by their place, little-endian. What lies outside is 0, and `has` says so.
+/// Numbers of an archive by their place, little-endian. Bytes beyond its end are as the one before, and 0 where there
+/// is none, which is what minizip takes of an archive that is cut within its last numbers.
 class Bytes {
  public:
   explicit Bytes(std::span<const std::uint8_t> all) : all_(all) {}
@@ -56,22 +55,24 @@ class Bytes {
  private:
   std::uint64_t number(std::uint64_t at, unsigned n_bytes) const {
     std::uint64_t value = 0;
-    if (!has(at, n_bytes)) return value;
-    for (unsigned i = n_bytes; i > 0; --i) value = value << 8 | all_[static_cast<std::size_t>(at) + i - 1];
+    std::uint8_t byte = 0;
+    for (unsigned i = 0; i < n_bytes; ++i) {
+      if (has(at, i + 1)) byte = all_[static_cast<std::size_t>(at) + i];
+      value |= std::uint64_t{byte} << 8 * i;
+    }
     return value;
   }
 
   std::span<const std::uint8_t> all_;
 };
 
-/// Returns where the last of these signatures begins that is followed by so many bytes at least and no comment longer
-/// than there can be.
-std::optional<std::uint64_t> find_last(const Bytes& bytes, std::uint32_t signature, std::size_t least_bytes) {
-  if (bytes.size() < least_bytes) return {};
-  const std::uint64_t last = bytes.size() - least_bytes;
-  const std::uint64_t first = last - std::min<std::uint64_t>(last, kMaxCommentBytes);
-  for (std::uint64_t at = last + 1; at-- > first;) {
-    if (bytes.u32(at) == signature) return at;
+/// Returns where the last of these signatures begins that no comment longer than there can be follows.
+std::optional<std::uint64_t> find_last(const Bytes& bytes, std::uint32_t signature) {
+  constexpr std::uint64_t kMost = 0xffff;
+  const std::uint64_t first = bytes.size() - std::min(bytes.size(), kMost);
+  for (std::uint64_t at = bytes.size();
+       at-- > std::max<std::uint64_t>(first, 1);) {  // before the end there is something
+    if (bytes.has(at, 4) && bytes.u32(at) == signature) return at;
   }
   return {};
 }
@@ -85,7 +86,7 @@ struct Directory {
 std::optional<Directory> find_directory(const Bytes& bytes) {
   std::optional<std::uint64_t> end;
   std::uint64_t entries = 0, entries_here = 0, size = 0, offset = 0, disk = 0, directory_disk = 0;
-  if (const auto locator = find_last(bytes, kLocatorSignature, kLocatorBytes)) {
+  if (const auto locator = find_last(bytes, kLocatorSignature)) {
     const std::uint64_t at = bytes.u64(*locator + 8);
     if (bytes.u32(*locator + 4) == 0 && bytes.u32(*locator + 16) == 1 && bytes.u32(at) == kEnd64Signature) {
       end = at;
@@ -95,7 +96,7 @@ std::optional<Directory> find_directory(const Bytes& bytes) {
     }
   }
   if (!end) {
-    end = find_last(bytes, kEndSignature, kEndBytes);
+    end = find_last(bytes, kEndSignature);
     if (!end) return {};
     disk = bytes.u16(*end + 4), directory_disk = bytes.u16(*end + 6);
     entries_here = bytes.u16(*end + 8), entries = bytes.u16(*end + 10);
@@ -144,18 +145,9 @@ ZipReader::Status ZipReader::next(ZipMember& member) {
   if (!bytes.has(at, kEntryBytes) || bytes.u32(at) != kEntrySignature) return Status::kDamaged;
   Entry entry{bytes.u16(at + 8),  bytes.u16(at + 10), bytes.u32(at + 16), bytes.u32(at + 20),
               bytes.u32(at + 24), bytes.u32(at + 42), bytes.u16(at + 28)};
-  const std::uint64_t extra_at = at + kEntryBytes + entry.name_bytes, extra_end = extra_at + bytes.u16(at + 30);
-  state.next_at = extra_end + bytes.u16(at + 32);
-  if (entry.name_bytes > kMaxArrayNameBytes || !bytes.has(at, extra_end - at)) return Status::kDamaged;
-  for (std::uint64_t extra = extra_at; extra < extra_end; extra += 4 + bytes.u16(extra + 2)) {
-    if (bytes.u16(extra) != kTag64Bits) continue;
-    std::uint64_t number_at = extra + 4;
-    for (std::uint64_t* const number : {&entry.bytes, &entry.compressed_bytes, &entry.local_at}) {
-      if (*number != kIn64Bits) continue;
-      *number = bytes.u64(number_at);
-      number_at += 8;
-    }
-  }
+  const std::uint64_t name_end = at + kEntryBytes + entry.name_bytes;
+  state.next_at = name_end + bytes.u16(at + 30) + bytes.u16(at + 32);
+  if (entry.name_bytes > kMaxArrayNameBytes || !bytes.has(at, name_end - at)) return Status::kDamaged;
   ++state.n_seen;
   state.entry = entry;
   const auto name = bytes.part(at + kEntryBytes, entry.name_bytes);
@@ -175,7 +167,7 @@ bool ZipReader::open() {
   const bool sizes_follow = (bytes.u16(at + 6) & kSizesFollow) != 0;
   const auto agrees = [&](std::uint64_t number_at, std::uint64_t number) {
     const std::uint32_t found = bytes.u32(number_at);
-    return found == number || found == kIn64Bits || sizes_follow;
+    return found == number || found == kElsewhere || sizes_follow;
   };
   if (bytes.u16(at + 8) != entry.method || (bytes.u32(at + 14) != entry.crc && !sizes_follow) ||
       !agrees(at + 18, entry.compressed_bytes) || !agrees(at + 22, entry.bytes) ||

@@ -19,7 +19,7 @@ export async function openBackend({ backend = "auto", threads, runtimeUrl }, bun
   if (threads !== undefined && !(Number.isInteger(threads) && threads >= 1)) {
     throw new RdcError("invalid_argument", `threads is ${threads}; it must be a whole number, 1 or more`);
   }
-  const url = new URL(runtimeUrl ?? "../../onnxruntime-web/dist/", import.meta.url).href;
+  const url = new URL(runtimeUrl ?? "../../onnxruntime-web/dist", import.meta.url).href.replace(/\/?$/, "/");
   const wasm = { name: "wasm", threads: possibleThreads(threads), url, otherwise: null };
   if (backend === "wasm" || (backend === "auto" && decoderBytes(bundle) <= LARGE_BYTES)) return wasm;
   const adapter = await globalThis.navigator?.gpu?.requestAdapter().catch(() => null);

@@ -62,12 +62,14 @@ export class Codec {
     return { backend: this.#backend.name, threads: this.#backend.threads, downloadedBytes, cachedBytes };
   }
 
-  /** Returns { image: { width, height, data }, metadata, completeSlices, nSlices, missingBytes, seconds }; `data`: RGBA. */
+  /** Returns { image: { width, height, data }, metadata, completeSlices, nSlices, missingBytes, seconds }, with RGBA as
+   * `data`. */
   async decode(data, options) {
     return this.#orOtherwise(() => this.#decode(data, options));
   }
 
-  async #decode(data, { preview = false, sharpness = 1, seed, steps = 0, allowPartial = false, signal, report = () => {} }) {
+  async #decode(data, { preview = false, sharpness = 1, steps = 0, allowPartial = false, ...options }) {
+    const { seed, signal, report = () => {} } = options;
     const clock = new Clock();
     const progress = new Progress({ signal, report, clock });
     const limits = this.#limits;
@@ -167,8 +169,7 @@ export class Codec {
     const unitPx = this.#bundle.sizeMultiplePx;
     const sizes = { batch: 1, hz: Math.ceil(height / unitPx), wz: Math.ceil(width / unitPx) };
     const tiling = this.#exact.tiles(width, height, this.#tilePx, unitPx);
-    const canvas = (graphId, output) =>
-      this.#bundle.canvas({ graphId, output, width, height, tilePx: this.#tilePx });
+    const canvas = (graphId, output) => this.#bundle.canvas({ graphId, output, width, height, tilePx: this.#tilePx });
     return { placement: tiling.single ? new Whole(progress) : new Tiled(canvas, tiling, progress), sizes };
   }
 }

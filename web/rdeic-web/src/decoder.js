@@ -7,8 +7,8 @@ import { loadExact } from "./exact.js";
 /** How long an aborted call may go on before its worker is ended: a new one takes about as long to be ready. */
 const GRACE_MS = 1000;
 
-/** Errors after which the state of WebAssembly is unknown. */
-const FATAL = new Set(["internal", "backend", "out_of_memory"]);
+/** Errors after which a new worker may do better: the state of WebAssembly is unknown, or a module was not loaded. */
+const FATAL = new Set(["internal", "backend", "backend_unavailable", "out_of_memory"]);
 
 /** Decodes the files of one bundle; index.d.ts has the documentation of all methods. */
 export class RdcDecoder {
@@ -27,7 +27,10 @@ export class RdcDecoder {
   }
 
   static async load(bundleUrl, { signal, ...options } = {}) {
-    const decoder = new RdcDecoder(new URL(bundleUrl, globalThis.location?.href).href, options);
+    for (const name of ["runtimeUrl", "wasmUrl"]) {
+      if (options[name] !== undefined) options[name] = absolute(options[name]);
+    }
+    const decoder = new RdcDecoder(absolute(bundleUrl), options);
     await decoder.#call(null, {}, { signal });
     return decoder;
   }
@@ -209,6 +212,9 @@ function describe(manifest, url) {
     }),
   };
 }
+
+/** Returns an address that means the same in a worker as in the page. */
+const absolute = (url) => new URL(url, globalThis.location?.href).href;
 
 /** Returns a copy of the bytes of an ArrayBuffer, a view or a Blob. */
 async function bytesOf(source) {

@@ -131,6 +131,11 @@ export class Exact {
     this.version = module.UTF8ToString(module._rdeic_version());
   }
 
+  /** How much memory WebAssembly has taken; it never gives any back. */
+  get memoryBytes() {
+    return this.#module.HEAPU8.length;
+  }
+
   /**
    * Reads what is known about a file without a bundle, and checks its structure and its checksum.
    *

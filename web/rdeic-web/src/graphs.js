@@ -59,7 +59,8 @@ export class Runtime {
     } catch (error) {
       throw new RdcError(
         "backend_unavailable",
-        `onnxruntime-web cannot be loaded from ${url}: ${error.message}. Put the files of its dist folder there, or set runtimeUrl`,
+        `onnxruntime-web cannot be loaded from ${url}: ${error.message}. Put the files of its dist folder there, or ` +
+          "set runtimeUrl",
       );
     }
     ort.env.wasm.wasmPaths = url;
@@ -68,8 +69,8 @@ export class Runtime {
     return new Runtime(ort, name);
   }
 
-  /** Returns a graph, ready to run. `spec`: { id, path, inputs, outputs }; `weights`: [{ path, data }], those that lie in
-   * other files, under the names that the graph has for them. librdeic has looked through it. */
+  /** Returns a graph, ready to run; librdeic has looked through it. `spec`: { id, path, inputs, outputs }; `weights`:
+   * [{ path, data }], those that lie in other files, under the names that the graph has for them. */
   async load(spec, bytes, weights) {
     let session;
     try {
@@ -141,7 +142,8 @@ export async function runChecked(graph, inputs) {
     if (found.dtype === dtype && String(found.dims) === String(wanted)) continue;
     throw new RdcError(
       "bundle_corrupt",
-      `graph '${spec.id}' in ${spec.path} returned ${name} as ${found.dtype} [${found.dims}], should return ${dtype} [${wanted}]`,
+      `graph '${spec.id}' in ${spec.path} returned ${name} as ${found.dtype} [${found.dims}], should return ${dtype} ` +
+        `[${wanted}]`,
     );
   }
   return made;
@@ -149,7 +151,8 @@ export async function runChecked(graph, inputs) {
 
 /** Throws RdcError unless a graph has the tensors on one side that bundle.json lists, in type and rank. */
 function checkSide(spec, side, wanted, metadata) {
-  const typesOf = (tensors) => new Map(tensors.map(({ name, type, shape }) => [name, `${type} of rank ${shape?.length}`]));
+  const typeOf = ({ type, shape }) => `${type} of rank ${shape?.length}`;
+  const typesOf = (tensors) => new Map(tensors.map((tensor) => [tensor.name, typeOf(tensor)]));
   const found = typesOf(metadata);
   const listed = typesOf(wanted.map(({ name, dtype, shape }) => ({ name, type: dtype, shape })));
   for (const [name, type] of listed) {
@@ -177,4 +180,7 @@ function failure(error, what) {
   return new RdcError("backend", `onnxruntime-web, ${what}: ${message}`);
 }
 
-const firstLine = (error) => String(error?.message ?? error).split("\n")[0].slice(0, 300);
+const firstLine = (error) =>
+  String(error?.message ?? error)
+    .split("\n")[0]
+    .slice(0, 300);

@@ -40,7 +40,7 @@ export interface Limits {
 }
 
 export interface LoadOptions {
-  /** "wasm": WebAssembly; "webgpu": a GPU; "auto", the default: WebAssembly, but for large models where there is a GPU. */
+  /** "wasm": WebAssembly; "webgpu": a GPU; "auto", the default: WebAssembly, but a GPU for large models. */
   backend?: "auto" | "wasm" | "webgpu";
   /** Threads of WebAssembly, where the page is cross-origin isolated; elsewhere one. */
   threads?: number;

@@ -43,7 +43,7 @@ export class Loaded {
     const paths = [this.#bundle.entropyPath(rate), ...specsOf(list).map(({ path }) => path)];
     paths.push(...this.#tables(rate, schedule).map(({ path }) => path));
     this.#runtime ??= Runtime.open(this.#backend);
-    this.#runtime.catch(() => (this.#runtime = null)); // told by `graphs`; the next decode tries again
+    this.#runtime.catch(() => {}); // told by `graphs`
     return new Downloads(this.#files, this.#bundle.files, new Set(paths.filter((path) => !has(path))), signal, report);
   }
 
@@ -57,16 +57,19 @@ export class Loaded {
 
   /** Loads the graphs and rows of a list of stages, and frees the graphs of other rates. */
   async graphs(rate, schedule, list, downloads, clock) {
-    const own = new Set(Object.values(rate.graphs).flatMap((id) => Object.values(this.#bundle.graphs[id])).map(({ path }) => path));
+    const ids = new Set(Object.values(rate.graphs));
     for (const [path, graph] of this.#graphs) {
-      if (own.has(path)) continue;
+      if (ids.has(graph.spec.id)) continue;
       this.#graphs.delete(path);
       await graph.release();
     }
     for (const { path, read } of this.#tables(rate, schedule)) {
       if (!this.#rows.has(path)) this.#rows.set(path, read(await downloads.get(path)));
     }
-    const runtime = await this.#runtime;
+    const runtime = await this.#runtime.catch((error) => {
+      this.#runtime = null; // the next decode tries again
+      throw error;
+    });
     for (const spec of specsOf(list)) {
       if (this.#graphs.has(spec.path)) continue;
       clock.enter("download");

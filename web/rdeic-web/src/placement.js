@@ -76,10 +76,13 @@ function crop(whole, spec, tiling, row, column) {
   const grid = gridOf(spec.shape);
   if (grid === null) return whole;
   const px = tiling.unitPx / grid.perUnit;
-  const height = tiling.rows.tile / px, width = tiling.columns.tile / px;
-  const top = tiling.rows.starts[row] / px, left = tiling.columns.starts[column] / px;
+  const height = tiling.rows.tile / px,
+    width = tiling.columns.tile / px;
+  const top = tiling.rows.starts[row] / px,
+    left = tiling.columns.starts[column] / px;
   const [wholeHeight, wholeWidth] = whole.dims.slice(grid.axis);
-  const outer = count(whole.dims.slice(0, grid.axis)), inner = count(whole.dims.slice(grid.axis + 2));
+  const outer = count(whole.dims.slice(0, grid.axis)),
+    inner = count(whole.dims.slice(grid.axis + 2));
   const data = new whole.data.constructor(outer * height * width * inner);
   let to = 0;
   for (let o = 0; o < outer; ++o) {

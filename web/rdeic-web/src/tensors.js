@@ -18,7 +18,8 @@ export function row(numbers, dims = [numbers.length]) {
 /** Returns w[0] x + w[1] y in float32, each product and the sum rounded, as every runtime does. */
 export function weightedSum(x, y, weights) {
   const [first, second] = weights;
-  const xs = elements(x, "z"), ys = elements(y, "z");
+  const xs = elements(x, "z"),
+    ys = elements(y, "z");
   const data = new Float32Array(xs.length);
   for (let i = 0; i < data.length; ++i) data[i] = Math.fround(first * xs[i]) + Math.fround(second * ys[i]);
   return { dtype: "float32", dims: x.dims, data };

@@ -1,5 +1,5 @@
-// The worker of an RdcDecoder: it runs one codec, and answers { id, call, argument } with { id, progress: ... } and then
-// { id, result } or { id, error }. { id, abort: true } ends a call at its next part.
+// The worker of an RdcDecoder: it runs one codec, and answers { id, call, argument } with { id, progress }, any number
+// of them, and then { id, result } or { id, error }. { id, abort: true } ends a call at its next part.
 
 import { Codec } from "./codec.js";
 import { RdcError } from "./errors.js";

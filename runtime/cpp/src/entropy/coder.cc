@@ -52,8 +52,8 @@ Distribution::Distribution(std::span<const std::int32_t> masses) : left_(masses.
 std::size_t Distribution::symbol_of(std::uint32_t quantile) const {
   const std::uint32_t high = quantile >> (kPrecisionBits - kIndexBits);
   // The symbol is one of first_[high] ... first_[high + 1]; what is looked for is the first `left` above the quantile.
-  const auto from = left_.begin() + first_[high] + 1;
-  const auto to = left_.begin() + first_[high + 1] + 1;
+  const auto from = left_.begin() + static_cast<std::ptrdiff_t>(first_[high]) + 1;
+  const auto to = left_.begin() + static_cast<std::ptrdiff_t>(first_[high + 1]) + 1;
   return static_cast<std::size_t>(std::upper_bound(from, to, quantile) - left_.begin()) - 1;
 }
 

@@ -40,7 +40,7 @@ std::vector<std::uint8_t> padded_plane(View<const std::uint16_t> grid, std::span
   const std::size_t width = grid.width + 2 * margin;
   const std::size_t row_bytes = width * grid.channels;
   // Kernels read up to kDepth - 1 bytes after the last that counts.
-  std::vector<std::uint8_t> plane((grid.height + 2 * margin) * row_bytes + kDepth - 1);
+  std::vector<std::uint8_t> plane(product_of({grid.height + 2 * margin, width, grid.channels}) + kDepth - 1);
   const auto pad = [&](std::uint8_t* to, std::size_t positions) {
     for (std::size_t i = 0; i < positions; ++i) {
       for (std::size_t c = 0; c < grid.channels; ++c) *to++ = static_cast<std::uint8_t>(zero[c] >> shift);

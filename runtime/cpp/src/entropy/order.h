@@ -40,7 +40,7 @@ template <typename T>
 class Grid {
  public:
   Grid(std::size_t height, std::size_t width, std::size_t channels)
-      : height_(height), width_(width), channels_(channels), values_(height * width * channels) {}
+      : height_(height), width_(width), channels_(channels), values_(product_of({height, width, channels})) {}
 
   std::size_t height() const { return height_; }
   std::size_t width() const { return width_; }

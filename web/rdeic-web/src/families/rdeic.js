@@ -16,7 +16,8 @@ import { byName, graphStage, levelInput, startStage } from "./base.js";
 const GUIDANCE = { name: "guidance", dtype: "float32", shape: [2] };
 
 function stepStage(load, schedule, number) {
-  const control = load.graph("control"), unetStep = load.graph("unet_step");
+  const control = load.graph("control"),
+    unetStep = load.graph("unet_step");
   const coefficients = row([schedule.a[number], schedule.b[number], schedule.c[number]]);
 
   async function run({ z_n, hint, noise, guidance }) {
