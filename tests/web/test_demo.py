@@ -121,7 +121,8 @@ def is_of(found: NDArray[np.uint8], wanted: NDArray[np.uint8], other: NDArray[np
 
 
 def rdc(folder: Path, sample: Any, at: int = 0) -> bytes:
-    return (folder / "samples" / sample["files"][at]["file"]).read_bytes()
+    name: str = sample["files"][at]["file"]
+    return (folder / "samples" / name).read_bytes()
 
 
 def test_samples_are_files_of_known_sizes(folder: Path, sample: Any) -> None:

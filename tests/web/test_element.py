@@ -31,7 +31,6 @@ PAGE = (
     b'<!doctype html><html lang="en"><meta charset="utf-8"><title>test</title>'
     b'<main><h1>Test</h1><p id="after">after</p></main><script type="module" src="/page.js"></script></html>'
 )
-TALL = b"#after { margin-top: 5000px; }"
 Opened = Callable[..., Any]
 
 
@@ -240,7 +239,8 @@ def test_removed_element_ends_its_work_and_begins_anew_when_it_is_back(opened: O
 
 def test_elements_of_a_bundle_share_a_worker_that_ends_when_idle(opened: Opened) -> None:
     page = opened()
-    page.clock.install()
+    page.clock.install(time=0)
+    page.clock.pause_at(1)
     for id in ("a", "b", "c"):
         add(page, id=id, src=OTHER)
     for id in ("a", "b", "c"):
@@ -269,11 +269,7 @@ def until_real(page: Any, id: str) -> None:
 
 def test_lazy_element_has_its_size_but_loads_when_it_is_near(opened: Opened, at: Site) -> None:
     page = opened()
-    at.contents["/far.css"] = b"rdc-img { margin-top: 5000px; }"
-    page.evaluate(
-        "() => new Promise((resolve) => document.head.append(Object.assign(document.createElement('link'),"
-        " { rel: 'stylesheet', href: '/far.css', onload: resolve })))"
-    )
+    page.evaluate("document.querySelector('h1').style.marginBottom = '5000px'")
     add(page, loading="lazy")
     page.wait_for_function("() => document.getElementById('one').naturalWidth > 0")
     page.wait_for_timeout(300)
@@ -304,11 +300,12 @@ def test_colour_profile_is_applied(opened: Opened, at: Site) -> None:
     # The colourants of red and blue change places: whoever ignores the profile shows other colours.
     red, blue = other.index(b"rXYZ"), other.index(b"bXYZ")
     other[red : red + 4], other[blue : blue + 4] = other[blue : blue + 4], other[red : red + 4]
-    at.contents["/profile.rdc"] = codec().encode(image, metadata=Metadata(icc=bytes(other)))
+    data = codec().encode(image, metadata=Metadata(icc=bytes(other)))
+    at.contents["/profile.rdc"] = data
     page = opened()
     add(page, src="/profile.rdc")
     until(page, "one", "load")
-    decoded = codec().decode(at.contents["/profile.rdc"])
+    decoded = codec().decode(data)
     wanted = ImageCms.profileToProfile(
         Image.fromarray(decoded), ImageCms.ImageCmsProfile(io.BytesIO(bytes(other))), profile, outputMode="RGB"
     )
