@@ -76,7 +76,7 @@ def serving(site: Site) -> Iterator[Site]:
             for name, value in site.headers.items():
                 self.send_header(name, value)
             kind = TYPES.get(PurePosixPath(path).suffix) or mimetypes.guess_type(path)[0]
-            self.send_header("Content-Type", "text/html" if path == "/" else kind or "application/octet-stream")
+            self.send_header("Content-Type", "text/html" if path.endswith("/") else kind or "application/octet-stream")
             if site.compress and "gzip" in self.headers.get("Accept-Encoding", ""):
                 body = gzip.compress(body, 9)
                 self.send_header("Content-Encoding", "gzip")

@@ -21,7 +21,7 @@ from .conftest import PACKAGE, SOURCE
 MAX_GZIP_BYTES = 150_000
 
 USE = """
-import { RdcDecoder, RdcError } from "rdeic-web";
+import { RdcDecoder, RdcError, RdcImg, pngOf, prefersReducedData } from "rdeic-web";
 const decoder: RdcDecoder = await RdcDecoder.load("engines/tiny-2/", { backend: "wasm", threads: 2 });
 const controller = new AbortController();
 const image: ImageData = await decoder.decode(new Uint8Array(10), {
@@ -29,6 +29,10 @@ const image: ImageData = await decoder.decode(new Uint8Array(10), {
 });
 const { metadata, completeSlices } = await decoder.decodeWithDetails(new Blob(), { preview: true });
 const icc: Uint8Array | null = metadata.icc;
+const png: Blob = await pngOf({ image, metadata });
+const element: RdcImg = document.createElement("rdc-img");
+element.addEventListener("error", (event) => console.log(event, png));
+RdcImg.options.bundle = element.complete && prefersReducedData() ? "engines/diffo-tiny/" : "engines/tiny-2/";
 const info = await RdcDecoder.info(new ArrayBuffer(4));
 const width: number = info.width + completeSlices + decoder.bundle.rates[0]!.stepChoices.length;
 try { await decoder.preview(new ArrayBuffer(4)); } catch (error) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib.util
 import socket
 from functools import partial
@@ -45,6 +46,12 @@ examples:
         "--port", metavar="N", type=options.whole_number(0, 65_535), default=8080, help="0 picks one. Default: 8080"
     )
     network.add_argument("--no-viewer", dest="viewer", action="store_false", help="serve no page at /")
+    network.add_argument(
+        "--web-modules",
+        metavar="DIR",
+        type=Path,
+        help="folder that web/build_site.py made: the viewer can then decode in the browser too",
+    )
     model = parser.add_argument_group("model")
     model.add_argument(
         "--bundle",
@@ -102,9 +109,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
     import uvicorn
 
     from .. import bundle_search
-    from ..serve import app
+    from ..serve import app, pages
     from ..serve.service import Service, Settings
 
+    if args.web_modules and not (args.web_modules / pages.ENTRY_MODULE).is_file():
+        where = str(args.web_modules / pages.ENTRY_MODULE)
+        raise FileNotFoundError(errno.ENOENT, "no modules for --web-modules; web/build_site.py makes them", where)
     limits = options.limits_from(args)
     folders = tuple(map(bundle_search.find, args.bundle)) if args.bundle else tuple(bundle_search.default_first())
     settings = Settings(
@@ -116,6 +126,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         max_body_bytes=args.max_body,
         timeout_s=args.timeout,
         viewer=args.viewer,
+        web_modules=args.web_modules,
     )
     listening = listen(args.host, args.port)
     with listening:

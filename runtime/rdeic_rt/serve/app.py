@@ -9,11 +9,10 @@ from collections.abc import AsyncIterator, Callable
 from functools import partial
 from http import HTTPStatus
 from io import BytesIO
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Header, HTTPException, Query, Request
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -26,23 +25,13 @@ from ..decode_options import DecodeOptions
 from ..limits import Size
 from ..manifest import rate_from
 from . import compare as other_codecs
-from . import problems, telemetry
+from . import pages, problems, telemetry
 from .problems import BodyTooLargeError, SlowBodyError, documented
 from .service import Service, Settings
 
 RDC = "image/x-rdc"
 # What an image can be sent as, and how `pixels.write_image` calls it; the first is for clients that take anything.
 _IMAGE_TYPES = {"image/png": "png", "image/jpeg": "jpeg", "image/webp": "webp"}
-_VIEWER_PARTS = ("viewer.css", "viewer.js")
-_PROTECTION = (
-    (
-        b"content-security-policy",
-        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
-        b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    ),
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-)
 _BODY_ERRORS = (
     HTTPStatus.BAD_REQUEST,
     HTTPStatus.REQUEST_TIMEOUT,
@@ -81,7 +70,7 @@ class RateFacts(BaseModel):
 
 
 class BundleFacts(BaseModel):
-    """A bundle that is served."""
+    """A bundle that is served; ``url``: where its files are, for a browser that decodes, if they are."""
 
     name: str
     family: str
@@ -89,6 +78,8 @@ class BundleFacts(BaseModel):
     default_rate: int
     backend: str
     encodes: bool
+    model_ids: list[str]
+    url: str | None
     rates: list[RateFacts]
 
 
@@ -114,7 +105,9 @@ def build(service: Service) -> FastAPI:
     _add_facts(app, service)
     _add_health(app, service)
     if service.settings.viewer:
-        _add_viewer(app)
+        pages.add_viewer(app)
+    if service.settings.web_modules is not None:
+        pages.add_modules(app, service, service.settings.web_modules)
     problems.describe(app.openapi())  # which keeps the document
     return app
 
@@ -124,6 +117,7 @@ class _Wrapped:
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app, self._metrics = app, service.metrics
+        self._protection = pages.protection(service.settings.web_modules)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer as the application does."""
@@ -132,7 +126,7 @@ class _Wrapped:
             if message["type"] == "http.response.start":
                 route = getattr(scope.get("route"), "path", "") or "/"
                 self._metrics.requests.labels(route, message["status"]).inc()
-                message["headers"] = [*message.get("headers", []), *_PROTECTION]
+                message["headers"] = [*message.get("headers", []), *self._protection]
             await send(message)
 
         await self._app(scope, receive, send_marked if scope["type"] == "http" else send)
@@ -280,7 +274,7 @@ def _add_facts(app: FastAPI, service: Service) -> None:
     @app.get("/v1/bundles")
     async def bundles() -> list[BundleFacts]:
         """List the bundles that are served, the default first, and their rates."""
-        return [_bundle_facts(codec) for codec in service.codecs]
+        return [_bundle_facts(codec, service.settings) for codec in service.codecs]
 
 
 def _add_health(app: FastAPI, service: Service) -> None:
@@ -304,17 +298,6 @@ def _add_health(app: FastAPI, service: Service) -> None:
             if peak is not None:
                 service.metrics.device_bytes.labels(codec.bundle.name).set(peak)
         return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
-
-
-def _add_viewer(app: FastAPI) -> None:
-    folder = Path(__file__).parent / "viewer"
-
-    async def page(request: Request) -> Response:
-        name = request.url.path.rpartition("/")[2]
-        return FileResponse(folder / (name if name in _VIEWER_PARTS else "index.html"))
-
-    for name in ("", *_VIEWER_PARTS):
-        app.add_route(f"/{name}", page, include_in_schema=False)
 
 
 async def _worked(service: Service, request: Request, work: Callable[[bytes], Response]) -> Response:
@@ -400,7 +383,7 @@ def _book(service: Service, route: str, times: Any, size: Size, bytes_out: int) 
     service.metrics.bytes_out.labels(route).inc(bytes_out)
 
 
-def _bundle_facts(codec: Codec) -> BundleFacts:
+def _bundle_facts(codec: Codec, settings: Settings) -> BundleFacts:
     bundle = codec.bundle
     return BundleFacts(
         name=bundle.name,
@@ -409,6 +392,8 @@ def _bundle_facts(codec: Codec) -> BundleFacts:
         default_rate=bundle.default_rate,
         backend=codec.backend,
         encodes=bundle.encodes,
+        model_ids=sorted({rate.model_id.hex() for rate in bundle.rates}),
+        url=None if settings.web_modules is None else pages.bundle_url(bundle),
         rates=[
             RateFacts(
                 index=rate.index,

@@ -31,15 +31,20 @@ class Compared:
 
     Attributes:
         image: as decoded, uint8 [H, W, 3], at the size of the source.
-        n_bytes: of the file.
+        data: the file.
         quality: that was asked for.
         scale: of the image that was coded, 1 or less.
     """
 
     image: NDArray[np.uint8]
-    n_bytes: int
+    data: bytes
     quality: int
     scale: float
+
+    @property
+    def n_bytes(self) -> int:
+        """Length of the file."""
+        return len(self.data)
 
 
 def available() -> tuple[str, ...]:
@@ -73,7 +78,7 @@ def compare(image: NDArray[np.uint8], codec: str, target_bytes: int) -> Compared
                 shown = decoded.convert("RGB")
             if scale < 1:
                 shown = shown.resize(source.size, Image.Resampling.BICUBIC)
-            return Compared(np.asarray(shown), len(data), quality, scale)
+            return Compared(np.asarray(shown), data, quality, scale)
         if max(width, height) <= _LEAST_SIDE:
             raise ImageError(f"no {codec.upper()} file has {target_bytes} bytes or fewer")
         scale *= _SHRINK
@@ -81,17 +86,19 @@ def compare(image: NDArray[np.uint8], codec: str, target_bytes: int) -> Compared
 
 def _best(image: Image.Image, codec: str, target_bytes: int, qualities: range) -> tuple[int, bytes] | None:
     """Return the highest quality whose file fits, and the file; sizes are taken to rise with quality."""
-    low, high, best = 0, len(qualities) - 1, None
+    best = None
+    low, high = 0, len(qualities) - 1
+    middle = low  # where nothing fits, that is known after one file
     while low <= high:
         stopping.go_on()
-        middle = (low + high) // 2
         data = _encode(image, codec, qualities[middle])
         if len(data) <= target_bytes:
             best, low = (qualities[middle], data), middle + 1
-        elif middle == 0:
+        elif best is None:
             break
         else:
             high = middle - 1
+        middle = (low + high) // 2
     return best
 
 

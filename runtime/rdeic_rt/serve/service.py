@@ -44,6 +44,7 @@ class Settings:
         max_body_bytes: of one request.
         timeout_s: from when a request is read until it is answered; for its body, the same again.
         viewer: whether there is a page at ``/``.
+        web_modules: a site of web/build_site.py, with whose modules that page decodes in its tab; None: it cannot.
     """
 
     load: Callable[[Path], Codec]
@@ -54,6 +55,7 @@ class Settings:
     max_body_bytes: int = 2**24
     timeout_s: float = 60.0
     viewer: bool = True
+    web_modules: Path | None = None
 
 
 @dataclass

@@ -385,7 +385,7 @@ def test_page_loads_nothing_from_elsewhere(client: httpx.Client) -> None:
     assert page.status_code == 200
     assert "default-src 'none'" in page.headers["content-security-policy"]
     parts = re.findall(r'(?:src|href)="([^"#]+)"', page.text)
-    assert {"viewer.css", "viewer.js"} <= set(parts)
+    assert {"comparison.css", "viewer.js"} <= set(parts)
     for part in parts:
         assert part.startswith("data:") or client.get(f"/{part}").status_code == 200
     assert not re.search(r"<(script|style)>|\son\w+=|\sstyle=", page.text)  # the policy would stop it

@@ -194,3 +194,38 @@ export class RdcDecoder {
   /** Ends the worker at once; calls that wait are rejected, and so are all later ones. */
   close(): void;
 }
+
+/**
+ * Returns a PNG file (RGB, 8 bits) of what `decodeWithDetails` returned, with its colour profile and EXIF. Browsers
+ * show it in the right colours.
+ */
+export function pngOf(decoded: Pick<Decoded, "image" | "metadata">): Promise<Blob>;
+
+/** Returns whether the user asks for less data: `prefers-reduced-data`, or Chromium's data saver. */
+export function prefersReducedData(): boolean;
+
+/**
+ * `<rdc-img src alt bundle width height loading>`: shows an .rdc file, its preview first, then the image. It has the
+ * size of the file's image before anything of a bundle is fetched.
+ *
+ * Events, none of which bubbles: `preview` and `load` when they are shown; `error`, an `ErrorEvent` whose `error` is
+ * what was thrown. Parts for style sheets: `image`, `button`, `error`.
+ */
+export class RdcImg extends HTMLElement {
+  /**
+   * For all elements: options of `RdcDecoder.load`; `bundle`, the address of the bundle of elements without such an
+   * attribute; and the text of the button that stands in for an image where the user asks for less data.
+   */
+  static options: Omit<LoadOptions, "signal"> & { bundle?: string | URL; buttonText: string };
+  /** Whether there is nothing left to do: the image is shown, or there was an error, or there is no `src`. */
+  readonly complete: boolean;
+  /** Size of the file's image in pixels; 0 before its header was read. */
+  readonly naturalWidth: number;
+  readonly naturalHeight: number;
+}
+
+declare global {
+  interface HTMLElementTagNameMap {
+    "rdc-img": RdcImg;
+  }
+}
