@@ -131,14 +131,15 @@ test("a folder without onnxruntime-web", async () => {
 
 test("auto takes a GPU for large bundles, if it is one, and WebAssembly where that fails", async () => {
   const backendOf = async (adapter, fetch) => withAdapter(adapter, async () => (await open({ fetch })).stats.backend);
+  const large = enlarged();
   const hardware = { info: { isFallbackAdapter: false } };
   const emulated = { info: { isFallbackAdapter: true } };
-  assert.equal(await backendOf(hardware, enlarged()), "webgpu");
-  assert.equal(await backendOf(emulated, enlarged()), "wasm");
-  assert.equal(await backendOf(null, enlarged()), "wasm");
+  assert.equal(await backendOf(hardware, large), "webgpu");
+  assert.equal(await backendOf(emulated, large), "wasm");
+  assert.equal(await backendOf(null, large), "wasm");
   assert.equal(await backendOf(hardware, undefined), "wasm"); // a small bundle
 
-  const codec = await withAdapter(hardware, () => open({ fetch: enlarged() }));
+  const codec = await withAdapter(hardware, () => open({ fetch: large }));
   const { image } = await codec.decode(file(0), { preview: true }); // node has no WebGPU
   assert.equal(codec.stats.backend, "wasm");
   assert.ok(image.width > 0);

@@ -12,7 +12,11 @@ export function randomOf(seed) {
     return ((value ^ (value >>> 14)) >>> 0) / 2 ** 32;
   };
   const below = (n) => Math.floor(next() * n);
-  return { below, choice: (items) => items[below(items.length)], bytes: (n) => Buffer.from(Array.from({ length: n }, () => below(256))) };
+  return {
+    below,
+    choice: (items) => items[below(items.length)],
+    bytes: (n) => Buffer.from(Array.from({ length: n }, () => below(256))),
+  };
 }
 
 /** Returns a checksum by its polynomial, bit by bit. */
@@ -59,7 +63,10 @@ export function withMetadata(file, section) {
 
 /** Returns a metadata section of records, each a tag and its bytes. */
 export function metadataSection(records, options) {
-  return deflateSync(Buffer.concat(records.flatMap(([tag, data]) => [Buffer.from([tag]), varint(data.length), data])), options);
+  return deflateSync(
+    Buffer.concat(records.flatMap(([tag, data]) => [Buffer.from([tag]), varint(data.length), data])),
+    options,
+  );
 }
 
 /** Returns the bytes with one to four random changes. */
@@ -70,7 +77,8 @@ function changed(random, data, from = 0) {
     const kind = random.below(6);
     if (kind < 3) bytes[at] ^= 1 << random.below(8);
     else if (kind === 3) bytes = Buffer.concat([bytes.subarray(0, at), bytes.subarray(at + 1 + random.below(8))]);
-    else if (kind === 4) bytes = Buffer.concat([bytes.subarray(0, at), random.bytes(1 + random.below(8)), bytes.subarray(at)]);
+    else if (kind === 4)
+      bytes = Buffer.concat([bytes.subarray(0, at), random.bytes(1 + random.below(8)), bytes.subarray(at)]);
     else bytes[at] = random.choice([0, 1, 0x7f, 0x80, 0xff]);
   }
   return bytes;
@@ -78,7 +86,8 @@ function changed(random, data, from = 0) {
 
 /** Yields damage to a file: cuts, changes, and changes with a checksum that fits. */
 export function* files(file, random, count) {
-  for (let length = 0; length < file.length; length += 1 + (length > 40 ? random.below(20) : 0)) yield file.subarray(0, length);
+  for (let length = 0; length < file.length; length += 1 + (length > 40 ? random.below(20) : 0))
+    yield file.subarray(0, length);
   for (let bit = 0; bit < 8 * 20; bit++) {
     const flipped = Buffer.from(file);
     flipped[bit >> 3] ^= 1 << (bit & 7);
@@ -91,9 +100,21 @@ export function* files(file, random, count) {
   }
   const text = Buffer.from("profile".repeat(40));
   const sections = [
-    metadataSection([[1, text], [2, text]]),
-    metadataSection([[1, random.bytes(300)], [7, text]], { level: 0 }),
-    metadataSection([[1, text], [1, text]]),
+    metadataSection([
+      [1, text],
+      [2, text],
+    ]),
+    metadataSection(
+      [
+        [1, random.bytes(300)],
+        [7, text],
+      ],
+      { level: 0 },
+    ),
+    metadataSection([
+      [1, text],
+      [1, text],
+    ]),
     metadataSection([[2, Buffer.alloc(0)]]),
     metadataSection(Array(1025).fill([9, Buffer.alloc(0)])),
     metadataSection([[1, Buffer.alloc(2 ** 22 + 1)]]),
@@ -115,7 +136,27 @@ export function* manifests(text, random, count) {
   yield Buffer.from(text + " ".repeat(2 ** 20));
   yield Buffer.from("[".repeat(100));
   for (let n = 0; n < count; n++) yield changed(random, Buffer.from(text));
-  const values = [null, true, -1, 0, 1, 255, 256, 1e300, 0.5, "", "x", "../x", "batch", "8*hz", "f\u00e9", [], {}, ["x"], { x: 1 }];
+  const values = [
+    null,
+    true,
+    -1,
+    0,
+    1,
+    255,
+    256,
+    1e300,
+    0.5,
+    "",
+    "x",
+    "../x",
+    "batch",
+    "8*hz",
+    "f\u00e9",
+    [],
+    {},
+    ["x"],
+    { x: 1 },
+  ];
   for (let n = 0; n < 2 * count; n++) {
     const document = JSON.parse(text);
     let place = document;
@@ -126,8 +167,9 @@ export function* manifests(text, random, count) {
         place = place[key];
         continue;
       }
-      if (random.below(5) === 0) delete place[key];
-      else if (random.below(5) === 0 && !Array.isArray(place)) place[`${key}x`] = place[key];
+      const change = random.below(5);
+      if (change === 0) delete place[key];
+      else if (change === 1 && !Array.isArray(place)) place[`${key}x`] = place[key];
       else place[key] = random.choice(values);
       break;
     }
@@ -142,7 +184,8 @@ export function* manifests(text, random, count) {
  *   extra?: Buffer }[]} members
  */
 export function zip(members, { before = Buffer.alloc(0), comment = Buffer.alloc(0), ...end } = {}) {
-  const parts = [], entries = [];
+  const parts = [],
+    entries = [];
   let at = 0;
   for (const { name, data, extra = Buffer.alloc(0), inLocal = {}, ...said } of members) {
     const method = said.method ?? 8;
@@ -150,8 +193,8 @@ export function zip(members, { before = Buffer.alloc(0), comment = Buffer.alloc(
     const facts = { flags: 0, method, crc: crc32(data), packedBytes: packed.length, bytes: data.length, at, ...said };
     const fields = ({ flags, method: how, crc, packedBytes, bytes }, extraBytes) => {
       const buffer = Buffer.alloc(26);
-      [20, flags, how, 0, 0].forEach((value, index) => buffer.writeUInt16LE(value, 2 * index));
-      [crc, packedBytes, bytes].forEach((value, index) => buffer.writeUInt32LE(value, 10 + 4 * index));
+      for (const [index, value] of [20, flags, how, 0, 0].entries()) buffer.writeUInt16LE(value, 2 * index);
+      for (const [index, value] of [crc, packedBytes, bytes].entries()) buffer.writeUInt32LE(value, 10 + 4 * index);
       buffer.writeUInt16LE(name.length, 22);
       buffer.writeUInt16LE(extraBytes, 24);
       return buffer;
@@ -159,7 +202,13 @@ export function zip(members, { before = Buffer.alloc(0), comment = Buffer.alloc(
     const local = [Buffer.from("PK\x03\x04", "latin1"), fields({ ...facts, ...inLocal }, 0), Buffer.from(name), packed];
     const tail = Buffer.alloc(14);
     tail.writeUInt32LE(facts.at, 10);
-    entries.push(Buffer.from("PK\x01\x02\x14\x00", "latin1"), fields(facts, extra.length), tail, Buffer.from(name), extra);
+    entries.push(
+      Buffer.from("PK\x01\x02\x14\x00", "latin1"),
+      fields(facts, extra.length),
+      tail,
+      Buffer.from(name),
+      extra,
+    );
     parts.push(...local);
     at += local.reduce((sum, part) => sum + part.length, 0);
   }

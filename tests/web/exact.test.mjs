@@ -91,16 +91,25 @@ test("indices in context are those of the golden sections", () => {
   const npz = readFileSync(`${GOLDEN}/indices/entropy.npz`);
   const other = open();
   let id;
-  assert.throws(() => other.loadEntropy(other.rates[0], npz), (thrown) => {
-    id = /this is model ([0-9a-f]{8}), bundle.json says/.exec(thrown.message)?.[1];
-    return error("bundle_corrupt", /this is model/)(thrown);
-  });
+  assert.throws(
+    () => other.loadEntropy(other.rates[0], npz),
+    (thrown) => {
+      id = /this is model ([0-9a-f]{8}), bundle.json says/.exec(thrown.message)?.[1];
+      return error("bundle_corrupt", /this is model/)(thrown);
+    },
+  );
   other.free();
   document.rates[0].model_id = id;
   const bundle = open();
   bundle.loadEntropy(bundle.rates[0], npz);
   let compared = 0;
-  for (const [name, { dims: [rows, columns], data }] of Object.entries(sections)) {
+  for (const [
+    name,
+    {
+      dims: [rows, columns],
+      data,
+    },
+  ] of Object.entries(sections)) {
     if (!name.startsWith("indices_")) continue;
     const section = Buffer.from(sections[name.replace("indices", "section")].data);
     const file = damage.file({ modelId: id, rate: 0, width: columns * px, height: rows * px, z: section });
@@ -124,7 +133,13 @@ test("headers, metadata and cut files", () => {
   const bundle = openBundle(`${GOLDEN}/v1/bundle`);
   const plain = readFileSync(`${GOLDEN}/v1/astronaut_r0.rdc`);
   const [icc, exif] = [Buffer.from("a profile"), Buffer.from("II*\0 a structure")];
-  const file = damage.withMetadata(plain, damage.metadataSection([[1, icc], [2, exif]]));
+  const file = damage.withMetadata(
+    plain,
+    damage.metadataSection([
+      [1, icc],
+      [2, exif],
+    ]),
+  );
   const info = exact.readInfo(file);
   assert.deepEqual([info.width, info.height, info.rate, info.modelId], [130, 96, 0, bundle.rates[0].modelId]);
   assert.deepEqual([info.iccBytes, info.exifBytes, info.missingBytes], [icc.length, exif.length, 0]);
@@ -159,8 +174,19 @@ test("limits, cancelling and what is not loaded", () => {
   bundle.decodeLatents(file, { onProgress: () => void asked++ });
   assert.ok(asked >= 3);
   const mine = new Error("mine");
-  assert.throws(() => bundle.decodeLatents(file, { onProgress: () => { throw mine; } }), (thrown) => thrown === mine);
-  for (const dims of [[1e5, 1e5], [2 ** 16, 2 ** 16]]) {
+  assert.throws(
+    () =>
+      bundle.decodeLatents(file, {
+        onProgress: () => {
+          throw mine;
+        },
+      }),
+    (thrown) => thrown === mine,
+  );
+  for (const dims of [
+    [1e5, 1e5],
+    [2 ** 16, 2 ** 16],
+  ]) {
     assert.throws(() => exact.noise(dims, 0n, 0), error("out_of_memory", /memory/));
   }
   const fresh = exact.openBundle(readFileSync(`${GOLDEN}/v1/bundle/bundle.json`));
@@ -186,7 +212,10 @@ test("a plan is what a decode is asked for, or an error", () => {
 });
 
 test("rows are those of the tables", () => {
-  for (const [folder, rateIndex] of [["v1", 1], ["v1-levels", 0]]) {
+  for (const [folder, rateIndex] of [
+    ["v1", 1],
+    ["v1-levels", 0],
+  ]) {
     const bundle = exact.openBundle(readFileSync(`${GOLDEN}/${folder}/bundle/bundle.json`));
     const rate = bundle.rates[rateIndex];
     const npz = readFileSync(`${GOLDEN}/${folder}/bundle/${bundle.stepTablePath(rate)}`);
@@ -299,12 +328,24 @@ test("damaged files and bundles give librdeic's results and messages", { skip },
     const ours = cases.map(({ kind, data }) => outcome(() => readAs(kind, data, bundle, bundleFolder)));
     const theirs = await librdeic(bundleFolder, cases);
     for (const [index, { kind, data }] of cases.entries()) {
-      assert.deepEqual(ours[index], theirs[index], `${folder}, ${kind}, case ${index}: ${data.toString("hex", 0, 200)}`);
+      assert.deepEqual(
+        ours[index],
+        theirs[index],
+        `${folder}, ${kind}, case ${index}: ${data.toString("hex", 0, 200)}`,
+      );
       results.set(ours[index].code, (results.get(ours[index].code) ?? 0) + 1);
     }
     bundle.free();
   }
-  for (const code of ["ok", "truncated", "checksum", "bitstream", "limit_exceeded", "bundle_corrupt", "bundle_mismatch"]) {
+  for (const code of [
+    "ok",
+    "truncated",
+    "checksum",
+    "bitstream",
+    "limit_exceeded",
+    "bundle_corrupt",
+    "bundle_mismatch",
+  ]) {
     assert.ok(results.get(code) > 10, `${code}: ${results.get(code)}`);
   }
 });

@@ -2,7 +2,14 @@
 
 import { inflateRawSync } from "node:zlib";
 
-const TYPES = { "<f4": Float32Array, "<i4": Int32Array, "<i8": BigInt64Array, "|u1": Uint8Array, "|i1": Int8Array, "<u2": Uint16Array };
+const TYPES = {
+  "<f4": Float32Array,
+  "<i4": Int32Array,
+  "<i8": BigInt64Array,
+  "|u1": Uint8Array,
+  "|i1": Int8Array,
+  "<u2": Uint16Array,
+};
 
 /**
  * @param {Buffer} file
@@ -29,6 +36,10 @@ export function readNpz(file) {
 function readNpy(file) {
   const start = 10 + file.readUInt16LE(8);
   const header = file.toString("latin1", 10, start);
-  const dims = header.match(/'shape': \(([^)]*)\)/)[1].split(",").filter((side) => side.trim()).map(Number);
+  const dims = header
+    .match(/'shape': \(([^)]*)\)/)[1]
+    .split(",")
+    .filter((side) => side.trim())
+    .map(Number);
   return { dims, data: new TYPES[header.match(/'descr': '([^']*)'/)[1]](Uint8Array.from(file.subarray(start)).buffer) };
 }

@@ -20,6 +20,7 @@ constexpr std::size_t kEntryBytes = 46, kLocalBytes = 30;
 constexpr std::uint32_t kElsewhere = 0xffffffff;  // in place of a size that only the directory has
 constexpr std::uint16_t kSizesFollow = 8, kEncrypted = 1;
 constexpr std::uint16_t kStored = 0, kDeflated = 8;
+constexpr std::uint16_t kTagSizes = 1;  // of an extra field
 
 std::array<std::uint32_t, 256> crc_table() {
   std::array<std::uint32_t, 256> table{};
@@ -148,6 +149,15 @@ ZipReader::Status ZipReader::next(ZipMember& member) {
   const std::uint64_t name_end = at + kEntryBytes + entry.name_bytes;
   state.next_at = name_end + bytes.u16(at + 30) + bytes.u16(at + 32);
   if (entry.name_bytes > kMaxArrayNameBytes || !bytes.has(at, name_end - at)) return Status::kDamaged;
+  const std::uint16_t extra_bytes = bytes.u16(at + 30);
+  for (std::uint64_t seen = 0, extra = name_end; seen < extra_bytes;) {
+    const std::uint16_t tag = bytes.u16(extra), size = bytes.u16(extra + 2);
+    seen += 4U + size;
+    extra += 4;
+    if (tag == kTagSizes) continue;  // minizip reads on within it
+    if (!bytes.has(extra, size)) return Status::kDamaged;
+    extra += size;
+  }
   ++state.n_seen;
   state.entry = entry;
   const auto name = bytes.part(at + kEntryBytes, entry.name_bytes);

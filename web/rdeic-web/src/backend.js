@@ -8,7 +8,7 @@ const NAMES = ["auto", "wasm", "webgpu"];
  * download and its shaders are ready. */
 const LARGE_BYTES = 2 ** 26;
 
-const MAX_THREADS = 4; // more gain little (docs/web.md)
+const MAX_THREADS = 4; // as onnxruntime-web has it
 
 /** Returns { name, threads, url, otherwise }; `url`: of onnxruntime-web's files; `otherwise`: the backend to take where
  * this one fails, or null. */

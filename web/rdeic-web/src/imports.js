@@ -46,13 +46,14 @@ export class Inflater {
    * @param {Uint8Array} input
    * @param {number} limit of the output, in bytes
    * @param {boolean} raw a deflate stream, and not a zlib stream
-   * @returns {number} one of `END`; output that is too long is cut at the limit
+   * @returns {number} one of `END`; output is what comes before the limit, the damage or the end
    */
   run(input, limit, raw) {
     this.bytes = this.left = 0;
     this.#problem = "";
     this.#blocks = [];
-    const inflate = new Inflate({ raw, windowBits: raw ? -15 : 15, chunkSize: 1 << 16 });
+    const chunkSize = Math.min(Math.max(limit, 1), 1 << 16);
+    const inflate = new Inflate({ raw, windowBits: raw ? -15 : 15, chunkSize });
     inflate.onData = (block) => {
       const kept = block.subarray(0, limit - this.bytes);
       this.#blocks.push(kept);
@@ -66,9 +67,12 @@ export class Inflater {
       this.#problem = String(error.message);
       return END.damaged;
     }
-    this.left = inflate.strm.avail_in;
+    const { avail_in: left, next_out: made, output } = inflate.strm;
+    this.left = left;
     if (inflate.err === 0) return END.whole;
     if (inflate.err === BUFFER_ERROR) return END.unending;
+    // What came before the damage, which pako does not hand over.
+    if (made > 0) inflate.onData(output.subarray(0, Math.min(made, limit - this.bytes)));
     this.#problem = inflate.err === NEEDS_DICTIONARY ? "it needs a dictionary" : inflate.msg;
     return END.damaged;
   }
