@@ -6,8 +6,10 @@ but for what `skips` lists.
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import pytest
@@ -94,3 +96,30 @@ def golden_codec(golden_bundle: Path) -> Codec:
     import rdeic_rt
 
     return rdeic_rt.load(golden_bundle, backend="cpu")
+
+
+@pytest.fixture(scope="session")
+def launch() -> Iterator[Callable[..., Any]]:
+    """Return what launches Chromium with further arguments; all are closed at the end.
+
+    Playwright can be started once in a process.
+    """
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium") or pytest.skip("chromium is not installed")
+    with sync_api.sync_playwright() as playwright:
+        found = []
+
+        def launched(*arguments: str) -> Any:
+            arguments = ("--no-sandbox", "--disable-dev-shm-usage", *arguments)
+            found.append(playwright.chromium.launch(executable_path=chromium, args=list(arguments)))
+            return found[-1]
+
+        yield launched
+        for browser in found:
+            browser.close()
+
+
+@pytest.fixture(scope="session")
+def browser(launch: Callable[..., Any]) -> Any:
+    """Chromium, shared by all tests: each opens a context of its own."""
+    return launch()

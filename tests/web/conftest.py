@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import base64
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,29 +63,6 @@ def isolated() -> Iterator[Site]:
     """A site whose pages may have threads."""
     with serving(site(headers={"Content-Security-Policy": CSP, **ISOLATION})) as made:
         yield made
-
-
-@pytest.fixture(scope="session")
-def launch() -> Iterator[Any]:
-    """Returns what launches a browser with further arguments; it is closed at the end."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = shutil.which("chromium") or pytest.skip("chromium is not installed")
-    with sync_api.sync_playwright() as playwright:
-        found = []
-
-        def launched(*arguments: str) -> Any:
-            arguments = ("--no-sandbox", "--disable-dev-shm-usage", *arguments)
-            found.append(playwright.chromium.launch(executable_path=chromium, args=list(arguments)))
-            return found[-1]
-
-        yield launched
-        for browser in found:
-            browser.close()
-
-
-@pytest.fixture(scope="session")
-def browser(launch: Any) -> Any:
-    return launch()
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from io import BytesIO
@@ -17,9 +16,6 @@ from rdeic_rt import bundle_search
 from .test_serve import NAMES, PHOTO, SETTINGS, pixels, serving
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium")
-if CHROMIUM is None:
-    pytest.skip("chromium is not installed", allow_module_level=True)
 
 DECODED = re.compile(r"decoded on the server in \d+ ms")
 
@@ -29,14 +25,6 @@ def address() -> Iterator[str]:
     folders = tuple(bundle_search.find(name) for name in NAMES)
     with serving(replace(SETTINGS, bundle_folders=folders)) as (client, _):
         yield str(client.base_url)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
-        yield found
-        found.close()
 
 
 @pytest.fixture
