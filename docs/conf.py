@@ -12,7 +12,7 @@ from docutils import nodes
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
-from rdeic_rt.cli import fleet
+from rdeic_rt.cli import batch
 from rdeic_rt.cli.main import build_parser
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class VerbHelp(SphinxDirective):
         """Return the text as a literal block."""
         os.environ["COLUMNS"] = "88"
         whole, verbs = build_parser()
-        parsers = {**verbs, **{f"batch {name}": parser for name, parser in fleet.directions(verbs["batch"]).items()}}
+        parsers = {**verbs, **{f"batch {name}": parser for name, parser in batch.directions(verbs["batch"]).items()}}
         text = (parsers[self.arguments[0]] if self.arguments else whole).format_help()
         return [nodes.literal_block(text, text, language="none")]
 

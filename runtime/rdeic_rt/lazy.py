@@ -8,6 +8,8 @@ from contextvars import copy_context
 from threading import Lock, Thread
 from typing import Generic, TypeVar
 
+from . import address_space
+
 _K = TypeVar("_K")
 _V = TypeVar("_V")
 
@@ -24,8 +26,7 @@ class Cache(Generic[_K, _V]):
     def begin(self, key: _K) -> None:
         """Start creating a value in a separate thread. An error there occurs again when the value is used."""
         if key not in self._values:
-            with suppress(RuntimeError):  # without a thread it is created on first use
-                Thread(target=self._make_quietly, args=(key,), name="rdeic_rt load").start()
+            _start(Thread(target=self._make_quietly, args=(key,), name="rdeic_rt load"))
 
     def _make_quietly(self, key: _K) -> None:
         with suppress(Exception):
@@ -56,9 +57,7 @@ def begun(make: Callable[[], _V]) -> Callable[[], _V]:
             errors.append(error)
 
     thread = Thread(target=copy_context().run, args=(run,), name="rdeic_rt ahead")
-    try:
-        thread.start()
-    except RuntimeError:
+    if not _start(thread):
         return make
 
     def wait() -> _V:
@@ -68,3 +67,17 @@ def begun(make: Callable[[], _V]) -> Callable[[], _V]:
         return values[0]
 
     return wait
+
+
+def _start(thread: Thread) -> bool:
+    """Start a thread, and return whether it runs.
+
+    It does not where address space is bounded (``ulimit -v``): a library's thread that gets none ends the process.
+    """
+    if address_space.left_bytes() is not None:
+        return False
+    try:
+        thread.start()
+    except RuntimeError:
+        return False
+    return True

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .. import address_space
+from .. import address_space, stopping
 from ..errors import BackendError, BackendUnavailableError, DeviceMemoryError
 from ..manifest import AUTO, FORMS, PRECISIONS, Bundle, GraphSpec
 from .base import Backend, BackendAbsentError, Options
@@ -68,10 +68,12 @@ def open_backend(
     for candidate in NAMES if name == AUTO else (name,):
         try:
             backend = _open(candidate, options)
+            stopping.go_on()
             if name == AUTO:
                 _check_fastest(backend, options)
             return Selection(backend, _encoder(backend, options), skipped)
         except BackendError as error:  # also what only shows while it is opened: another process has all the memory
+            stopping.go_on()  # an import that is stopped may fail, which is no reason for another backend
             if name != AUTO:
                 raise
             skipped[candidate] = _reason(candidate, error)

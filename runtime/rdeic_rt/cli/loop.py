@@ -103,7 +103,7 @@ def run_jobs(jobs: Sequence[Job], work: Work, console: Console, at_a_time: int =
             _one_by_one(jobs, work, console, tally)
         else:
             _in_threads(jobs, work, console, tally, at_a_time)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, CancelledError):
         tally.say_total()
         raise
     finally:
@@ -167,4 +167,5 @@ def _attempt(job: Job, work: Work, tell: Tell) -> Done | Exception:
     try:
         return work(job, tell)
     except Exception as error:
+        stopping.go_on()  # whatever a library has made of Ctrl-C, it ends the run
         return error

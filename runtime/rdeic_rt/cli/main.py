@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from types import FrameType
 from typing import TextIO
 
-from .. import address_space
-from ..errors import DeviceMemoryError, RdeicError
+from .. import address_space, stopping
+from ..errors import CancelledError, DeviceMemoryError, RdeicError
 from . import batch, bench, bundle, decode, doctor, encode, eval, info, serve
 from .console import PROGRAM, Console, printable, write_output
 from .failures import EXIT_BUG, EXIT_OS_ERROR, EXIT_USAGE, describe, exit_code
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `rdeic-rt` with these arguments (None: the process's own) and return its exit code."""
     _reserve_standard_streams()
     try:
-        with _Interruption() as interruption:
+        with _Interruption() as interruption, stopping.asked_by(interruption.why_stop):
             status = _run(list(sys.argv[1:] if argv is None else argv), interruption)
     except SystemExit as leave:  # argparse, after --help, --version or a wrong command line
         status = leave.code if isinstance(leave.code, int) else EXIT_BUG
@@ -179,6 +179,10 @@ class _Interruption:
     def __exit__(self, *_: object) -> None:
         if self._is_ours:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def why_stop(self) -> CancelledError | None:
+        """Return the error that ends what a library has let go on."""
+        return CancelledError("interrupted") if self.came else None
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         self.came = True
