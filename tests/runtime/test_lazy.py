@@ -7,7 +7,7 @@ from contextvars import ContextVar
 
 import pytest
 
-from rdeic_rt import lazy
+from rdeic_rt import address_space, lazy
 from rdeic_rt.lazy import Cache
 
 
@@ -45,6 +45,16 @@ def test_without_a_thread_a_value_is_made_when_asked_for(monkeypatch: pytest.Mon
     cache = Cache(str)
     cache.begin(1)
     assert cache[1] == "1"
+
+
+def test_nothing_is_begun_where_address_space_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(address_space, "left_bytes", lambda: 2**40)
+    made: list[int] = []
+    cache = Cache(made.append)
+    cache.begin(1)
+    wait = lazy.begun(threading.get_ident)
+    assert made == []
+    assert wait() == threading.get_ident()
 
 
 def test_value_that_was_begun_is_made_in_another_thread_in_the_same_context() -> None:

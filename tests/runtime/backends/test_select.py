@@ -12,11 +12,11 @@ import onnxruntime
 import pytest
 
 import rdeic_rt
-from rdeic_rt import bundle
+from rdeic_rt import bundle, stopping
 from rdeic_rt.backends import cpu, select
 from rdeic_rt.backends.base import Backend, BackendAbsentError, Options
 from rdeic_rt.backends.gpu import cuda
-from rdeic_rt.errors import BackendUnavailableError, DeviceMemoryError
+from rdeic_rt.errors import BackendUnavailableError, CancelledError, DeviceMemoryError
 
 from . import fake_tensorrt
 from .fake_cuda import Error, FakeCuda
@@ -49,6 +49,12 @@ def test_open_auto_takes_the_first_that_runs_and_says_why_not_the_others(caplog:
     assert list(chosen.skipped) == ["tensorrt", "cuda", "openvino"]
     assert all("pip install" in reason for reason in chosen.skipped.values())
     assert not caplog.records  # what is not there is nothing to warn of
+
+
+def test_open_auto_that_is_stopped_takes_no_other_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(select, "_OPENERS", dict.fromkeys(select.NAMES, unavailable))
+    with stopping.asked_by(lambda: CancelledError("interrupted")), pytest.raises(CancelledError):
+        select.open_backend()
 
 
 @pytest.mark.usefixtures("only_cpu")

@@ -138,6 +138,29 @@ def test_ctrl_c_in_any_import_is_one_word(here: Path, module: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "rdeic-rt: interrupted\n")
 
 
+SWALLOWED = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from rdeic_rt import codec
+from rdeic_rt.__main__ import main
+def broken(self, *_):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        while True: pass
+    except KeyboardInterrupt:
+        raise AttributeError("half of a module") from None
+codec.Codec.decode_with_metadata = broken
+sys.exit(main())
+"""
+
+
+def test_ctrl_c_that_a_library_makes_an_error_of_is_one_word_and_ends_the_run(here: Path) -> None:
+    (here / "second.rdc").write_bytes((here / "made.rdc").read_bytes())
+    words = [sys.executable, "-c", SWALLOWED, "decode", "made.rdc", "second.rdc", "-q", "-o", "out/"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "rdeic-rt: interrupted\n")
+
+
 def test_ctrl_c_at_any_time_is_one_word(here: Path) -> None:
     began = time.perf_counter()
     subprocess.run([sys.executable, "-c", "pass"], timeout=60)
