@@ -16,6 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from . import browser as browsers
 from .skips import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401  pytest finds its hooks by name
 
 if TYPE_CHECKING:
@@ -105,13 +106,13 @@ def launch() -> Iterator[Callable[..., Any]]:
     Playwright can be started once in a process.
     """
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = shutil.which("chromium") or pytest.skip("chromium is not installed")
+    if shutil.which("chromium") is None:
+        pytest.skip("chromium is not installed")
     with sync_api.sync_playwright() as playwright:
         found = []
 
         def launched(*arguments: str) -> Any:
-            arguments = ("--no-sandbox", "--disable-dev-shm-usage", *arguments)
-            found.append(playwright.chromium.launch(executable_path=chromium, args=list(arguments)))
+            found.append(browsers.launch(playwright, *arguments))
             return found[-1]
 
         yield launched

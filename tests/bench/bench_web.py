@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import platform
-import shutil
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from playwright import sync_api
+from tests.browser import launch
 from tests.web.conftest import Page, opening, site
 from tests.web.server import CSP, ISOLATION, Site, serving
 
@@ -81,19 +81,14 @@ def main() -> None:
     codec = rdeic_rt.load(ROOT / "engines" / args.bundle, backend="cpu", threads=1, precision=args.precision)
     data = codec.encode(np.asarray(photo), rate=args.rate)
     with sync_api.sync_playwright() as playwright, contextlib.ExitStack() as stack:
-
-        def launched() -> Any:
-            arguments = ["--no-sandbox", "--disable-dev-shm-usage"]
-            return playwright.chromium.launch(executable_path=shutil.which("chromium"), args=arguments)
-
-        browser = launched()
+        browser = launch(playwright)
         print(f"Chromium {browser.version}, rdeic-rt {version('rdeic-rt')}, onnxruntime {version('onnxruntime')}")
         print(f"{cpu.summary()}, {platform.machine()}; {args.bundle}, {args.size}, {len(data)} bytes\n")
         print_downloads(browser, args, data)
         browser.close()
         sides = {"Python, 1 thread": Side(lambda preview: native(codec, data, preview), time.process_time)}
         for threads in map(int, args.threads.split(",")):
-            browser = launched()  # one for each, whose processor time is its own
+            browser = launch(playwright)  # one for each, whose processor time is its own
             page = stack.enter_context(loaded(browser, args, threads, data))
             name = f"browser, {threads} thread{'s' * (threads > 1)}"
             sides[name] = Side(partial(decode, page), partial(renderer_seconds, browser))

@@ -6,13 +6,14 @@ SITE is a folder that web/build_site.py made.
 from __future__ import annotations
 
 import re
-import shutil
 import sys
 from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
+
+from tests.browser import launch
 
 from .server import Site, serving
 
@@ -23,8 +24,7 @@ def main(folder: str, target: str) -> None:
     """Write the screenshot."""
     with serving(Site({"/": Path(folder)}, {"/": Path(folder, "index.html").read_bytes()})) as site:
         with sync_playwright() as playwright:
-            arguments = ["--no-sandbox", "--disable-dev-shm-usage"]
-            browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=arguments)
+            browser = launch(playwright)
             page = browser.new_page(viewport={"width": 760, "height": 860})
             page.goto(f"{site.address}/#{SAMPLE}")
             expect(page.locator("#status")).to_have_text(re.compile("Decoded here"), timeout=120_000)

@@ -21,6 +21,7 @@ from rdeic_rt.cli.outputs import Job
 from .conftest import Command
 
 COMMAND = [sys.executable, "-m", "rdeic_rt"]
+BATCH_LENGTH = 300
 SECONDS = re.compile(r"\d+\.\d\d s")
 
 
@@ -104,14 +105,18 @@ def test_a_bug_in_one_job_does_not_stop_the_others(
     assert "3.rdc -> 3.png" in err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_jobs_that_are_ended_leave_whole_files_alone(here: Path, small_rdc: bytes, number: signal.Signals) -> None:
-    names = [f"{index}.rdc" for index in range(300)]
+def started_batch(here: Path, small_rdc: bytes) -> subprocess.Popen[str]:
+    """Start to decode BATCH_LENGTH files to the folder `out`."""
+    names = [f"{index}.rdc" for index in range(BATCH_LENGTH)]
     for name in names:
         (here / name).write_bytes(small_rdc)
-    started = subprocess.Popen(
-        [*COMMAND, "decode", *names, "-o", "out", "-j", "2", "--backend", "cpu"], stderr=subprocess.PIPE, text=True
-    )
+    words = [*COMMAND, "decode", *names, "-o", "out", "-j", "2", "--backend", "cpu"]
+    return subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_jobs_that_are_ended_leave_whole_files_alone(here: Path, small_rdc: bytes, number: signal.Signals) -> None:
+    started = started_batch(here, small_rdc)
     assert started.stderr is not None
     first = started.stderr.readline()
     started.send_signal(number)
@@ -120,24 +125,19 @@ def test_jobs_that_are_ended_leave_whole_files_alone(here: Path, small_rdc: byte
     assert time.monotonic() - began < 30
     assert started.returncode == (130 if number == signal.SIGINT else -number), err
     out = list((here / "out").iterdir())
-    assert 0 < len(out) < len(names)
+    assert 0 < len(out) < BATCH_LENGTH
     assert all(path.suffix == ".png" and path.read_bytes()[-8:-4] == b"IEND" for path in out), out
 
 
 def test_ctrl_c_says_what_was_done(here: Path, small_rdc: bytes) -> None:
-    names = [f"{index}.rdc" for index in range(300)]
-    for name in names:
-        (here / name).write_bytes(small_rdc)
-    started = subprocess.Popen(
-        [*COMMAND, "decode", *names, "-o", "out", "-j", "2", "--backend", "cpu"], stderr=subprocess.PIPE, text=True
-    )
+    started = started_batch(here, small_rdc)
     assert started.stderr is not None
     started.stderr.readline()
     started.send_signal(signal.SIGINT)
     lines = started.stderr.read().splitlines()
     started.wait(60)
     assert lines[-1] == "rdeic-rt: interrupted"
-    assert re.fullmatch(r"total: \d+ of 300 files, .*, \d+ not done", lines[-2]), lines[-2:]
+    assert re.fullmatch(rf"total: \d+ of {BATCH_LENGTH} files, .*, \d+ not done", lines[-2]), lines[-2:]
     assert "Traceback" not in "\n".join(lines)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from io import BytesIO
 
 from PIL import Image
 from playwright.sync_api import sync_playwright
+
+from tests.browser import launch
 
 from .test_serve import PHOTO, SETTINGS, serving
 from .test_viewer import decoded
@@ -16,9 +17,7 @@ from .test_viewer import decoded
 def main(target: str) -> None:
     """Write the screenshot."""
     with serving(SETTINGS) as (client, _), sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-dev-shm-usage"]
-        )
+        browser = launch(playwright)
         page = browser.new_page(viewport={"width": 640, "height": 830})
         page.goto(str(client.base_url))
         page.set_input_files("#file", PHOTO.with_name("chelsea.jpg"))
